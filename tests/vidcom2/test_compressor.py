@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from vidcom2 import METHODS, Record, VidCom2, compressor, compressor_from_env
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("vidcom2", VidCom2(0.25)),
+        ("vidcom2@0.15", VidCom2(0.15)),
+        ("vidcom2.released@0.15", VidCom2.released(0.15)),
+        (
+            "vidcom2@0.5:rounding=exact:positions=original:window=4",
+            VidCom2(0.5, rounding="exact", positions="original", window=4),
+        ),
+        (" vidcom2:frame_weight=2 ", VidCom2(frame_weight=2)),
+        ("none", None),
+        ("dense", None),
+    ],
+)
+def test_specs(spec, expected):
+    assert compressor(spec) == expected
+
+
+@pytest.mark.parametrize("made", [VidCom2(), VidCom2(1 / 3), VidCom2.released(newlines="rows"), VidCom2(window=8)])
+def test_spec_identifies_the_compressor(made):
+    assert compressor(made.spec) == made
+
+
+def test_keywords_win_over_the_spec():
+    assert compressor("vidcom2@0.25", retention=0.5) == VidCom2(0.5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("vidcom3", "'vidcom3' is unknown; known are .*vidcom2"),
+        ("", "unknown"),
+        ("vidcom2.fast", "no preset 'fast'; it has released"),
+        ("vidcom2:budget=3", "no setting budget; it has retention"),
+        ("vidcom2:exact", "not setting=value"),
+        ("vidcom2@much", "retention='much'"),
+    ],
+)
+def test_bad_specs(spec, message):
+    with pytest.raises(ValueError, match=message):
+        compressor(spec)
+
+
+def test_environment():
+    assert compressor_from_env({}) is None
+    assert compressor_from_env({"COMPRESSOR": ""}) is None
+    assert compressor_from_env({"R_RATIO": "0.25"}) is None
+    assert compressor_from_env({"COMPRESSOR": "vidcom2"}) == VidCom2(0.25)
+    assert compressor_from_env({"COMPRESSOR": "vidcom2", "R_RATIO": "0.15"}) == VidCom2(0.15)
+    assert compressor_from_env({"COMPRESSOR": "none", "R_RATIO": "0.15"}) is None
+    with pytest.raises(ValueError, match="R_RATIO='25%'"):
+        compressor_from_env({"COMPRESSOR": "vidcom2", "R_RATIO": "25%"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_described(name):
+    assert METHODS[name].name == name
+    assert "arxiv.org" in (__import__(METHODS[name].__module__, fromlist=["x"]).__doc__ or "")
+
+
+class Holder(nn.Module):
+    """The least a LLaVA-like model has to offer."""
+
+    compressor = None
+
+    def __init__(self):
+        super().__init__()
+        self.visual_records = []
+
+
+def test_attach_and_undo():
+    model, other, c = Holder(), Holder(), VidCom2(0.25)
+    with c(model) as run:
+        assert model.compressor is c
+        assert other.compressor is None
+        assert run.records == []
+        with pytest.raises(RuntimeError, match=r"compressed already, by vidcom2@0\.25"), VidCom2(0.5)(model):
+            pass
+        assert model.compressor is c
+    assert model.compressor is None
+    with pytest.raises(KeyError), c(model):
+        raise KeyError
+    assert model.compressor is None
+
+
+def test_attach_refuses_strangers():
+    with pytest.raises(TypeError, match="Linear is of no family"):
+        VidCom2(0.25).attach(nn.Linear(2, 2))
+
+
+def test_record_counts():
+    record = Record(
+        sample=0, modality="video", method="vidcom2@0.25", positions="repack", start=14,
+        frames_before=(16, 16), frames_after=(5, 3), separators_before=1, separators_after=1, cut=2,
+    )  # fmt: skip
+    assert (record.tokens_before, record.tokens_after) == (33, 7)
+    assert record.retention == 7 / 33

@@ -1,0 +1,270 @@
+"""What every compression method shares: its settings, its result, its registry and how it is attached."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+METHODS: dict[str, type[Compressor]] = {}
+"""All methods by name; filled by `register`, read by `compressor`, the eval CLI and the docs."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which of the T·M visual tokens stay.
+
+    index:    int64 [N], ascending positions in the flattened T·M tokens.
+    budgets:  int64 [T], tokens kept per frame; sums to N.
+    features: [N, D] for methods that merge tokens; None means the tokens at `index` as they are.
+    """
+
+    index: Tensor
+    budgets: Tensor
+    features: Tensor | None = None
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The kept tokens [N, D] of x [T, M, D]."""
+        return x.flatten(0, 1)[self.index] if self.features is None else self.features
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one visual input of a call cost the LLM. Everything is a count of LLM input rows, unless said.
+
+    frames_before, frames_after: patch tokens of each frame; separators_*: newline tokens.
+    sample: row of the batch. start: where the visual rows begin in the (padded) sequence of that row.
+    cut: visual rows lost because the sequence was longer than the model's `tokenizer_model_max_length`.
+    """
+
+    sample: int
+    modality: Literal["video", "image"]
+    method: str
+    positions: str
+    start: int
+    frames_before: tuple[int, ...]
+    frames_after: tuple[int, ...]
+    separators_before: int
+    separators_after: int
+    cut: int = 0
+
+    @property
+    def tokens_before(self) -> int:
+        return sum(self.frames_before) + self.separators_before
+
+    @property
+    def tokens_after(self) -> int:
+        """What the LLM really saw: kept patches and separators, less what a too long sequence lost."""
+        return sum(self.frames_after) + self.separators_after - self.cut
+
+    @property
+    def retention(self) -> float:
+        """The actual one, separators included."""
+        return self.tokens_after / self.tokens_before
+
+
+@dataclass
+class Attachment:
+    """A compressor on a model. `records` tells what the model's latest call did; `detach` undoes it."""
+
+    compressor: Compressor
+    model: Any
+    _undo: Callable[[], None]
+
+    @property
+    def records(self) -> list[Record]:
+        return list(self.model.visual_records)
+
+    def detach(self) -> None:
+        self._undo()
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """Base of all methods: a method is a small frozen dataclass with `_select`.
+
+    retention: R in (0, 1], share of the visual tokens to keep; 1 keeps every token, for every method.
+    positions: "repack" numbers the shortened sequence 0..L'-1; "original" lets every token keep the position it
+        had in the full sequence. None takes what was released for the model's family.
+    newlines: what becomes of a LLaVA-Video grid's row newlines. "released": each frame's kept tokens, then all
+        its newlines. "rows": raster order, a newline after each row that kept a token, empty rows vanish.
+
+    Raises ValueError for settings out of range.
+    """
+
+    retention: float = 0.25
+    positions: Literal["repack", "original"] | None = field(default=None, kw_only=True)
+    newlines: Literal["released", "rows"] = field(default="released", kw_only=True)
+
+    name: ClassVar[str] = ""
+    presets: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        r = self.retention
+        if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1:
+            raise ValueError(f"retention={r!r} must be a number in (0, 1]; 0.25 keeps a quarter of the tokens")
+        self._check_choice("positions", (None, "repack", "original"))
+        self._check_choice("newlines", ("released", "rows"))
+
+    def _check_choice(self, setting: str, choices: tuple[Any, ...]) -> None:
+        value = getattr(self, setting)
+        if value not in choices:
+            raise ValueError(f"{setting}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+    def select(self, x: Tensor) -> Kept:
+        """Choose the tokens of one video to keep.
+
+        x: [T, M, D] float tensor (T frames, M tokens per frame, D hidden size), any device and float dtype.
+        Raises ValueError for another rank, an empty or a non-float tensor, and for NaN or Inf features.
+        """
+        check_features(x)
+        if self.retention == 1:
+            require_finite(bool(x.sum(dtype=torch.float32).isfinite()), x)
+            return Kept(
+                torch.arange(x.shape[0] * x.shape[1], device=x.device),
+                torch.full((x.shape[0],), x.shape[1], device=x.device),
+            )
+        return self._select(x)
+
+    def _select(self, x: Tensor) -> Kept:
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting with its value, for results and provenance."""
+        return dataclasses.asdict(self)
+
+    @property
+    def spec(self) -> str:
+        """The shortest text that `compressor` turns back into this object; identifies it in results and caches."""
+        changed = [
+            f":{f.name}={value}"
+            for f in dataclasses.fields(self)
+            if f.name != "retention" and (value := getattr(self, f.name)) != f.default
+        ]
+        return f"{self.name}@{self.retention}{''.join(changed)}"
+
+    def attach(self, model: nn.Module) -> Attachment:
+        """Compress every later call of `model` until `.detach()`. Prefer `with compressor(model):`.
+
+        Raises TypeError for a model of an unknown family and RuntimeError for one that is compressed already.
+        """
+        from vidcom2.models import attach
+
+        return Attachment(self, model, attach(self, model))
+
+    @contextmanager
+    def __call__(self, model: nn.Module) -> Iterator[Attachment]:
+        attachment = self.attach(model)
+        try:
+            yield attachment
+        finally:
+            attachment.detach()
+
+
+def check_features(x: Tensor) -> None:
+    """Raise ValueError unless x is a non-empty [T, M, D] float tensor."""
+    if x.ndim != 3:
+        raise ValueError(f"features of shape {tuple(x.shape)} are not [T, M, D]; pass one video, split into its frames")
+    if 0 in x.shape:
+        raise ValueError(f"features of shape {tuple(x.shape)} hold no token")
+    if not x.is_floating_point():
+        raise ValueError(f"features are {x.dtype}; pass a floating-point tensor")
+
+
+def require_finite(finite: bool, x: Tensor) -> None:
+    """Raise ValueError, naming the tensor, where `finite` is False."""
+    if not finite:
+        raise ValueError(
+            f"features of shape {tuple(x.shape)} and {x.dtype} hold NaN or Inf (or overflow {torch.float32}): "
+            "look at the vision tower's input and at its dtype"
+        )
+
+
+def top_per_frame(scores: Tensor, budgets: Tensor, size: int) -> Tensor:
+    """Positions of the `budgets[t]` highest scores of each frame, ascending in the flattened T·M tokens.
+
+    scores: [T, M]; budgets: int64 [T] with sum `size`. Returns int64 [size]. Equal scores: the earlier token.
+    Vectorised over frames, and without a host synchronisation, since the caller knows the size.
+    """
+    frames, m = scores.shape
+    rank = torch.empty_like(scores, dtype=torch.int64).scatter_(
+        1,
+        scores.argsort(dim=1, descending=True, stable=True),
+        torch.arange(m, device=scores.device).expand(frames, m),
+    )
+    keep = (rank < budgets[:, None]).flatten()
+    # Scatter each kept position to its place in the output; the rest goes to a spare last slot.
+    place = torch.where(keep, keep.cumsum(0) - 1, size)
+    index = torch.empty(size + 1, dtype=torch.int64, device=scores.device)
+    return index.scatter_(0, place, torch.arange(frames * m, device=scores.device))[:size]
+
+
+def register(name: str) -> Callable[[type[Compressor]], type[Compressor]]:
+    """Class decorator: make a method known to `compressor(name)`."""
+
+    def add(cls: type[Compressor]) -> type[Compressor]:
+        if name in METHODS:
+            raise ValueError(f"compressor {name!r} is registered twice")
+        cls.name = name
+        METHODS[name] = cls
+        return cls
+
+    return add
+
+
+def compressor(spec: str, **settings: Any) -> Compressor | None:
+    """Build a compressor from its name or spec; "none" and "dense" give None, which means no compression.
+
+    A spec is `name[.preset][@retention][:setting=value ...]`, for example `vidcom2.released@0.15` or
+    `vidcom2@0.25:rounding=exact:positions=original`. Keyword settings win over those in the spec.
+
+    Raises ValueError that names an unknown method, preset or setting and lists the known ones.
+    """
+    head, *pairs = spec.strip().split(":")
+    head, _, retention = head.partition("@")
+    name, _, preset = head.partition(".")
+    if name in ("none", "dense"):
+        return None
+    if name not in METHODS:
+        raise ValueError(f"compressor {name!r} is unknown; known are {', '.join(sorted(METHODS))} and none")
+    method = METHODS[name]
+    if preset and preset not in method.presets:
+        raise ValueError(f"{name!r} has no preset {preset!r}; it has {', '.join(method.presets) or 'none'}")
+
+    chosen: dict[str, Any] = {"retention": _value(retention)} if retention else {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{pair!r} in compressor spec {spec!r} is not setting=value")
+        chosen[key] = _value(value)
+    chosen |= settings
+    known = [f.name for f in dataclasses.fields(method)]
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ValueError(f"{name!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+    return getattr(method, preset)(**chosen) if preset else method(**chosen)
+
+
+def compressor_from_env(env: Mapping[str, str]) -> Compressor | None:
+    """What `COMPRESSOR` (a spec; unset means none) and `R_RATIO` (its retention) ask for.
+
+    Only the edges of the program call this, once, with os.environ. Raises ValueError naming a bad variable.
+    """
+    spec, ratio = env.get("COMPRESSOR", "none"), env.get("R_RATIO")
+    try:
+        return compressor(spec or "none", **({"retention": _value(ratio)} if ratio else {}))
+    except ValueError as error:
+        raise ValueError(f"COMPRESSOR={spec!r} R_RATIO={ratio!r} in the environment: {error}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

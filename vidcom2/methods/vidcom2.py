@@ -1,0 +1,116 @@
+"""VidCom²: "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models",
+https://arxiv.org/abs/2505.14454, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vidcom2.budget import ROUNDINGS, Rounding, frame_retention, token_budgets
+from vidcom2.compressor import Compressor, Kept, check_features, register, require_finite, top_per_frame
+from vidcom2.uniqueness import Similarity, cosine, gaussian
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why VidCom² keeps what it keeps: uniqueness u = -similarity and the retention that follows from it."""
+
+    video: Tensor
+    """[T, M] u_video: dissimilarity of each token to its video's mean token"""
+    frame: Tensor
+    """[T, M] u_frame: dissimilarity of each token to its frame's mean token"""
+    frame_uniqueness: Tensor
+    """[T] u_t, what the frames' softmax is taken over"""
+    retention: Tensor
+    """[T] r_t, each frame's share of its tokens, before rounding"""
+
+
+@register("vidcom2")
+@dataclass(frozen=True)
+class VidCom2(Compressor):
+    """Keep the tokens least similar to their frame's and their video's mean, more of them in unique frames.
+
+    With g_v the mean of all tokens x and g_f,t the mean of frame t's:
+        u_video = -cos(x, g_v)      u_frame = -cos(x, g_f,t)
+        u_t     = mean_m u_video    sigma   = softmax over frames of u_t / tau
+        r_t     = R (1 + sigma_t - 1/T), at most 1        k_t = ceil(r_t M), at least 1
+    and frame t keeps the k_t tokens with the largest u_frame + u_video, in their original order.
+
+    The defaults are the paper's. Its ablations are settings:
+    sign: -1 ranks by dissimilarity, +1 keeps the most similar tokens instead (table 5; budgets do not change).
+    frame_score: u_t is the "mean" or "max" of the frame's u_video; "uniform" gives frames equal shares (table 6).
+    window: g_v is the mean over windows of that many frames; None, the whole video (table 7).
+    frame_weight, video_weight: weights of u_frame and u_video in the ranking (table 8).
+
+    similarity, channels, rounding: see `released`, which sets them as the authors' code does.
+    rounding="exact" makes the budgets add up to round(R·T·M).
+    """
+
+    tau: float = 0.01
+    sign: Literal[-1, 1] = -1
+    frame_score: Literal["mean", "max", "uniform"] = "mean"
+    window: int | None = None
+    frame_weight: float = 1.0
+    video_weight: float = 1.0
+    similarity: Literal["cosine", "gaussian"] = "cosine"
+    channels: float = 0.5
+    rounding: Rounding = "ceil"
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("sign", (-1, 1))
+        self._check_choice("frame_score", ("mean", "max", "uniform"))
+        self._check_choice("similarity", ("cosine", "gaussian"))
+        self._check_choice("rounding", ROUNDINGS)
+        if self.tau <= 0:
+            raise ValueError(f"tau={self.tau!r} must be positive; the paper uses 0.01")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window!r} must be at least one frame, or None for the whole video")
+        if not 0 < self.channels <= 1:
+            raise ValueError(f"channels={self.channels!r} must be in (0, 1]; the released code uses 0.5")
+
+    @classmethod
+    def released(cls, retention: float = 0.25, **settings: Any) -> VidCom2:
+        """The operator of the authors' repository, which is not the paper's formula.
+
+        A Gaussian kernel on normalised tokens, over the half of the channels with the lowest variance, and
+        budgets rounded half to even.
+        """
+        return cls(retention, **{"similarity": "gaussian", "channels": 0.5, "rounding": "half_even", **settings})
+
+    def explain(self, x: Tensor) -> Explanation:
+        """The uniqueness and retention behind `select`, for x [T, M, D]; raises like `select`."""
+        check_features(x)
+        scores = self._similarity(x)
+        require_finite(bool(scores.finite), x)
+        return self._explain(scores)
+
+    def _select(self, x: Tensor) -> Kept:
+        scores = self._similarity(x)
+        why = self._explain(scores)
+        budgets = token_budgets(why.retention, x.shape[1], self.rounding, self.retention)
+        # The only host synchronisation: the size of the output, and whether the features were sound.
+        size, finite = torch.stack([budgets.sum(), scores.finite.long()]).tolist()
+        require_finite(bool(finite), x)
+        ranking = -self.sign * (self.frame_weight * why.frame + self.video_weight * why.video)
+        return Kept(top_per_frame(ranking, budgets, size), budgets)
+
+    def _similarity(self, x: Tensor) -> Similarity:
+        if self.similarity == "gaussian":
+            return gaussian(x, self.window, self.channels)
+        return cosine(x, self.window)
+
+    def _explain(self, scores: Similarity) -> Explanation:
+        u_video = -scores.video
+        u = {
+            "mean": lambda: u_video.mean(dim=1),
+            "max": lambda: u_video.amax(dim=1),
+            "uniform": lambda: torch.zeros_like(u_video[:, 0]),
+        }[self.frame_score]()
+        return Explanation(u_video, -scores.frame, u, frame_retention(u, self.retention, self.tau))
