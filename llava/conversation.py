@@ -1,0 +1,246 @@
+"""Prompt templates: how the turns of a conversation are written out for each family of language models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Any
+
+
+class SeparatorStyle(Enum):
+    """How turns are joined. LLAMA_3 and QWEN are names only: no template here uses them."""
+
+    SINGLE = auto()
+    TWO = auto()
+    MPT = auto()
+    PLAIN = auto()
+    CHATML = auto()
+    LLAMA_2 = auto()
+    LLAMA_3 = auto()
+    QWEN = auto()
+    GEMMA = auto()
+
+
+@dataclass
+class Conversation:
+    """A template plus the turns said so far.
+
+    `messages` holds [role, text] pairs, user and assistant in turn; a text of None (or "") is the turn that the
+    model is about to write. The first `offset` messages are examples that belong to the template.
+    """
+
+    system: str
+    roles: tuple[str, str]
+    messages: list[list[Any]] = field(default_factory=list)
+    offset: int = 0
+    sep_style: SeparatorStyle = SeparatorStyle.SINGLE
+    sep: str = "###"
+    sep2: str | None = None
+    version: str = "Unknown"
+    stop_str: str | None = None
+    stop_token_ids: list[int] | None = None
+
+    def get_prompt(self) -> str:
+        """The whole conversation as one string. ValueError when the style cannot write it."""
+        try:
+            render = _RENDERERS[self.sep_style]
+        except KeyError:
+            known = ", ".join(style.name for style in _RENDERERS)
+            raise ValueError(f"no prompt format for {self.sep_style}; there is one for {known}") from None
+        return render(self)
+
+    def append_message(self, role: str, message: str | None) -> None:
+        """Add a turn; None leaves it open for the model."""
+        self.messages.append([role, message])
+
+    def copy(self) -> Conversation:
+        """The same conversation with turns of its own."""
+        return replace(self, messages=[list(turn) for turn in self.messages])
+
+
+def _turns(conv: Conversation) -> list[tuple[bool, str, str | None]]:
+    """(said by the user, role, text) of every turn; the speaker goes by position, as roles may be equal."""
+    return [(i % 2 == 0, role, text) for i, (role, text) in enumerate(conv.messages)]
+
+
+def _reply_end(conv: Conversation) -> str:
+    """The separator after a reply, in the styles where it is not the one after a question."""
+    if conv.sep2 is None:
+        raise ValueError(f"style {conv.sep_style.name} needs sep2 to close a reply, but this conversation has none")
+    return conv.sep2
+
+
+def _single(conv: Conversation) -> str:
+    turns = (f"{role}: {text}{conv.sep}" if text else f"{role}:" for _, role, text in _turns(conv))
+    return conv.system + conv.sep + "".join(turns)
+
+
+def _two(conv: Conversation) -> str:
+    prompt = conv.system + conv.sep
+    for user, role, text in _turns(conv):
+        prompt += f"{role}: {text}{conv.sep if user else _reply_end(conv)}" if text else f"{role}:"
+    return prompt
+
+
+def _mpt(conv: Conversation) -> str:
+    turns = (role + text + conv.sep if text else role for _, role, text in _turns(conv))
+    return conv.system + conv.sep + "".join(turns)
+
+
+def _plain(conv: Conversation) -> str:
+    return "".join(text + (conv.sep if user else _reply_end(conv)) for user, _, text in _turns(conv) if text)
+
+
+def _chatml(conv: Conversation) -> str:
+    system = f"{conv.system}{conv.sep}\n" if conv.system else ""
+    turns = (f"{role}\n{text}{conv.sep}\n" if text else f"{role}\n" for _, role, text in _turns(conv))
+    return system + "".join(turns)
+
+
+def _llama_2(conv: Conversation) -> str:
+    prompt = ""
+    system = f"<<SYS>>\n{conv.system}\n<</SYS>>\n\n" if conv.system else ""
+    for i, (user, _, text) in enumerate(_turns(conv)):
+        if not text:
+            continue
+        if user:
+            # The first question carries the system text and no separator: the tokenizer adds the first <s>.
+            prompt += f"[INST] {system}{text} [/INST]" if i == 0 else f"{conv.sep}[INST] {text} [/INST]"
+        else:
+            prompt += f" {text} {_reply_end(conv)}"
+    return prompt
+
+
+def _gemma(conv: Conversation) -> str:
+    # Gemma has no system turn.
+    return "".join(role + text + conv.sep if text else role for _, role, text in _turns(conv))
+
+
+_RENDERERS: dict[SeparatorStyle, Callable[[Conversation], str]] = {
+    SeparatorStyle.SINGLE: _single,
+    SeparatorStyle.TWO: _two,
+    SeparatorStyle.MPT: _mpt,
+    SeparatorStyle.PLAIN: _plain,
+    SeparatorStyle.CHATML: _chatml,
+    SeparatorStyle.LLAMA_2: _llama_2,
+    SeparatorStyle.GEMMA: _gemma,
+}
+
+
+def _qwen(system: str) -> Conversation:
+    return Conversation(
+        system=f"<|im_start|>system\n{system}",
+        roles=("<|im_start|>user", "<|im_start|>assistant"),
+        sep_style=SeparatorStyle.CHATML,
+        sep="<|im_end|>",
+        version="qwen",
+    )
+
+
+def _instruct(system: str, sep: str) -> Conversation:
+    return Conversation(
+        system=system,
+        roles=("USER", "ASSISTANT"),
+        sep_style=SeparatorStyle.LLAMA_2,
+        sep=sep,
+        sep2="</s>",
+        version="llama_v2",
+    )
+
+
+_ABLE_TO_SEE = (
+    "able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+_MMTAG_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    f"The assistant is {_ABLE_TO_SEE}"
+    "The visual content will be provided with the following format: <Image>visual content</Image>."
+)
+
+_V0_EXAMPLE = (
+    "What are the key differences between renewable and non-renewable energy sources?",
+    "Renewable energy sources are those that can be replenished naturally in a relatively short amount of time, "
+    "such as solar, wind, hydro, geothermal, and biomass. Non-renewable energy sources, on the other hand, are "
+    "finite and will eventually be depleted, such as coal, oil, and natural gas. Here are some key differences "
+    "between renewable and non-renewable energy sources:\n"
+    "1. Availability: Renewable energy sources are virtually inexhaustible, while non-renewable energy sources "
+    "are finite and will eventually run out.\n"
+    "2. Environmental impact: Renewable energy sources have a much lower environmental impact than non-renewable "
+    "sources, which can lead to air and water pollution, greenhouse gas emissions, and other negative effects.\n"
+    "3. Cost: Renewable energy sources can be more expensive to initially set up, but they typically have lower "
+    "operational costs than non-renewable sources.\n"
+    "4. Reliability: Renewable energy sources are often more reliable and can be used in more remote locations "
+    "than non-renewable sources.\n"
+    "5. Flexibility: Renewable energy sources are often more flexible and can be adapted to different situations "
+    "and needs, while non-renewable sources are more rigid and inflexible.\n"
+    "6. Sustainability: Renewable energy sources are more sustainable over the long term, while non-renewable "
+    "sources are not, and their depletion can lead to economic and social instability.\n",
+)
+
+_vicuna_v0 = Conversation(
+    system="A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions.",
+    roles=("Human", "Assistant"),
+    messages=[["Human", _V0_EXAMPLE[0]], ["Assistant", _V0_EXAMPLE[1]]],
+    offset=2,
+)
+_vicuna_v1 = Conversation(
+    system="A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    roles=("USER", "ASSISTANT"),
+    sep_style=SeparatorStyle.TWO,
+    sep=" ",
+    sep2="</s>",
+    version="v1",
+)
+_plain_text = Conversation(system="", roles=("", ""), sep_style=SeparatorStyle.PLAIN, sep="\n")
+_chatml_direct = Conversation(
+    system="<|im_start|>system\nAnswer the questions.",
+    roles=("<|im_start|>user\n", "<|im_start|>assistant\n"),
+    sep_style=SeparatorStyle.MPT,
+    sep="<|im_end|>",
+    version="mpt",
+)
+_qwen_2 = _qwen("You are a helpful assistant.")
+_mistral = _instruct("", sep="")
+
+conv_templates: dict[str, Conversation] = {
+    "default": _vicuna_v0,
+    "v0": _vicuna_v0,
+    "v1": _vicuna_v1,
+    "vicuna_v1": _vicuna_v1,
+    "plain": _plain_text,
+    "v0_plain": _plain_text,
+    "llava_v0_mmtag": Conversation(system=_MMTAG_SYSTEM, roles=("Human", "Assistant"), version="v0_mmtag"),
+    "llava_v1_mmtag": replace(_vicuna_v1.copy(), system=_MMTAG_SYSTEM, version="v1_mmtag"),
+    "llava_llama_2": _instruct(f"You are a helpful language and vision assistant. You are {_ABLE_TO_SEE}", sep="<s>"),
+    "llava_llama_2_simple": _instruct(
+        "Answer the questions about the visual content that the user provides.", sep="<s>"
+    ),
+    "mistral_instruct": _mistral,
+    "llava_mistral_instruct": _mistral,
+    "mistral_zephyr": Conversation(
+        system="<|system|>\nYou are a helpful AI assistant.",
+        roles=("<|user|>\n", "<|assistant|>\n"),
+        sep_style=SeparatorStyle.MPT,
+        sep="</s>",
+        version="mpt",
+    ),
+    "chatml_direct": _chatml_direct,
+    "mistral_direct": _chatml_direct,
+    "gemma_instruct": Conversation(
+        system="",
+        roles=("<start_of_turn>user\n", "<start_of_turn>model\n"),
+        sep_style=SeparatorStyle.GEMMA,
+        sep="<end_of_turn>\n",
+        version="gemma",
+    ),
+    "qwen_1_5": _qwen_2,
+    "qwen_2": _qwen_2,
+    "qwen_2_5": _qwen("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+}
+"""Templates by name. Take a `.copy()` before adding turns: names of the same template share one object."""
+
+default_conversation = conv_templates["default"]

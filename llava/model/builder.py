@@ -1,0 +1,143 @@
+"""Load a LLaVA checkpoint: `load_pretrained_model`, with upstream's arguments."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
+
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+from vidcom2 import Compressor, compressor_from_env
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+ATTENTION = ("eager", "sdpa", "flash_attention_2")
+FAMILIES = {
+    "LlavaQwenForCausalLM": (LlavaQwenConfig, LlavaQwenForCausalLM),
+    "LlavaLlamaForCausalLM": (LlavaConfig, LlavaLlamaForCausalLM),
+}
+
+
+def load_pretrained_model(
+    model_path: str,
+    model_base: str | None,
+    model_name: str,
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    device_map: Any = "auto",
+    torch_dtype: str | torch.dtype = "float16",
+    attn_implementation: str | None = None,
+    customized_config: Any = None,
+    overwrite_config: dict[str, Any] | None = None,
+    compressor: Compressor | Literal["env"] | None = "env",
+    **kwargs: Any,
+) -> tuple[Any, Any, Any, int]:
+    """Load a LLaVA checkpoint from a directory or the hub: (tokenizer, model, image_processor, context_len).
+
+    model_base: LoRA bases are not supported; pass None. model_name: consulted only where config.json does not say
+    which class the checkpoint is of. device_map: "auto", "cpu", "cuda:1", or a dict. torch_dtype: "float16",
+    "bfloat16", "float32". attn_implementation: "eager", "sdpa" or "flash_attention_2"; None takes flash attention
+    where it is installed and a GPU is there, else sdpa. overwrite_config: fields to set before the model is built.
+    compressor: goes on the model; "env" reads COMPRESSOR and R_RATIO from the environment, once, now.
+
+    A model that is no LLaVA is loaded as the plain language model it is, with None for the image_processor.
+    Raises ValueError for arguments that cannot work and for checkpoints with missing weights, ImportError where
+    flash attention is asked for and missing.
+    """
+    if model_base is not None:
+        raise ValueError(f"model_base={model_base!r}: LoRA checkpoints are not supported; merge them into their base")
+    kwargs.pop("multimodal", None)  # upstream's hint that the model is a LLaVA; config.json tells
+    options: dict[str, Any] = {
+        "device_map": device_map,
+        "attn_implementation": resolve_attention(attn_implementation),
+        "dtype": resolve_dtype(torch_dtype),
+        **kwargs,
+    }
+    if load_8bit or load_4bit:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=load_8bit, load_in_4bit=load_4bit)
+    attached = compressor_from_env(os.environ) if compressor == "env" else compressor
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    config_dict = PreTrainedConfig.get_config_dict(model_path)[0] if customized_config is None else {}
+    family = llava_family(config_dict, model_name) if customized_config is None else type(customized_config).__name__
+    if family is None:
+        model = AutoModelForCausalLM.from_pretrained(model_path, **options)
+        return tokenizer, model.eval(), None, context_length(model.config)
+
+    config_class, model_class = FAMILIES[family]
+    config = customized_config
+    if config is None:
+        config_dict.pop("model_type", None)  # published checkpoints say "llava", which is another class's name
+        config = config_class.from_dict({**config_dict, **(overwrite_config or {})})
+        config._name_or_path = model_path
+    model = model_class.from_pretrained(model_path, config=config, **options)
+    add_image_tokens(tokenizer, config)
+    model.resize_token_embeddings(len(tokenizer))
+    if attached is not None:
+        attached.attach(model)
+    return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(config)
+
+
+def llava_family(config: dict[str, Any], model_name: str) -> str | None:
+    """The name of the LLaVA class a config.json is for, or None for a plain language model.
+
+    Raises ValueError for a LLaVA on a language model that this tree does not have.
+    """
+    named = [name for name in config.get("architectures") or () if name in FAMILIES]
+    if named:
+        return named[0]
+    by_type = {"llava_qwen": "LlavaQwenForCausalLM", "llava_llama": "LlavaLlamaForCausalLM"}
+    if family := by_type.get(str(config.get("model_type"))):
+        return family
+    name = model_name.lower()
+    if "mm_vision_tower" not in config and "llava" not in name:
+        return None
+    if any(word in name for word in ("qwen", "quyen")):
+        return "LlavaQwenForCausalLM"
+    if any(word in name for word in ("llama", "vicuna", "yi-", "v1.5")):
+        return "LlavaLlamaForCausalLM"
+    raise ValueError(
+        f"model {model_name!r} (architectures {config.get('architectures')}, model_type {config.get('model_type')!r}) "
+        f"is of no supported LLaVA class: {', '.join(FAMILIES)}"
+    )
+
+
+def resolve_dtype(name: str | torch.dtype) -> torch.dtype:
+    dtype = DTYPES.get(name) if isinstance(name, str) else name
+    if dtype not in DTYPES.values():
+        raise ValueError(f"torch_dtype={name!r} is not supported; use {', '.join(DTYPES)}")
+    return dtype
+
+
+def resolve_attention(name: str | None) -> str:
+    installed = importlib.util.find_spec("flash_attn") is not None
+    if name is None:
+        return "flash_attention_2" if installed and torch.cuda.is_available() else "sdpa"
+    if name not in ATTENTION:
+        raise ValueError(f"attn_implementation={name!r} is not supported; use {', '.join(ATTENTION)}")
+    if name == "flash_attention_2" and not installed:
+        raise ImportError(
+            "attn_implementation='flash_attention_2' needs flash-attn: pip install flash-attn --no-build-isolation "
+            "(on a machine with a CUDA toolkit), or use attn_implementation='sdpa'"
+        )
+    return name
+
+
+def add_image_tokens(tokenizer: Any, config: Any) -> None:
+    """Add the placeholder tokens that `config` asks for; like upstream, an absent mm_use_im_patch_token asks."""
+    if getattr(config, "mm_use_im_patch_token", True):
+        tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
+    if getattr(config, "mm_use_im_start_end", False):
+        tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
+
+
+def context_length(config: Any) -> int:
+    """Tokens the model takes: the first of the three fields that the config has, else 2048."""
+    for name in ("max_sequence_length", "max_position_embeddings", "tokenizer_model_max_length"):
+        if value := getattr(config, name, None):
+            return value
+    return 2048

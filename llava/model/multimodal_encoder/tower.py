@@ -1,0 +1,108 @@
+"""What the SigLIP and the CLIP tower share: geometry, dtype handling, and loading their own weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers.utils import cached_file
+
+from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
+
+WEIGHT_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+
+
+class VisionTower(nn.Module):
+    """images [N, 3, S, S] -> features [N, tokens, D]; subclasses bring the depth, the selection and the processor.
+
+    source: directory or hub name of the tower's own files, where `load_model` finds its weights.
+    """
+
+    image_processor: Any
+
+    def __init__(self, source: str, config: VisionConfig, layers: int, used: int):
+        super().__init__()
+        self.vision_tower_name = source
+        self.config = config
+        self.vision_tower = VisionModel(config, layers, used)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Always True: a tower is built with its model. Kept because callers written for upstream ask."""
+        return True
+
+    def load_model(self) -> None:
+        """Fill the tower from its own files at `vision_tower_name`.
+
+        Needed only where the LLaVA checkpoint holds no tower weights. Layers and heads that the tower does not
+        run are left out. Raises OSError where there are no weights, RuntimeError where they do not fit.
+        """
+        prefix = "vision_model."
+        state = {k: v for k, v in read_weights(self.vision_tower_name).items() if k.startswith(prefix)}
+        result = self.vision_tower.load_state_dict(state, strict=False, assign=False)
+        if result.missing_keys:
+            raise RuntimeError(
+                f"the files of vision tower {self.vision_tower_name!r} lack {len(result.missing_keys)} of its weights, "
+                f"{result.missing_keys[0]} for one"
+            )
+
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        if isinstance(images, list):
+            return [self(image[None]) for image in images]
+        hidden = self.vision_tower(images.to(self.device, self.dtype))
+        return self.feature_select(hidden).to(images.dtype)
+
+    def feature_select(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    @property
+    def num_patches_per_side(self) -> int:
+        return self.config.num_patches_per_side
+
+    @property
+    def num_patches(self) -> int:
+        return self.config.num_patches_per_side**2
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """All weights of a local directory or hub repository, sharded or not, safetensors before pickles."""
+    for name in WEIGHT_FILES:
+        file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            continue
+        if not name.endswith(".index.json"):
+            return _read(file)
+        shards = sorted(set(json.loads(Path(file).read_text())["weight_map"].values()))
+        return {k: v for shard in shards for k, v in _read(cached_file(source, shard)).items()}
+    raise OSError(f"vision tower {source!r} has none of {', '.join(WEIGHT_FILES)}")
+
+
+def _read(file: Any) -> dict[str, Tensor]:
+    if file.endswith(".safetensors"):
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)

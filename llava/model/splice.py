@@ -1,0 +1,85 @@
+"""Put visual rows into text: from token ids with image slots to padded embeddings, masks, labels and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.model.visual_layout import VisualRows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample: embeds [L, D], labels [L], position [L] in the uncompressed sequence, and the start of each visual
+    input."""
+
+    embeds: Tensor
+    labels: Tensor
+    position: Tensor
+    starts: tuple[int, ...]
+
+    def cut(self, length: int | None) -> Row:
+        return Row(self.embeds[:length], self.labels[:length], self.position[:length], self.starts)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """embeds [B, L, D], labels [B, L] (IGNORE_INDEX on padding), mask bool [B, L], position int64 [B, L] (0 on
+    padding), and how far each sample's first row lies from the left."""
+
+    embeds: Tensor
+    labels: Tensor
+    mask: Tensor
+    position: Tensor
+    shift: tuple[int, ...]
+
+
+def splice(ids: Tensor, labels: Tensor, visuals: Iterator[VisualRows], embed: Callable[[Tensor], Tensor]) -> Row:
+    """Replace every image slot of one sample, in order, by the next of `visuals`.
+
+    ids, labels: int64 [n] without padding. embed: the LLM's token embedding.
+    """
+    slots = (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
+    text = embed(ids[ids != IMAGE_TOKEN_INDEX])  # one look-up, so that a device map's hooks run once
+    embeds: list[Tensor] = []
+    targets: list[Tensor] = []
+    positions: list[Tensor] = []
+    starts: list[int] = []
+    at = used = length = 0  # in ids, in text, in the uncompressed sequence
+    for slot in [*slots, len(ids)]:
+        count = slot - at
+        embeds.append(text[used : used + count])
+        targets.append(labels[at:slot])
+        positions.append(torch.arange(length, length + count))
+        at, used, length = slot + 1, used + count, length + count
+        if slot < len(ids):
+            visual = next(visuals)
+            starts.append(sum(map(len, embeds)))
+            embeds.append(visual.rows.to(text))
+            targets.append(labels.new_full((len(visual.rows),), IGNORE_INDEX))
+            positions.append(length + visual.offset)
+            length += visual.length
+    return Row(torch.cat(embeds), torch.cat(targets), torch.cat(positions).to(ids.device), tuple(starts))
+
+
+def pad_rows(rows: list[Row], side: str) -> Padded:
+    """Stack samples of different lengths, padded with zeros on `side` ("left" or "right")."""
+    length = max(len(row.embeds) for row in rows)
+
+    def stack(parts: list[Tensor], fill: int) -> Tensor:
+        out = parts[0].new_full((len(parts), length, *parts[0].shape[1:]), fill)
+        for line, part in zip(out, parts, strict=True):
+            line[length - len(part) if side == "left" else 0 :][: len(part)] = part
+        return out
+
+    return Padded(
+        embeds=stack([row.embeds for row in rows], 0),
+        labels=stack([row.labels for row in rows], IGNORE_INDEX),
+        mask=stack([torch.ones_like(row.position, dtype=torch.bool) for row in rows], False),
+        position=stack([row.position for row in rows], 0),
+        shift=tuple(length - len(row.embeds) if side == "left" else 0 for row in rows),
+    )

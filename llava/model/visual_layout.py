@@ -1,0 +1,220 @@
+"""Where patches and newlines stand in the LLM's input: pure functions from features to the rows of one visual input.
+
+A video's layout is an int64 vector with one entry per row of the uncompressed input: the row's patch, counted in the
+flattened T·M, or NEWLINE. Compression picks rows of it; that also tells every kept token's original position.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d, pad
+
+from llava.mm_utils import get_anyres_image_grid_shape
+from vidcom2 import Kept
+
+NEWLINE = -1
+
+
+@dataclass(frozen=True)
+class VisualRows:
+    """The LLM's rows for one visual input.
+
+    rows: [L', D]. offset: int64 [L'], each row's place among the `length` rows it would have had uncompressed.
+    frames: (patches before, patches after) of each frame. separators: (newlines before, after).
+    """
+
+    rows: Tensor
+    offset: Tensor
+    length: int
+    frames: tuple[tuple[int, int], ...]
+    separators: tuple[int, int]
+
+
+# ---- videos
+
+
+def video_newlines(config: Any) -> str:
+    """Which newlines a video gets: "grid" (after each row), "frame", "one_token" (at the end) or "none".
+
+    Raises ValueError for an unknown mm_patch_merge_type or mm_newline_position, and for newlines that the model has
+    no `image_newline` for.
+    """
+    merge = getattr(config, "mm_patch_merge_type", "flat")
+    position = getattr(config, "mm_newline_position", "one_token")
+    if merge == "flat":
+        return "none"
+    if not merge.startswith("spatial"):
+        raise ValueError(f"mm_patch_merge_type={merge!r} is unknown; use flat, spatial or spatial_unpad (and kin)")
+    if position not in ("grid", "frame", "one_token", "no_token"):
+        raise ValueError(f"mm_newline_position={position!r} is unknown; use grid, frame, one_token or no_token")
+    if getattr(config, "add_faster_video", False):
+        raise ValueError("add_faster_video is not supported: set it to false with overwrite_config")
+    if "unpad" in merge:
+        return "none" if position == "no_token" else position
+    if position in ("grid", "frame"):
+        raise ValueError(
+            f"mm_newline_position={position!r} needs newlines, but mm_patch_merge_type={merge!r} gives the model none; "
+            "use spatial_unpad"
+        )
+    return "none"
+
+
+def video_layout(frames: int, height: int, width: int, newlines: str) -> Tensor:
+    """Layout of T frames of height x width patches: int64 [L], frame-major, then row, then column."""
+    patches = torch.arange(frames * height * width)
+    match newlines:
+        case "grid":
+            return pad(patches.view(-1, width), (0, 1), value=NEWLINE).flatten()
+        case "frame":
+            return pad(patches.view(frames, -1), (0, 1), value=NEWLINE).flatten()
+        case "one_token":
+            return pad(patches, (0, 1), value=NEWLINE)
+        case _:
+            return patches
+
+
+def kept_rows(layout: Tensor, kept: Tensor, width: int, newlines: str, style: str, per_frame: int) -> Tensor:
+    """Which rows of `layout` stay, in output order, where only the patches in `kept` do.
+
+    Newlines stay, except that "grid" newlines follow `style`: "released" moves each frame's newlines behind its kept
+    tokens; "rows" drops the newline of a row that lost all its patches. per_frame: patches per frame.
+    """
+    is_kept = torch.zeros(int(layout.max()) + 1, dtype=torch.bool)
+    is_kept[kept] = True
+    newline = layout == NEWLINE
+    stays = newline | is_kept[layout]
+    if newlines != "grid":
+        return stays.nonzero().flatten()
+    if style == "rows":
+        row = torch.arange(len(layout)) // (width + 1)
+        alive = torch.zeros(int(row.max()) + 1, dtype=torch.bool)
+        alive[kept // width] = True
+        return (stays & alive[row]).nonzero().flatten()
+    rows = stays.nonzero().flatten()
+    frame = rows // (per_frame + per_frame // width)
+    return rows[(2 * frame + newline[rows]).argsort(stable=True)]
+
+
+def arrange_video(features: Tensor, newline: Tensor | None, newlines: str, kept: Kept | None, style: str) -> VisualRows:
+    """The rows of one video.
+
+    features: [T, M, D], M a square. newline: [D], needed unless newlines is "none". kept: what compression left,
+    None for everything. style: a compressor's `newlines` setting.
+    """
+    frames, m = features.shape[:2]
+    side = math.isqrt(m)
+    if side * side != m:
+        raise ValueError(f"{m} tokens per frame are no square grid; video features must be [T, h*h, D]")
+    layout = video_layout(frames, side, side, newlines)
+    patches = features.flatten(0, 1)
+    if kept is None:
+        rows = torch.arange(len(layout))
+        after = (m,) * frames
+    else:
+        if kept.features is not None:
+            patches = patches.clone()
+            patches[kept.index] = kept.features.to(patches)
+        rows = kept_rows(layout, kept.index.cpu(), side, newlines, style, m)
+        after = tuple(kept.budgets.tolist())
+    source = layout[rows]
+    # NEWLINE is -1, so the newline appended last is what it indexes.
+    table = patches if newline is None else torch.cat([patches, newline.to(patches)[None]])
+    return VisualRows(
+        rows=table[source.to(table.device)],
+        offset=rows,
+        length=len(layout),
+        frames=tuple(zip((m,) * frames, after, strict=True)),
+        separators=(int((layout == NEWLINE).sum()), int((source == NEWLINE).sum())),
+    )
+
+
+# ---- images
+
+
+def arrange_image(
+    views: Tensor, newline: Any, config: Any, image_size: tuple[int, int] | None, tile_size: int
+) -> VisualRows:
+    """The rows of one image: its views flattened, tiled into one map, unpadded, with newlines, as config asks.
+
+    views: [V, N, D]; with V > 1, view 0 is the whole image and the others are its tiles. newline: [D] or None.
+    image_size: (width, height) of the original, needed for tiles. tile_size: pixels per tile side.
+    """
+    merge = getattr(config, "mm_patch_merge_type", "flat")
+    newline = newline if newline is None else newline.to(views)
+    separators = 0
+    if merge == "flat":
+        rows = views.flatten(0, 1)
+    elif not merge.startswith("spatial"):
+        raise ValueError(f"mm_patch_merge_type={merge!r} is unknown; use flat, spatial or spatial_unpad (and kin)")
+    elif len(views) == 1:
+        rows = views[0]
+        if "unpad" in merge:
+            rows, separators = torch.cat([rows, newline[None]]), 1
+    elif image_size is None:
+        raise ValueError(f"an image of {len(views)} views needs its size: pass image_sizes=[(width, height), ...]")
+    else:
+        tiles = tile_map(views[1:], _tile_grid(config, image_size, len(views) - 1, tile_size))
+        if "maxpool2x2" in merge:
+            rows = max_pool2d(tiles, 2).flatten(1).mT
+        elif "unpad" in merge:
+            tiles = unpad_image(tiles, image_size)
+            aspect = getattr(config, "image_aspect_ratio", "square")
+            if "anyres_max" in aspect:
+                tiles = limit_map(tiles, int(aspect.rsplit("_", 1)[1]) * views.shape[1])
+            separators = tiles.shape[1]
+            rows = torch.cat([tiles, newline[:, None, None].expand(-1, separators, 1)], dim=2).flatten(1).mT
+        else:
+            rows = tiles.flatten(1).mT
+        if "nobase" not in merge:
+            rows = torch.cat([views[0], rows])
+    return plain_rows(rows, separators)
+
+
+def plain_rows(rows: Tensor, separators: int = 0) -> VisualRows:
+    """Rows [L, D] that nothing compresses, `separators` of them newlines."""
+    patches = len(rows) - separators
+    return VisualRows(rows, torch.arange(len(rows)), len(rows), ((patches, patches),), (separators, separators))
+
+
+def _tile_grid(config: Any, image_size: tuple[int, int], tiles: int, tile_size: int) -> tuple[int, int]:
+    """Tiles per row and per column."""
+    if "anyres" not in getattr(config, "image_aspect_ratio", "square"):
+        grid = (2, 2)
+    else:
+        grid = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_size)
+    if grid[0] * grid[1] != tiles:
+        raise ValueError(f"an image of size {image_size} should have {grid[0]}x{grid[1]} tiles, but {tiles} came")
+    return grid
+
+
+def tile_map(tiles: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tiles [n, side*side, D] in raster order of a (columns, rows) grid -> one map [D, rows*side, columns*side]."""
+    columns, rows = grid
+    side = math.isqrt(tiles.shape[1])
+    x = tiles.view(rows, columns, side, side, -1)
+    return x.permute(4, 0, 2, 1, 3).reshape(tiles.shape[2], rows * side, columns * side)
+
+
+def unpad_image(tensor: Tensor, original_size: tuple[int, int]) -> Tensor:
+    """Cut the letterbox padding off a map [D, H, W] of an image of original_size (width, height)."""
+    width, height = original_size
+    rows, columns = tensor.shape[1:]
+    if width / height > columns / rows:
+        padding = (rows - int(height * (columns / width))) // 2
+        return tensor[:, padding : rows - padding]
+    padding = (columns - int(width * (rows / height))) // 2
+    return tensor[:, :, padding : columns - padding]
+
+
+def limit_map(tensor: Tensor, max_tokens: int) -> Tensor:
+    """Shrink a map [D, H, W] of over 1.21 times max_tokens cells to about max_tokens (anyres_max_K)."""
+    rows, columns = tensor.shape[1:]
+    times = math.sqrt(rows * columns / max_tokens)
+    if times <= 1.1:
+        return tensor
+    return interpolate(tensor[None], (int(rows // times), int(columns // times)), mode="bilinear")[0]
