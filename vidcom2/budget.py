@@ -10,20 +10,19 @@ from torch import Tensor
 Rounding = Literal["ceil", "half_even", "exact"]
 ROUNDINGS = get_args(Rounding)
 
-# Shares this close to a rounding boundary (in tokens) are taken to lie on it. Float32 noise in u, divided by
-# tau, reaches about 1e-5 tokens; without the snap, equal frames could get unequal budgets.
-_SNAP = 1e-4
+# A share this little above an integer (in tokens) is that integer. Float32 noise in u, divided by tau, reaches
+# about 1e-5 tokens; without the slack, equal frames could get unequal budgets.
+_SLACK = 1e-4
 
 
 def frame_retention(uniqueness: Tensor, retention: float, tau: float = 0.01) -> Tensor:
     """r_t = min(R (1 + sigma_t - 1/T), 1) with sigma = softmax(u / tau) over frames (paper, Algorithm 1).
 
-    uniqueness: [T]. Returns [T] float64 (float32 on MPS, which has no float64); T is small, precision is free.
+    uniqueness: [T] float. Returns [T] of the same dtype.
     """
-    u = uniqueness.to(torch.float32 if uniqueness.device.type == "mps" else torch.float64)
-    weight = torch.exp((u - u.max()) / tau)
+    weight = torch.exp((uniqueness - uniqueness.max()) / tau)
     sigma = weight / (weight.sum() + 1e-8)
-    return (retention * (1 + sigma - 1 / u.shape[0])).clamp_max(1.0)
+    return (retention * (1 + sigma - 1 / len(uniqueness))).clamp_max(1.0)
 
 
 def token_budgets(share: Tensor, tokens_per_frame: int, rounding: Rounding, retention: float) -> Tensor:
@@ -37,9 +36,7 @@ def token_budgets(share: Tensor, tokens_per_frame: int, rounding: Rounding, rete
     if rounding == "exact":
         total = max(frames, round(retention * frames * m))
         return _largest_remainder(wanted, m, total)
-    boundary = torch.round(2 * wanted) / 2
-    wanted = torch.where((wanted - boundary).abs() < _SNAP, boundary, wanted)
-    rounded = wanted.ceil() if rounding == "ceil" else wanted.round()
+    rounded = (wanted - _SLACK).ceil() if rounding == "ceil" else wanted.round()
     return rounded.long().clamp(1, m)
 
 

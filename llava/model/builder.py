@@ -16,7 +16,7 @@ from vidcom2 import Compressor, compressor_from_env
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
-FAMILIES = {
+FAMILIES: dict[str, tuple[Any, Any]] = {
     "LlavaQwenForCausalLM": (LlavaQwenConfig, LlavaQwenForCausalLM),
     "LlavaLlamaForCausalLM": (LlavaConfig, LlavaLlamaForCausalLM),
 }
@@ -108,7 +108,7 @@ def llava_family(config: dict[str, Any], model_name: str) -> str | None:
 
 def resolve_dtype(name: str | torch.dtype) -> torch.dtype:
     dtype = DTYPES.get(name) if isinstance(name, str) else name
-    if dtype not in DTYPES.values():
+    if dtype is None or dtype not in DTYPES.values():
         raise ValueError(f"torch_dtype={name!r} is not supported; use {', '.join(DTYPES)}")
     return dtype
 

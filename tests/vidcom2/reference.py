@@ -57,8 +57,8 @@ def vidcom2(
     kept: list[int] = []
     budgets: list[int] = []
     for t in range(frames):
-        wish = round(min(retention * (1 + sigma[t] - 1 / frames), 1.0) * m, 6)  # float noise is no token
-        k = math.ceil(wish) if rounding == "ceil" else round(wish)
+        wish = min(retention * (1 + sigma[t] - 1 / frames), 1.0) * m
+        k = math.ceil(wish - 1e-6) if rounding == "ceil" else round(wish)  # float noise is no token
         k = min(max(k, 1), m)
         ranking = sign * (frame_weight * s_frame[t] + video_weight * s_video[t])
         best = sorted(range(m), key=lambda j: -ranking[j])[:k]
