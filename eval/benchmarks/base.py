@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+
+class Benchmark(ABC):
+    """What we need to know of a benchmark beyond its lmms-eval tasks, which give the prompts and the scoring.
+
+    name: ours. tasks: lmms-eval's leaf tasks. folder: where they are declared, below lmms_eval/tasks.
+    metric: what lmms-eval calls the task's score.
+    """
+
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
+    folder: ClassVar[str]
+    metric: ClassVar[str]
+
+    @abstractmethod
+    def local(self, task: str, data: Path) -> dict[str, Any]:
+        """The settings of an lmms-eval task that make it read its questions from `data` instead of the hub."""
+
+    @abstractmethod
+    def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        """Where below `data` the video of a question lies."""
+
+    @abstractmethod
+    def score(self, sample: dict[str, Any]) -> float:
+        """1 for right, 0 for wrong, out of one of lmms-eval's logged samples."""
+
+    @abstractmethod
+    def parsed(self, sample: dict[str, Any]) -> str | None:
+        """The option lmms-eval reads from the raw answer; None where it finds none."""
+
+    @abstractmethod
+    def target(self, sample: dict[str, Any]) -> str:
+        """The letter of the right option."""
+
+    def short_name(self, task: str) -> str:
+        return task.removeprefix(f"{self.name}_")
+
+    def harness_utils(self) -> ModuleType:
+        """lmms-eval's own code for this benchmark."""
+        return importlib.import_module(f"lmms_eval.tasks.{self.folder}.utils")

@@ -1,0 +1,67 @@
+"""MVBench (arXiv 2311.17005): 20 tasks of 200 four-or-so-option questions on short clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from eval.benchmarks.base import Benchmark
+
+MVBENCH_FOLDERS: dict[str, str] = {
+    "object_interaction": "star/Charades_segment",
+    "action_sequence": "star/Charades_segment",
+    "action_prediction": "star/Charades_segment",
+    "action_localization": "sta/sta_video_segment",
+    "moving_count": "clevrer/video_validation",
+    "fine_grained_pose": "nturgbd_convert",
+    "character_order": "perception/videos",
+    "object_shuffle": "perception/videos",
+    "egocentric_navigation": "vlnqa",
+    "moving_direction": "clevrer/video_validation",
+    "episodic_reasoning": "tvqa/video_fps3_hq_segment",
+    "fine_grained_action": "Moments_in_Time_Raw/videos",
+    "scene_transition": "scene_qa/video",
+    "state_change": "perception/videos",
+    "moving_attribute": "clevrer/video_validation",
+    "action_antonym": "ssv2_video_mp4",
+    "unexpected_action": "FunQA_test/test",
+    "counterfactual_inference": "clevrer/video_validation",
+    "object_existence": "clevrer/video_validation",
+    "action_count": "perception/videos",
+}
+
+
+class MVBench(Benchmark):
+    """Local data as on the hub: `json/<task>.json` and, unpacked, `video/<folder>/<file>`."""
+
+    name: ClassVar[str] = "mvbench"
+    tasks: ClassVar[tuple[str, ...]] = tuple(f"mvbench_{task}" for task in sorted(MVBENCH_FOLDERS))
+    folder: ClassVar[str] = "mvbench"
+    metric: ClassVar[str] = "mvbench_accuracy"
+
+    def local(self, task: str, data: Path) -> dict[str, Any]:
+        questions = data / "json" / f"{self.short_name(task)}.json"
+        if not questions.is_file():
+            raise FileNotFoundError(f"{questions} is missing: DATA must hold MVBench's json/ and video/ folders")
+        return {
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {"train": str(questions)}},
+        }
+
+    def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        return data / "video" / MVBENCH_FOLDERS[self.short_name(task)] / doc["video"]
+
+    def score(self, sample: dict[str, Any]) -> float:
+        return float(sample[self.metric]["score"])
+
+    def parsed(self, sample: dict[str, Any]) -> str | None:
+        # lmms-eval's parser only says whether an answer means a given letter, so ask for each.
+        means = self.harness_utils().mcq_acc
+        return next((letter for letter in "ABCDE" if means(letter, sample[self.metric]["pred_answer"])), None)
+
+    def target(self, sample: dict[str, Any]) -> str:
+        return sample[self.metric]["gt_answer"]
+
+
+MVBENCH = MVBench()

@@ -1,0 +1,87 @@
+"""python -m eval: the command line behind scripts/. Environment variables are read here and nowhere else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.benchmarks import select_tasks
+from eval.launch import launch, processes
+from eval.run import RunConfig
+from llava.mm_utils import get_model_name_from_path
+from vidcom2 import METHODS, compressor
+
+DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
+FAILED_QUESTIONS = 3
+"""Exit status of a run that finished, but had questions whose video could not be read."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_run(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.main(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("EVAL_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def add_run(commands: argparse._SubParsersAction) -> None:
+    env = os.environ
+    run = commands.add_parser(
+        "run",
+        help="evaluate a model on a benchmark",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="Defaults come from MODEL, COMPRESSOR, R_RATIO, NUM_GPUS, OUTPUT, LIMIT, ATTN and DATA where set. "
+        f"Exit status: 0 all questions answered, {FAILED_QUESTIONS} some videos unreadable (listed), 1 failed.",
+    )
+    run.add_argument("--tasks", required=True, help="a benchmark (mvbench), or some of its lmms-eval tasks")
+    run.add_argument("--model", default=env.get("MODEL") or DEFAULT_MODEL, help="checkpoint directory or hub name")
+    run.add_argument(
+        "--compressor",
+        default=env.get("COMPRESSOR") or "vidcom2",
+        help=f"none, or one of {', '.join(METHODS)} with settings, such as vidcom2@0.25:rounding=exact",
+    )
+    run.add_argument("--retention", default=env.get("R_RATIO") or None, type=float, help="share of tokens to keep")
+    run.add_argument("--num-gpus", default=env.get("NUM_GPUS") or None, type=int, help="processes; all GPUs if unset")
+    run.add_argument("--output", default=env.get("OUTPUT") or None, type=Path, help="directory for the results")
+    run.add_argument("--overwrite", action="store_true", help="replace results that are in --output already")
+    run.add_argument("--limit", default=env.get("LIMIT") or None, type=int, help="questions per task")
+    run.add_argument("--attn", default=env.get("ATTN") or None, help="eager, sdpa or flash_attention_2")
+    run.add_argument("--data", default=env.get("DATA") or None, type=Path, help="local benchmark instead of the hub")
+    run.add_argument("--dtype", default=None, help="float16, bfloat16 or float32; float16 on GPUs, float32 on CPU")
+    run.add_argument("--device", default=None, help="cuda, cpu, or auto (one model over all GPUs)")
+    run.set_defaults(main=run_main)
+
+
+def run_main(arguments: argparse.Namespace) -> int:
+    import torch
+
+    benchmark, _ = select_tasks(arguments.tasks)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {} if arguments.retention is None else {"retention": arguments.retention}
+    chosen = compressor(arguments.compressor, **settings)
+    spec = chosen.spec if chosen else "none"
+    name = get_model_name_from_path(arguments.model)
+    config = RunConfig(
+        model=arguments.model,
+        tasks=arguments.tasks,
+        compressor=spec,
+        output=arguments.output or Path("outputs") / benchmark.name / name / spec.replace(":", "_"),
+        data=arguments.data,
+        limit=arguments.limit,
+        attn=arguments.attn,
+        dtype=arguments.dtype or ("float32" if device == "cpu" else "float16"),
+        device=device,
+        overwrite=arguments.overwrite,
+    )
+    config.check()
+    failed = launch(config, processes(arguments.num_gpus, device))
+    return FAILED_QUESTIONS if failed else 0

@@ -1,0 +1,145 @@
+"""From answers to files: results.json, samples.jsonl and table.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.benchmarks import Benchmark
+from eval.harness import Sample
+from eval.timing import STAGES
+
+Line = dict[str, Any]
+"""One question of samples.jsonl."""
+
+
+def join_samples(benchmark: Benchmark, scored: dict[str, list[Line]], answered: list[Sample]) -> list[Line]:
+    """One line per question, lmms-eval's scoring and our answer side by side, by task and question.
+
+    A question without a readable video is wrong, whatever a parser makes of its stand-in answer.
+    """
+    ours = {(sample.task, sample.doc_id): sample for sample in answered}
+    lines = []
+    for task in sorted(scored):
+        for logged in sorted(scored[task], key=lambda logged: logged["doc_id"]):
+            sample = ours[task, logged["doc_id"]]
+            failed = sample.error is not None
+            lines.append(
+                {
+                    "task": task,
+                    "doc_id": sample.doc_id,
+                    "video": sample.video,
+                    "prompt": sample.prompt,
+                    "answer": None if failed else sample.answer,
+                    "parsed": None if failed else benchmark.parsed(logged),
+                    "target": benchmark.target(logged),
+                    "score": 0.0 if failed else benchmark.score(logged),
+                    "error": sample.error,
+                    "frames": sample.frames,
+                    "duration_s": round(sample.duration_s, 3),
+                    "tokens_before": sample.tokens_before,
+                    "tokens_after": sample.tokens_after,
+                    "seconds": {stage: round(value, 6) for stage, value in sample.seconds.items()},
+                }
+            )
+    return lines
+
+
+def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
+    """Scores in percent (overall: the mean over tasks), tokens, seconds per stage, and every failure."""
+    tasks = {}
+    for task in dict.fromkeys(line["task"] for line in lines):
+        mine = [line for line in lines if line["task"] == task]
+        tasks[benchmark.short_name(task)] = {
+            "accuracy": 100 * statistics.fmean(line["score"] for line in mine),
+            "samples": len(mine),
+            "failed": sum(line["error"] is not None for line in mine),
+            "unparsed": sum(line["error"] is None and line["parsed"] is None for line in mine),
+        }
+    seen = [line for line in lines if line["error"] is None]
+    before, after = (sum(line[f"tokens_{when}"] for line in seen) for when in ("before", "after"))
+    return {
+        "benchmark": benchmark.name,
+        "scores": {"overall": statistics.fmean(task["accuracy"] for task in tasks.values()), "tasks": tasks},
+        "samples": len(lines),
+        "visual_tokens": {
+            "before": before,
+            "after": after,
+            "retention": after / before if before else None,
+            "before_per_sample": before / len(seen) if seen else None,
+            "after_per_sample": after / len(seen) if seen else None,
+        },
+        "seconds": {stage: _times([line["seconds"][stage] for line in seen]) for stage in STAGES},
+        "failures": [{k: line[k] for k in ("task", "doc_id", "video", "error")} for line in lines if line["error"]],
+    }
+
+
+def _times(values: list[float]) -> dict[str, float]:
+    return {
+        "total": sum(values),
+        "mean": statistics.fmean(values) if values else 0.0,
+        "median": statistics.median(values) if values else 0.0,
+    }
+
+
+def write_results(output: Path, summary: dict[str, Any], lines: Iterable[Line]) -> None:
+    """Each file appears whole or not at all; results.json last, so that its presence means a finished run."""
+    _write(output / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    _write(output / "table.md", markdown(summary))
+    _write(output / "results.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """(task, accuracy, samples, failed, unparsed) as text, the overall line last."""
+    tasks = summary["scores"]["tasks"]
+    lines = [(name, *(f"{t['accuracy']:.1f}", *(str(t[k]) for k in HEADER[2:]))) for name, t in tasks.items()]
+    totals = (str(sum(t[k] for t in tasks.values())) for k in HEADER[2:])
+    return [*lines, ("overall", f"{summary['scores']['overall']:.1f}", *totals)]
+
+
+HEADER = ("task", "accuracy", "samples", "failed", "unparsed")
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """The lines below the table: what was run, what it cost, what failed."""
+    tokens, run = summary["visual_tokens"], summary["run"]
+    lines = [f"{run['model']}, {run['compressor']}, {run['sampling']}, {run['dtype']}, {run['attention']}"]
+    if tokens["retention"] is not None:
+        lines.append(
+            f"visual tokens per sample: {tokens['before_per_sample']:.1f} -> {tokens['after_per_sample']:.1f} "
+            f"({100 * tokens['retention']:.2f} % kept, separators included)"
+        )
+    stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
+    lines.append(f"mean seconds per sample: {stages}")
+    lines += [f"FAILED {f['task']} question {f['doc_id']}: {f['error']}" for f in summary["failures"]]
+    return lines
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    table = [HEADER, ("---",) * len(HEADER), *rows(summary)]
+    body = "\n".join("| " + " | ".join(row) + " |" for row in table)
+    return f"# {summary['benchmark']}\n\n{body}\n\n" + "".join(f"- {note}\n" for note in notes(summary))
+
+
+def print_table(console: Console, summary: dict[str, Any]) -> None:
+    table = Table(title=summary["benchmark"])
+    for column in HEADER:
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for row in rows(summary):
+        table.add_row(*row, style="bold" if row[0] == "overall" else None)
+    console.print(table)
+    for note in notes(summary):
+        console.print(note, style="red" if note.startswith("FAILED") else None, markup=False, highlight=False)

@@ -1,0 +1,147 @@
+"""One evaluation run: a model, a compressor, a benchmark, an output directory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from eval.benchmarks import select_tasks
+from eval.engine import LlavaEngine
+from eval.harness import build_model, evaluate, harness_log, load_tasks
+from eval.protocol import protocol_for
+from eval.provenance import provenance
+from eval.results import join_samples, print_table, summarise, write_results
+from vidcom2 import compressor
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything one run depends on. compressor: a spec ("vidcom2@0.25", "none"). data: local benchmark directory,
+    None for the hub. limit: questions per task. device: "cpu", "cuda" (one GPU per process) or "auto" (one process
+    over all GPUs)."""
+
+    model: str
+    tasks: str
+    compressor: str
+    output: Path
+    data: Path | None = None
+    limit: int | None = None
+    attn: str | None = None
+    dtype: str = "float16"
+    device: str = "cuda"
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError, FileNotFoundError or FileExistsError for what cannot work, before anything is loaded."""
+        benchmark, tasks = select_tasks(self.tasks)
+        compressor(self.compressor)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit} must be at least 1")
+        if self.data is not None:
+            for task in tasks:
+                benchmark.local(task, self.data)
+        if (self.output / "results.json").exists() and not self.overwrite:
+            raise FileExistsError(f"{self.output} holds finished results: choose another --output, or --overwrite them")
+        self.output.mkdir(parents=True, exist_ok=True)
+
+
+def run(config: RunConfig) -> int:
+    """Evaluate in this process (one of several under torchrun); rank 0 writes the results.
+
+    Returns the number of questions that failed because their video could not be read.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    kwargs = InitProcessGroupKwargs(timeout=timedelta(days=7))  # ranks meet only at the end
+    accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[kwargs])
+    benchmark, names = select_tasks(config.tasks)
+    protocol = protocol_for(config.model)
+    harness_file = config.output / f"harness.rank{accelerator.process_index}.log"
+    # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
+    quiet = harness_log(harness_file) if config.data is not None else nullcontext()
+    with accelerator.main_process_first(), quiet:
+        tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
+
+    device = f"cuda:{accelerator.local_process_index}" if config.device == "cuda" else config.device
+    engine = LlavaEngine(config.model, protocol, compressor(config.compressor), device, config.dtype, config.attn)
+    questions = sum(min(len(task.eval_docs), config.limit or sys.maxsize) for task in tasks.values())
+    answers_file = config.output / f"answers.rank{accelerator.process_index}.jsonl"
+    with answers_file.open("w") as answers, progress(accelerator, questions) as advance, harness_log(harness_file):
+        model = build_model(engine, accelerator, answers, advance)
+        done = evaluate(model, tasks, config.limit)
+    accelerator.wait_for_everyone()
+
+    failed = [0]
+    if done is not None:
+        results, samples = done
+        lines = join_samples(benchmark, results["samples"], samples)
+        summary = summarise(benchmark, lines)
+        summary["harness_scores"] = {
+            benchmark.short_name(task): results["results"][task].get(f"{benchmark.metric},none") for task in tasks
+        }
+        summary["run"] = {
+            "model": config.model,
+            "compressor": engine.compressor.spec if engine.compressor else "none",
+            "compressor_settings": engine.compressor.settings if engine.compressor else {},
+            "protocol": protocol.harness_name,
+            "sampling": str(protocol.sampling),
+            "decoder": "decord",
+            "conv_template": protocol.conv_template,
+            "time_instruction": protocol.time_instruction,
+            "model_config": protocol.overwrite_config,
+            "generation": {benchmark.short_name(name): task.config.generation_kwargs for name, task in tasks.items()},
+            "dtype": config.dtype,
+            "attention": engine.attention,
+            "device": str(engine.device),
+            "processes": accelerator.num_processes,
+            "data": str(config.data) if config.data else "hub",
+            "limit": config.limit,
+        }
+        summary["provenance"] = provenance()
+        write_results(config.output, summary, lines)
+        for leftover in config.output.glob("answers.rank*.jsonl"):
+            leftover.unlink()
+        console = Console()
+        print_table(console, summary)
+        console.print(f"results in {config.output}", highlight=False)
+        failed = [len(summary["failures"])]
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(failed, src=0)
+        torch.distributed.destroy_process_group()
+    return failed[0]
+
+
+@contextmanager
+def progress(accelerator: Accelerator, questions: int) -> Iterator[Callable[[], None]]:
+    """A bar on rank 0 over its share of the questions; yields what moves it on by one."""
+    if not accelerator.is_main_process:
+        yield lambda: None
+        return
+    share = -(-questions // accelerator.num_processes)
+    columns: list[Any] = [
+        TextColumn("answering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        task = bar.add_task("", total=share, rate="")
+
+        def advance() -> None:
+            bar.advance(task)
+            speed = bar.tasks[task].speed
+            bar.update(task, rate=f"{speed * accelerator.num_processes:.2f}/s" if speed else "")
+
+        yield advance

@@ -1,0 +1,60 @@
+"""Wall-clock seconds per stage of one answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+STAGES = ("decode", "preprocess", "vision", "compress", "prefill", "generate")
+"""decode the video file; resize and normalise frames; tower and projector; pool, compress, arrange and splice; the
+LLM's first pass (gives the first token); all later tokens."""
+
+
+class StageTimer:
+    """Sums seconds per stage; exactly one stage runs at a time. Waits for the GPU at every switch."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._stage: str | None = None
+        self._since = 0.0
+
+    def switch(self, stage: str | None) -> None:
+        """End the running stage and begin another; None only ends."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._stage is not None:
+            self.seconds[self._stage] += now - self._since
+        self._stage, self._since = stage, now
+
+    @contextmanager
+    def watching(self, model: Any) -> Iterator[None]:
+        """Switch stages as a LLaVA model's generate passes through its parts."""
+
+        def before(*_: Any) -> None:
+            if self._stage == "compress":
+                self.switch("prefill")
+
+        def after(*_: Any) -> None:
+            if self._stage == "prefill":
+                self.switch("generate")
+
+        language = model.get_model()
+        hooks = [
+            model.get_vision_tower().register_forward_pre_hook(lambda *_: self.switch("vision")),
+            language.mm_projector.register_forward_hook(lambda *_: self.switch("compress")),
+            language.register_forward_pre_hook(before),
+            language.register_forward_hook(after),
+        ]
+        try:
+            self.switch("compress")
+            yield
+        finally:
+            self.switch(None)
+            for hook in hooks:
+                hook.remove()

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lint, types and the quick tests. Arguments go to pytest: scripts/test.sh -m slow, scripts/test.sh tests/vidcom2
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+environment eval,dev vidcom2 llava eval lmms_eval decord av pytest xdist hypothesis ruff mypy
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+exec "$PYTHON" -m pytest --numprocesses 2 "$@"

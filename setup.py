@@ -1,0 +1,32 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="vidcom2",
+    version="0.1.0",
+    description="Video token compression for VideoLLMs (VidCom², arXiv 2505.14454) in a LLaVA-NeXT compatible tree",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["vidcom2", "vidcom2.*", "llava", "llava.*", "eval", "eval.*"]),
+    install_requires=[
+        "torch>=2.6",
+        "torchvision",
+        # The whole test suite passes on 5.17.0 and on 5.23.0.
+        "transformers>=5.17,<5.24",
+        "accelerate",
+        "safetensors",
+        "numpy",
+        "pillow",
+        "einops",
+        "decord",
+    ],
+    extras_require={
+        "eval": ["lmms-eval==0.7.3", "av<16", "rich"],
+        "gpu": ["flash-attn", "deepspeed"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
+    },
+)

@@ -1,0 +1,258 @@
+"""Sampling against lmms-eval's formulas, decoding against PyAV, and every way a file can be unreadable."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.demo.benchmark import write_video
+from llava.video import FrameSampling, VideoError, read_video
+
+pytest.importorskip("decord")
+
+FASTSTART = {"movflags": "faststart"}  # the index in front of the data instead of behind it
+
+
+def noisy_frames(length: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """uint8 [length, height, width, 3]; every frame differs from every other."""
+    rng = np.random.default_rng(length)
+    frames = rng.integers(0, 40, (length, height, width, 3), dtype=np.uint8)
+    for i, frame in enumerate(frames):
+        frame[: height // 2] += np.uint8(200 * i // length)
+    return frames
+
+
+def pyav_frames(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """72 frames at 24 fps: 3 seconds."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    write_video(path, noisy_frames(72), 24)
+    return path
+
+
+@pytest.fixture(scope="module")
+def faststart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "faststart.mp4"
+    write_video(path, noisy_frames(72), 24, FASTSTART)
+    return path
+
+
+def llava_vid(
+    total: int, avg_fps: float, max_frames: int, fps: int, force_sample: bool
+) -> tuple[list[int], list[float]]:
+    """lmms-eval 0.7.3, models/simple/llava_vid.py, LlavaVid.load_video."""
+    stride = round(avg_fps / fps)
+    frame_idx = list(range(0, total, stride))
+    frame_time = [i / stride for i in frame_idx]
+    if len(frame_idx) > max_frames or force_sample:
+        frame_idx = np.linspace(0, total - 1, max_frames, dtype=int).tolist()
+        frame_time = [i / avg_fps for i in frame_idx]
+    return frame_idx, frame_time
+
+
+rates = st.sampled_from([1.0, 7.5, 24000 / 1001, 24.0, 25.0, 30000 / 1001, 59.94, 12.5, 0.6])
+totals = st.integers(1, 5000)
+
+
+@given(totals, rates, st.integers(1, 128))
+def test_uniform_is_llava_onevisions_and_llava_vids_forced_sampling(total: int, avg_fps: float, count: int) -> None:
+    sampling = FrameSampling("uniform", count)
+    assert sampling.indices(total, avg_fps) == np.linspace(0, total - 1, count, dtype=int).tolist()
+    forced = llava_vid(total, avg_fps, count, fps=1, force_sample=True)
+    assert sampling.indices_and_times(total, avg_fps) == forced
+
+
+@given(totals, rates, st.integers(1, 128))
+def test_one_frame_per_second_is_llava_vids_to_the_bit(total: int, avg_fps: float, count: int) -> None:
+    expected = llava_vid(total, avg_fps, count, fps=1, force_sample=False)
+    assert FrameSampling("fps", count).indices_and_times(total, avg_fps) == expected
+
+
+@given(totals, st.sampled_from([24.0, 25.0, 29.97]), st.integers(1, 128), st.integers(2, 8))
+def test_other_rates_take_llava_vids_frames_but_true_times(total: int, avg_fps: float, count: int, fps: int) -> None:
+    indices, times = FrameSampling("fps", count, fps).indices_and_times(total, avg_fps)
+    assert indices == llava_vid(total, avg_fps, count, fps, force_sample=False)[0]
+    assert len(times) == len(indices)
+    # Within the rounding of the stride: 25 / 8 = 3.125 is taken as 3.
+    np.testing.assert_allclose(times, np.array(indices) / avg_fps, rtol=0.2)
+
+
+def test_short_videos_repeat_frames_and_long_ones_fall_back_to_uniform() -> None:
+    assert FrameSampling("uniform", 6).indices(3, 24.0) == [0, 0, 0, 1, 1, 2]
+    assert FrameSampling("fps", 4).indices(96, 24.0) == [0, 24, 48, 72]  # 4 of at most 4
+    assert FrameSampling("fps", 4).indices(97, 24.0) == [0, 32, 64, 96]  # a fifth would be too many
+
+
+@pytest.mark.parametrize("avg_fps", [0.4, 0.5])  # Python rounds a half to even: 0
+def test_a_frame_rate_below_the_wanted_one_is_an_error(avg_fps: float) -> None:
+    with pytest.raises(ValueError, match=f"avg_fps {avg_fps}"):
+        FrameSampling("fps", 64).indices(100, avg_fps)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "fps"])
+@pytest.mark.parametrize(("total", "avg_fps"), [(0, 24.0), (10, 0.0), (10, float("nan")), (10, float("inf"))])
+def test_impossible_videos_are_errors(kind: str, total: int, avg_fps: float) -> None:
+    with pytest.raises(ValueError, match=r"no frames|avg_fps"):
+        FrameSampling(kind, 8).indices(total, avg_fps)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text"),
+    [
+        (FrameSampling("uniform", 32), "uniform:32"),
+        (FrameSampling("fps", 64), "fps:1.0:max64"),
+        (FrameSampling("fps", 64, 1), "fps:1.0:max64"),
+        (FrameSampling("fps", 8, 0.1), "fps:0.1:max8"),
+    ],
+)
+def test_text_form(sampling: FrameSampling, text: str) -> None:
+    assert str(sampling) == text
+    assert FrameSampling.parse(text) == sampling
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "uniform", "uniform:", "uniform:x", "uniform:0", "uniform:-3", "uniform:8:max4", "fps:1.0", "fps:1.0:64"]
+    + ["fps:0:max8", "fps:nan:max8", "fps:-1:max8", "fps:1.0:max0", "fps:one:max8", "random:8", "uniform:1.5"],
+)
+def test_bad_text_is_an_error_that_quotes_it(text: str) -> None:
+    with pytest.raises(ValueError, match="bad frame sampling") as raised:
+        FrameSampling.parse(text)
+    assert repr(text) in str(raised.value)
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(ValueError, match="kind must be one of"):
+        FrameSampling("random", 8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["uniform:8", "uniform:100", "fps:1.0:max64", "fps:8.0:max64", "fps:8.0:max5"])
+@pytest.mark.parametrize("layout", ["clip", "faststart"])
+def test_frames_are_pyavs(layout: str, text: str, request: pytest.FixtureRequest) -> None:
+    path, sampling = request.getfixturevalue(layout), FrameSampling.parse(text)
+    video = read_video(path, sampling)
+    indices = sampling.indices(72, 24.0)
+    assert (video.total_frames, video.fps, video.duration) == (72, 24.0, 3.0)
+    assert video.times == [index / 24.0 for index in indices]
+    assert video.frames.dtype == np.uint8
+    expected = pyav_frames(path)[indices]
+    assert video.frames.shape == expected.shape
+    # Both convert the same YUV to RGB, by other versions of the same library; neighbouring frames differ by far more.
+    assert np.abs(video.frames.astype(int) - expected).max() <= 2
+
+
+def test_channels_are_rgb(tmp_path: Path) -> None:
+    frames = np.full((10, 32, 32, 3), (200, 60, 10), dtype=np.uint8)
+    write_video(tmp_path / "red.mp4", frames, 10)
+    colour = read_video(tmp_path / "red.mp4", FrameSampling("uniform", 2)).frames.mean((0, 1, 2))
+    np.testing.assert_allclose(colour, [200, 60, 10], atol=6)
+
+
+def test_a_fractional_frame_rate(tmp_path: Path) -> None:
+    write_video(tmp_path / "ntsc.mp4", noisy_frames(60), Fraction(30000, 1001))
+    video = read_video(str(tmp_path / "ntsc.mp4"), FrameSampling("fps", 8))
+    assert video.fps == pytest.approx(30000 / 1001)
+    assert video.duration == pytest.approx(2.002)
+    assert video.times == [0.0, 1.0]  # frame 30, which lmms-eval takes to be at 1 s
+
+
+def test_a_single_frame(tmp_path: Path) -> None:
+    write_video(tmp_path / "one.mp4", noisy_frames(1), 24)
+    video = read_video(tmp_path / "one.mp4", FrameSampling("uniform", 4))
+    assert video.frames.shape == (4, 48, 64, 3)
+    assert video.times == [0.0] * 4
+
+
+def test_too_slow_a_video_names_the_file_and_its_rate(tmp_path: Path) -> None:
+    write_video(tmp_path / "slow.mp4", noisy_frames(4), Fraction(1, 4))
+    assert len(read_video(tmp_path / "slow.mp4", FrameSampling("uniform", 4)).frames) == 4
+    with pytest.raises(VideoError, match=r"slow\.mp4: .*avg_fps 0\.25 is too low"):
+        read_video(tmp_path / "slow.mp4", FrameSampling("fps", 64))
+
+
+def cut(path: Path, percent: int) -> bytes:
+    data = path.read_bytes()
+    return data[: len(data) * percent // 100]
+
+
+def overwritten(path: Path) -> bytes:
+    """The second quarter of the data zeroed; the index stays whole."""
+    data = bytearray(path.read_bytes())
+    quarter = len(data) // 4
+    data[quarter : 2 * quarter] = bytes(quarter)
+    return bytes(data)
+
+
+def audio_only(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux([*stream.encode(sound), *stream.encode(None)])
+
+
+@pytest.mark.parametrize("layout", ["clip", "faststart"])
+@pytest.mark.parametrize("damage", ["cut at 5", "cut at 50", "cut at 90", "cut at 99", "overwritten"])
+def test_damaged_files(layout: str, damage: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    whole = request.getfixturevalue(layout)
+    bad = tmp_path / "damaged.mp4"
+    bad.write_bytes(overwritten(whole) if damage == "overwritten" else cut(whole, int(damage.split()[-1])))
+    with pytest.raises(VideoError, match="cannot be read") as raised:
+        read_video(bad, FrameSampling("uniform", 32))
+    assert str(raised.value).startswith(f"{bad}: ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "empty"),
+        (bytes(5000), "cannot be read"),
+        (np.random.default_rng(0).bytes(5000), "cannot be read"),
+        (b"The quick brown fox.\n" * 300, "cannot be read"),
+    ],
+    ids=["empty", "zeros", "random", "text"],
+)
+def test_files_that_are_not_videos(content: bytes, cause: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(content)
+    with pytest.raises(VideoError, match=cause) as raised:
+        read_video(bad, FrameSampling("uniform", 8))
+    assert str(bad) in str(raised.value)
+
+
+def test_sound_without_a_picture(tmp_path: Path) -> None:
+    audio_only(tmp_path / "song.mp4")
+    with pytest.raises(VideoError, match=r"song\.mp4: cannot be read"):
+        read_video(tmp_path / "song.mp4", FrameSampling("uniform", 8))
+
+
+def test_missing_files_and_directories(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
+        read_video(tmp_path / "gone.mp4", FrameSampling("uniform", 8))
+    with pytest.raises(VideoError, match="not a file"):
+        read_video(tmp_path, FrameSampling("uniform", 8))
+
+
+def test_a_video_error_crosses_processes() -> None:
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "no such file")))
+    assert (str(error), error.path) == ("a.mp4: no such file", "a.mp4")
+
+
+def test_without_decord_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match="pip install decord"):
+        read_video(clip, FrameSampling("uniform", 8))
