@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,13 +59,27 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--data", default=env.get("DATA") or None, type=Path, help="local benchmark instead of the hub")
     run.add_argument("--dtype", default=None, help="float16, bfloat16 or float32; float16 on GPUs, float32 on CPU")
     run.add_argument("--device", default=None, help="cuda, cpu, or auto (one model over all GPUs)")
+    run.add_argument("--demo", action="store_true", help="a tiny random model on a tiny benchmark, both made here")
     run.set_defaults(main=run_main)
+
+
+def make_demo(root: Path) -> tuple[str, Path]:
+    """A tiny checkpoint and a mini MVBench, made anew in `root`."""
+    from eval.demo.benchmark import make_mvbench
+    from eval.demo.checkpoint import make_checkpoint
+
+    shutil.rmtree(root, ignore_errors=True)
+    print("demo: the model's weights are random, so its accuracy is chance; only the pipeline is real", file=sys.stderr)
+    return str(make_checkpoint(root, "onevision")), make_mvbench(root / "mvbench")
 
 
 def run_main(arguments: argparse.Namespace) -> int:
     import torch
 
     benchmark, _ = select_tasks(arguments.tasks)
+    if arguments.demo:
+        arguments.model, arguments.data = make_demo(Path("outputs/demo"))
+        arguments.overwrite = True
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = {} if arguments.retention is None else {"retention": arguments.retention}
     chosen = compressor(arguments.compressor, **settings)

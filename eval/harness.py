@@ -44,12 +44,12 @@ class Sample:
 
 @contextmanager
 def harness_log(file: Path) -> Iterator[None]:
-    """Send what lmms-eval reports and its many progress bars to a file; its warnings also stay on the terminal."""
+    """Send what lmms-eval reports and its many progress bars to a file; its errors stay on the terminal."""
     from loguru import logger
 
     terminal = sys.stderr
     logger.remove()
-    logger.add(terminal, level="WARNING")
+    logger.add(terminal, level="ERROR")
     with file.open("a") as log, redirect_stderr(log):
         logger.add(log, level="INFO")
         yield
@@ -81,11 +81,11 @@ def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., 
     return doc_to_visual
 
 
-def build_model(engine: LlavaEngine, accelerator: Accelerator, answers: TextIO, advance: Callable[[], None]) -> Any:
+def build_model(engine: LlavaEngine, accelerator: Accelerator, answers: TextIO, advance: Callable[[int], None]) -> Any:
     """An lmms-eval model that answers with `engine`.
 
     Every answer is at once appended to `answers` as a JSON line, so that a crash loses none, and reported by
-    `advance()`. The model's `samples` holds them all afterwards.
+    `advance(how many there are in all)`. The model's `samples` holds them all afterwards.
     """
     from lmms_eval.api.model import lmms
 
@@ -104,6 +104,7 @@ def build_model(engine: LlavaEngine, accelerator: Accelerator, answers: TextIO, 
         __repr__ = __str__
 
         def generate_until(self, requests: list[Any]) -> Iterator[str]:
+            total = len({(request.args[4], request.args[3]) for request in requests})
             for request in requests:
                 question, generation, doc_to_visual, doc_id, task, split = request.args
                 key = (task, int(doc_id))
@@ -112,7 +113,7 @@ def build_model(engine: LlavaEngine, accelerator: Accelerator, answers: TextIO, 
                     self.samples[key] = self._answer(key, question, generation, doc_to_visual(doc))
                     answers.write(json.dumps(asdict(self.samples[key])) + "\n")
                     answers.flush()
-                    advance()
+                    advance(total)
                 yield self.samples[key].answer
 
         def _answer(

@@ -35,6 +35,8 @@ def launch(config: RunConfig, count: int) -> int:
     """
     if count == 1:
         return run(config)
+    if config.device == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -74,9 +74,8 @@ def run(config: RunConfig) -> int:
 
     device = f"cuda:{accelerator.local_process_index}" if config.device == "cuda" else config.device
     engine = LlavaEngine(config.model, protocol, compressor(config.compressor), device, config.dtype, config.attn)
-    questions = sum(min(len(task.eval_docs), config.limit or sys.maxsize) for task in tasks.values())
     answers_file = config.output / f"answers.rank{accelerator.process_index}.jsonl"
-    with answers_file.open("w") as answers, progress(accelerator, questions) as advance, harness_log(harness_file):
+    with answers_file.open("w") as answers, progress(accelerator) as advance, harness_log(harness_file):
         model = build_model(engine, accelerator, answers, advance)
         done = evaluate(model, tasks, config.limit)
     accelerator.wait_for_everyone()
@@ -89,24 +88,7 @@ def run(config: RunConfig) -> int:
         summary["harness_scores"] = {
             benchmark.short_name(task): results["results"][task].get(f"{benchmark.metric},none") for task in tasks
         }
-        summary["run"] = {
-            "model": config.model,
-            "compressor": engine.compressor.spec if engine.compressor else "none",
-            "compressor_settings": engine.compressor.settings if engine.compressor else {},
-            "protocol": protocol.harness_name,
-            "sampling": str(protocol.sampling),
-            "decoder": "decord",
-            "conv_template": protocol.conv_template,
-            "time_instruction": protocol.time_instruction,
-            "model_config": protocol.overwrite_config,
-            "generation": {benchmark.short_name(name): task.config.generation_kwargs for name, task in tasks.items()},
-            "dtype": config.dtype,
-            "attention": engine.attention,
-            "device": str(engine.device),
-            "processes": accelerator.num_processes,
-            "data": str(config.data) if config.data else "hub",
-            "limit": config.limit,
-        }
+        summary["run"] = settings(config, engine, tasks, accelerator.num_processes)
         summary["provenance"] = provenance()
         write_results(config.output, summary, lines)
         for leftover in config.output.glob("answers.rank*.jsonl"):
@@ -121,13 +103,34 @@ def run(config: RunConfig) -> int:
     return failed[0]
 
 
+def settings(config: RunConfig, engine: LlavaEngine, tasks: dict[str, Any], processes: int) -> dict[str, Any]:
+    """What was run, for results.json."""
+    return {
+        "model": config.model,
+        "compressor": engine.compressor.spec if engine.compressor else "none",
+        "compressor_settings": engine.compressor.settings if engine.compressor else {},
+        "protocol": engine.protocol.harness_name,
+        "sampling": str(engine.protocol.sampling),
+        "decoder": "decord",
+        "conv_template": engine.protocol.conv_template,
+        "time_instruction": engine.protocol.time_instruction,
+        "model_config": engine.protocol.overwrite_config,
+        "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
+        "dtype": config.dtype,
+        "attention": engine.attention,
+        "device": str(engine.device),
+        "processes": processes,
+        "data": str(config.data) if config.data else "hub",
+        "limit": config.limit,
+    }
+
+
 @contextmanager
-def progress(accelerator: Accelerator, questions: int) -> Iterator[Callable[[], None]]:
-    """A bar on rank 0 over its share of the questions; yields what moves it on by one."""
+def progress(accelerator: Accelerator) -> Iterator[Callable[[int], None]]:
+    """A bar on rank 0 over its share of the questions; yields what moves it on by one, given their number."""
     if not accelerator.is_main_process:
-        yield lambda: None
+        yield lambda total: None
         return
-    share = -(-questions // accelerator.num_processes)
     columns: list[Any] = [
         TextColumn("answering"),
         BarColumn(),
@@ -137,11 +140,11 @@ def progress(accelerator: Accelerator, questions: int) -> Iterator[Callable[[], 
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=Console(file=sys.stderr)) as bar:
-        task = bar.add_task("", total=share, rate="")
+        task = bar.add_task("", total=None, rate="")
 
-        def advance() -> None:
-            bar.advance(task)
-            speed = bar.tasks[task].speed
-            bar.update(task, rate=f"{speed * accelerator.num_processes:.2f}/s" if speed else "")
+        def advance(total: int) -> None:
+            bar.update(task, total=total, advance=1)
+            if speed := bar.tasks[task].speed:
+                bar.update(task, rate=f"{speed * accelerator.num_processes:.2f}/s")
 
         yield advance
