@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from transformers.utils import logging
@@ -99,7 +100,7 @@ class LlavaMetaForCausalLM(LanguageModel):
         mm_spatial_pool_mode average and max floor the new side, bilinear rounds it up. Raises ValueError for others.
         """
         side = self.get_vision_tower().num_patches_per_side
-        x = image_feature.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        x = rearrange(image_feature, "t (y x) d -> t d y x", x=side)
         mode = getattr(self.config, "mm_spatial_pool_mode", None)
         if mode == "average":
             x = avg_pool2d(x, stride)
@@ -109,7 +110,7 @@ class LlavaMetaForCausalLM(LanguageModel):
             x = interpolate(x, size=(math.ceil(side / stride),) * 2, mode="bilinear")
         else:
             raise ValueError(f"mm_spatial_pool_mode={mode!r} is unknown; use average, max or bilinear")
-        return x.flatten(2).mT
+        return rearrange(x, "t d y x -> t (y x) d")
 
     def prepare_inputs_labels_for_multimodal(
         self,

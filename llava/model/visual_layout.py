@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, pad
 
@@ -194,10 +195,9 @@ def _tile_grid(config: Any, image_size: tuple[int, int], tiles: int, tile_size: 
 
 def tile_map(tiles: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tiles [n, side*side, D] in raster order of a (columns, rows) grid -> one map [D, rows*side, columns*side]."""
-    columns, rows = grid
+    columns, _ = grid
     side = math.isqrt(tiles.shape[1])
-    x = tiles.view(rows, columns, side, side, -1)
-    return x.permute(4, 0, 2, 1, 3).reshape(tiles.shape[2], rows * side, columns * side)
+    return rearrange(tiles, "(row column) (y x) d -> d (row y) (column x)", column=columns, x=side)
 
 
 def unpad_image(tensor: Tensor, original_size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,184 @@
+"""The main job: the script as users call it, and the command line behind it, on real video files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
+from eval.cli import FAILED_QUESTIONS, main
+from eval.demo.benchmark import make_mvbench
+from eval.timing import STAGES
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_mvbench.sh"
+
+
+def lines_of(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
+
+
+def results_of(output: Path) -> dict:
+    return json.loads((output / "results.json").read_text())
+
+
+def script(cwd: Path, *flags: str, **env: str) -> subprocess.CompletedProcess:
+    clean = {
+        k: v for k, v in os.environ.items() if k not in ("COMPRESSOR", "R_RATIO", "MODEL", "DATA", "OUTPUT", "LIMIT")
+    }
+    environment = {**clean, "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **env}
+    return subprocess.run(["bash", str(SCRIPT), *flags], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def both(onevision, tmp_path_factory) -> dict[str, Path]:
+    """All 20 tasks, by the script, in one process and in two."""
+    root = tmp_path_factory.mktemp("script")
+    data = make_mvbench(root / "data", per_task=2)
+    outputs = {}
+    for processes in ("1", "2"):
+        outputs[processes] = root / f"out{processes}"
+        done = script(
+            root,
+            MODEL=str(onevision),
+            DATA=str(data),
+            OUTPUT=str(outputs[processes]),
+            R_RATIO="0.15",
+            NUM_GPUS=processes,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "overall" in done.stdout
+    return outputs
+
+
+def test_script_writes_complete_results(both, onevision):
+    results, lines = results_of(both["1"]), lines_of(both["1"])
+    assert list(results["scores"]["tasks"]) == sorted(MVBENCH_FOLDERS)
+    assert len(lines) == results["samples"] == 40
+    for task, scores in results["scores"]["tasks"].items():
+        mine = [line for line in lines if line["task"] == f"mvbench_{task}"]
+        assert scores["accuracy"] == pytest.approx(100 * sum(line["score"] for line in mine) / 2)
+        assert scores["accuracy"] == pytest.approx(results["harness_scores"][task])
+        assert (scores["samples"], scores["failed"]) == (2, 0)
+    overall = [scores["accuracy"] for scores in results["scores"]["tasks"].values()]
+    assert results["scores"]["overall"] == pytest.approx(sum(overall) / 20)
+    assert 0 < results["scores"]["overall"] < 100, "chance answers should be right sometimes"
+
+    assert {line["frames"] for line in lines} == {32}
+    assert {line["tokens_before"] for line in lines} == {32 * 4 * 4 + 1}
+    assert all(0.15 * 512 <= line["tokens_after"] <= 0.25 * 512 + 1 for line in lines)  # ceil of 2.4 tokens per frame
+    assert results["visual_tokens"]["after"] == sum(line["tokens_after"] for line in lines)
+    assert all(line["seconds"][stage] > 0 for line in lines for stage in STAGES)
+    assert all("<image>\nQuestion:" in line["prompt"] for line in lines)
+    assert all(line["parsed"] in (None, *"ABCDE") and line["target"] in "ABCDE" for line in lines)
+    assert all(line["score"] == (line["parsed"] == line["target"]) for line in lines)
+
+    assert results["run"]["compressor"] == "vidcom2@0.15"
+    assert results["run"]["compressor_settings"]["rounding"] == "ceil"
+    assert results["run"]["model"] == str(onevision)
+    assert results["run"]["sampling"] == "uniform:32"
+    assert results["provenance"]["versions"]["lmms-eval"] == "0.7.3"
+    assert results["failures"] == []
+    assert "| overall |" in (both["1"] / "table.md").read_text()
+    assert not list(both["1"].glob("answers.*")), "raw answers are merged into samples.jsonl"
+
+
+def test_two_processes_give_the_same(both):
+    one, two = (results_of(both[n]) for n in "12")
+    assert two["run"]["processes"] == 2
+    assert two["scores"] == one["scores"]
+    assert two["visual_tokens"] == one["visual_tokens"]
+    for a, b in zip(lines_of(both["1"]), lines_of(both["2"]), strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+def test_help_needs_no_environment(tmp_path):
+    done = script(tmp_path, "--help", PYTHON="/nonexistent")
+    assert done.returncode == 0
+    for name in ("MODEL", "COMPRESSOR", "R_RATIO", "NUM_GPUS", "OUTPUT", "LIMIT", "ATTN", "DATA", "--demo"):
+        assert name in done.stdout
+
+
+def run(*flags: object) -> int:
+    return main(["run", "--device", "cpu", *map(str, flags)])
+
+
+def test_compressors_are_compared_on_equal_terms(llava_video, mvbench, tasks, tmp_path):
+    for compressor in ("none", "vidcom2", "vidcom2.released@0.5:newlines=rows"):
+        output = tmp_path / compressor
+        flags = ("--tasks", tasks, "--model", llava_video, "--data", mvbench, "--compressor", compressor)
+        assert run(*flags, "--output", output) == 0
+        results = results_of(output)
+        before = {(line["task"], line["doc_id"]): line["tokens_before"] for line in lines_of(output)}
+        if compressor == "none":
+            dense = before
+            assert results["visual_tokens"]["retention"] == 1
+            assert results["run"]["compressor"] == "none"
+        else:
+            assert before == dense
+            assert results["visual_tokens"]["retention"] < 0.75
+    # LLaVA-Video: one frame a second from the first on, rows of 3 patches and a newline, 3 rows.
+    for line in lines_of(tmp_path / "none"):
+        assert line["frames"] == len(range(0, round(line["duration_s"] * 24), 24))
+        assert line["tokens_before"] == line["frames"] * 3 * 4
+
+
+def test_limit(onevision, mvbench, tasks, tmp_path):
+    flags = ("--tasks", tasks, "--model", onevision, "--data", mvbench, "--output", tmp_path / "out", "--limit", 2)
+    assert run(*flags) == 0
+    assert [line["doc_id"] for line in lines_of(tmp_path / "out")] == [0, 1] * 3
+
+
+def test_unreadable_videos_are_listed_and_count_as_wrong(onevision, mvbench, tasks, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(mvbench, data)
+    task = "mvbench_action_count"
+    questions = json.loads((data / "json" / "action_count.json").read_text())
+    missing, corrupt = (MVBENCH.local_video(task, data, doc) for doc in questions[:2])
+    missing.unlink()
+    corrupt.write_bytes(b"not a video" * 100)
+    output = tmp_path / "out"
+    flags = ("--tasks", tasks, "--model", onevision, "--data", data, "--output", output)
+    assert run(*flags) == FAILED_QUESTIONS
+
+    results = results_of(output)
+    assert [(f["task"], f["doc_id"], f["video"]) for f in results["failures"]] == [
+        (task, 0, str(missing)),
+        (task, 1, str(corrupt)),
+    ]
+    assert all(f["video"] in f["error"] for f in results["failures"])
+    scores = results["scores"]["tasks"]["action_count"]
+    assert (scores["samples"], scores["failed"]) == (3, 2)
+    failed = lines_of(output)[:2]
+    assert [(line["answer"], line["parsed"], line["score"]) for line in failed] == [(None, None, 0.0)] * 2
+    assert capsys.readouterr().out.count("FAILED") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--tasks", "mvbench_nothing"), "no benchmark"),
+        (("--tasks", "mvbench", "--compressor", "vidcom3"), "'vidcom3' is unknown"),
+        (("--tasks", "mvbench", "--retention", "1.5"), "retention=1.5"),
+        (("--tasks", "mvbench", "--limit", "0"), "--limit 0"),
+        (("--tasks", "mvbench", "--data", "/nonexistent"), "json/ and video/"),
+        (("--tasks", "mvbench", "--num-gpus", "0"), "--num-gpus 0"),
+    ],
+)
+def test_bad_flags_fail_before_anything_is_loaded(flags, message, tmp_path, capsys, onevision):
+    assert run(*flags, "--model", onevision, "--output", tmp_path) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_finished_results_are_not_overwritten(onevision, mvbench, tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{}")
+    flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
+    assert run(*flags) == 1
+    assert "holds finished results" in capsys.readouterr().err
+    assert run(*flags, "--overwrite") == 0
+    assert results_of(tmp_path)["samples"] == 3
