@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from eval.benchmarks import BENCHMARKS, select_tasks
+from eval.benchmarks.mvbench import MVBENCH
+from eval.harness import NO_ANSWER, Sample
+from eval.launch import processes
+from eval.results import join_samples, markdown, print_table, summarise, write_results
+from eval.timing import STAGES
+
+
+def sample(task: str, doc_id: int, answer: str, error: str | None = None, after: int = 25) -> Sample:
+    seconds = {} if error else dict.fromkeys(STAGES, 0.5)
+    tokens = (0, 0) if error else (100, after)
+    return Sample(task, doc_id, f"{doc_id}.mp4", "prompt", answer, error, 4, 2.0, *tokens, seconds)
+
+
+def scored(doc_id: int, answer: str, target: str) -> dict:
+    """What lmms-eval logs, by its own scorer."""
+    doc = {"candidates": ["a", "b", "c", "d"], "answer": "abcd"["ABCD".index(target)]}
+    return {"doc_id": doc_id, **MVBENCH.harness_utils().mvbench_process_results(doc, [answer])}
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[dict, list[dict]]:
+    answers = {
+        "mvbench_action_count": [("A", "A", None), ("(B) b", "B", None), ("well", "C", None), ("A", "D", None)],
+        "mvbench_state_change": [("D.", "D", None), (NO_ANSWER, "A", "0.mp4: gone")],
+    }
+    logged = {task: [scored(i, a, t) for i, (a, t, _) in enumerate(rows)] for task, rows in answers.items()}
+    ours = [sample(task, i, a, e) for task, rows in answers.items() for i, (a, _, e) in enumerate(rows)]
+    lines = join_samples(MVBENCH, logged, ours[::-1])
+    summary = summarise(MVBENCH, lines)
+    summary["run"] = {"model": "m", "compressor": "c", "sampling": "s", "dtype": "d", "attention": "a"}
+    return summary, lines
+
+
+def test_scores_count_every_question(run):
+    summary, lines = run
+    assert [line["score"] for line in lines] == [1, 1, 0, 0, 1, 0]
+    assert [line["parsed"] for line in lines] == ["A", "B", None, "A", "D", None]
+    assert summary["scores"]["tasks"] == {
+        "action_count": {"accuracy": 50.0, "samples": 4, "failed": 0, "unparsed": 1},
+        "state_change": {"accuracy": 50.0, "samples": 2, "failed": 1, "unparsed": 0},
+    }
+    assert summary["scores"]["overall"] == 50.0
+    assert summary["visual_tokens"]["retention"] == 0.25
+    assert summary["visual_tokens"]["after_per_sample"] == 25
+    assert summary["seconds"]["vision"] == {"total": 2.5, "mean": 0.5, "median": 0.5}
+    assert summary["failures"] == [
+        {"task": "mvbench_state_change", "doc_id": 1, "video": "1.mp4", "error": "0.mp4: gone"}
+    ]
+
+
+@pytest.mark.parametrize("target", "ABCDE")
+def test_the_answer_to_an_unreadable_video_can_never_be_right(target):
+    assert MVBENCH.harness_utils().mcq_acc(target, NO_ANSWER) == 0
+
+
+def test_files_and_tables_tell_the_same(run, tmp_path):
+    summary, lines = run
+    write_results(tmp_path, summary, lines)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "samples.jsonl", "table.md"]
+    assert json.loads((tmp_path / "results.json").read_text()) == summary
+    assert [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()] == lines
+    console = Console(record=True, width=200)
+    print_table(console, summary)
+    for text in (markdown(summary), console.export_text()):
+        assert "100.0 -> 25.0" in text
+        assert "FAILED mvbench_state_change question 1: 0.mp4: gone" in text
+
+
+def test_all_failed_is_still_a_result():
+    logged = {"mvbench_action_count": [scored(0, NO_ANSWER, "A")]}
+    summary = summarise(MVBENCH, join_samples(MVBENCH, logged, [sample("mvbench_action_count", 0, NO_ANSWER, "gone")]))
+    assert summary["scores"]["overall"] == 0
+    assert summary["visual_tokens"]["retention"] is None
+
+
+def test_select_tasks():
+    assert select_tasks("mvbench") == (BENCHMARKS["mvbench"], MVBENCH.tasks)
+    assert len(MVBENCH.tasks) == 20
+    assert select_tasks("mvbench_state_change, mvbench_action_count")[1] == (
+        "mvbench_state_change",
+        "mvbench_action_count",
+    )
+    for wrong in ("", "mvbench_action_count,other", "mvbench,mvbench_action_count"):
+        with pytest.raises(ValueError, match="no benchmark"):
+            select_tasks(wrong)
+
+
+def test_processes(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert processes(None, "cuda") == 4
+    assert processes(2, "cuda") == 2
+    assert processes(None, "cpu") == 1
+    assert processes(3, "cpu") == 3
+    assert processes(None, "auto") == 1
+    with pytest.raises(ValueError, match="--num-gpus 8 is not between 1 and the 4"):
+        processes(8, "cuda")
+    with pytest.raises(ValueError, match="--device auto"):
+        processes(2, "auto")
+    monkeypatch.setenv("RANK", "1")
+    assert processes(None, "cuda") == 1
