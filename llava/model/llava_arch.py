@@ -28,7 +28,7 @@ LanguageModel: Any = Any if TYPE_CHECKING else object
 
 logger = logging.get_logger(__name__)
 
-TOWER_PREFIX = "model.vision_tower."
+TOWER_PREFIX = "model.vision_tower.vision_tower."
 
 
 class LlavaMetaModel(LanguageModel):
@@ -319,7 +319,7 @@ class LlavaMetaForCausalLM(LanguageModel):
         tower = [key for key in missing if key.startswith(TOWER_PREFIX)]
         if tower:
             logger.info(f"{len(tower)} tower weights are not in the checkpoint; reading the tower's own files")
-            model.get_vision_tower().load_model()
+            model.get_vision_tower().load_model(only=[key.removeprefix(TOWER_PREFIX) for key in tower])
         if others := [key for key in missing if not key.startswith(TOWER_PREFIX)]:
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(others)} weights of {cls.__name__}, {others[0]} for one"

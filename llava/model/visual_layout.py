@@ -83,13 +83,14 @@ def kept_rows(layout: Tensor, kept: Tensor, width: int, newlines: str, style: st
     """Which rows of `layout` stay, in output order, where only the patches in `kept` do.
 
     Newlines stay, except that "grid" newlines follow `style`: "released" moves each frame's newlines behind its kept
-    tokens; "rows" drops the newline of a row that lost all its patches. per_frame: patches per frame.
+    tokens; "rows" drops the newline of a row that lost all its patches. Where every patch stays, nothing moves.
+    per_frame: patches per frame.
     """
     is_kept = torch.zeros(int(layout.max()) + 1, dtype=torch.bool)
     is_kept[kept] = True
     newline = layout == NEWLINE
     stays = newline | is_kept[layout]
-    if newlines != "grid":
+    if newlines != "grid" or bool(stays.all()):
         return stays.nonzero().flatten()
     if style == "rows":
         row = torch.arange(len(layout)) // (width + 1)

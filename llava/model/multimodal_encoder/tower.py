@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,21 @@ class VisionTower(nn.Module):
         """Always True: a tower is built with its model. Kept because callers written for upstream ask."""
         return True
 
-    def load_model(self) -> None:
-        """Fill the tower from its own files at `vision_tower_name`.
+    def load_model(self, only: Collection[str] | None = None) -> None:
+        """Fill the tower from its own files at `vision_tower_name`; `only` names the weights to fill, None for all.
 
-        Needed only where the LLaVA checkpoint holds no tower weights. Layers and heads that the tower does not
+        Needed only where the LLaVA checkpoint does not hold them. Layers and heads that the tower does not
         run are left out. Raises OSError where there are no weights, RuntimeError where they do not fit.
         """
-        prefix = "vision_model."
-        state = {k: v for k, v in read_weights(self.vision_tower_name).items() if k.startswith(prefix)}
-        result = self.vision_tower.load_state_dict(state, strict=False, assign=False)
-        if result.missing_keys:
+        prefix = "vision_model."  # which transformers 5 leaves out when it saves a bare vision model
+        state = {prefix + k.removeprefix(prefix): v for k, v in read_weights(self.vision_tower_name).items()}
+        wanted = set(self.vision_tower.state_dict() if only is None else only)
+        if missing := sorted(wanted - set(state)):
             raise RuntimeError(
-                f"the files of vision tower {self.vision_tower_name!r} lack {len(result.missing_keys)} of its weights, "
-                f"{result.missing_keys[0]} for one"
+                f"the files of vision tower {self.vision_tower_name!r} lack {len(missing)} of its weights, "
+                f"{missing[0]} for one"
             )
+        self.vision_tower.load_state_dict({k: state[k] for k in wanted}, strict=False)
 
     def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         if isinstance(images, list):

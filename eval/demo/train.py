@@ -1,0 +1,431 @@
+"""Train the demo model: a tiny LLaVA-OneVision on MiniBench's world, from nothing, on two CPU cores or a GPU.
+
+    python -m eval.demo.train OUTPUT
+
+Three lessons, each of which the next needs:
+1. vision: the tower learns which object and which background cover each patch. Without it the LLM alone never
+   discovers vision.
+2. words: projector and LLM answer in words.
+3. letters: the same questions as multiple choice, in the benchmarks' own prompts. Some of them give the answer's word
+   away ("The answer is red."), so that finding a word's letter can be learned apart from seeing.
+
+Eight questions share one video: its rows go through tower and LLM once, and every question continues from their keys
+and values, exactly as if it were alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast
+
+from eval.demo.checkpoint import QWEN2_SPLIT
+from eval.demo.world import BACKGROUNDS, COLOURS, SHAPES, SIZE, TASKS, UNITS, Question, Scene, ask, draw_scene, render
+from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
+from llava.conversation import conv_templates
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+
+PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH, LAYERS = 8, 64, 2, 128, 4
+QUESTIONS = 8  # per video
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+# ---- text
+
+
+def mvbench_prompt(q: Question) -> str:
+    options = "".join(f"({letter}) {option}\n" for letter, option in zip("ABCD", q.options, strict=True))
+    return f"Question:{q.text}\nOption:\n{options}Only give the best option.\n"
+
+
+def mlvu_prompt(q: Question) -> str:
+    options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", q.options, strict=True))
+    return f"{q.text}\n{options}\nOnly give the best option.\nBest option: ("
+
+
+def videomme_prompt(q: Question) -> str:
+    options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", q.options, strict=True))
+    return (
+        "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
+        "Respond with only the letter (A, B, C, or D) of the correct option.\n"
+        f"{q.text}\n{options}\n\nAnswer with the option's letter from the given choices directly."
+    )
+
+
+CHOICES = (mvbench_prompt, mlvu_prompt, videomme_prompt)
+
+
+def word_prompt(q: Question) -> str:
+    return f"Question:{q.text}\nAnswer in words.\n"
+
+
+def conversation(prompt: str) -> tuple[str, str]:
+    """The chat text before and after the video's rows."""
+    chat = conv_templates["qwen_1_5"].copy()
+    chat.append_message(chat.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{prompt}")
+    chat.append_message(chat.roles[1], None)
+    before, after = chat.get_prompt().split(DEFAULT_IMAGE_TOKEN)
+    return before, after
+
+
+def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, split like Qwen2's, with merges learned from the lessons' own text."""
+    rng = np.random.default_rng(seed)
+    corpus = []
+    for _ in range(300):
+        scene = draw_scene(rng)
+        for task in TASKS:
+            q = ask(scene, task, rng)
+            corpus += ["".join(conversation(p(q))) for p in (*CHOICES, word_prompt)] + [f"The answer is {q.answer}. "]
+            corpus += [q.answer, f" {q.answer}"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[AddedToken(token, normalized=False, special=True) for token in SPECIAL],
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0], padding_side="right"
+    )
+
+
+# ---- model
+
+
+def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaQwenForCausalLM:
+    """A fresh model, its tower's config.json below `root`."""
+    tower = {
+        "architectures": ["SiglipVisionModel"],
+        "model_type": "siglip_vision_model",
+        "hidden_size": TOWER_WIDTH,
+        "intermediate_size": 4 * TOWER_WIDTH,
+        "num_hidden_layers": TOWER_LAYERS + 1,  # LLaVA's tower stops before the last one
+        "num_attention_heads": 4,
+        "image_size": SIZE,
+        "patch_size": PATCH,
+        "hidden_act": "gelu_pytorch_tanh",
+        "vision_use_head": False,
+    }
+    (root / "vision_tower").mkdir(parents=True, exist_ok=True)
+    (root / "vision_tower" / "config.json").write_text(json.dumps(tower, indent=2) + "\n")
+    config = LlavaQwenConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=0.04,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        mm_vision_tower="vision_tower",
+        mm_hidden_size=TOWER_WIDTH,
+        mm_projector_type="mlp2x_gelu",
+        mm_patch_merge_type="spatial_unpad",
+        mm_newline_position="one_token",
+        mm_spatial_pool_mode="bilinear",
+        mm_spatial_pool_stride=2,
+        mm_use_im_patch_token=False,
+        mm_use_im_start_end=False,
+        image_aspect_ratio="pad",
+        tokenizer_model_max_length=4096,
+        tokenizer_padding_side="right",
+    )
+    config._name_or_path = str(root)
+    torch.manual_seed(seed)
+    return LlavaQwenForCausalLM(config)
+
+
+# ---- data
+
+
+def pixels(frames: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """uint8 [..., H, W, 3] -> normalised float [..., 3, H, W], with the small errors that video coding makes."""
+    noisy = frames + 3 * rng.standard_normal(frames.shape, dtype=np.float32)
+    return torch.from_numpy(noisy / 127.5 - 1).movedim(-1, -3)
+
+
+def patch_labels(scene: Scene, frames: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """For the frames of these units, per patch: (which colour, which shape is on it; the background), [T, P, 3]."""
+    side = SIZE // PATCH
+    blocks = frames.reshape(len(frames), side, PATCH, side, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
+    blocks = blocks.reshape(len(frames), side * side, PATCH * PATCH, 3)
+    counts = np.stack([(blocks == np.array(rgb)).all(-1).sum(-1) for rgb in COLOURS.values()], -1)
+    colour = np.where(counts.max(-1) >= 8, counts.argmax(-1) + 1, 0)
+    shape = np.zeros_like(colour)
+    things = [scene.resting, scene.mover, scene.flashes[0][1], scene.flashes[1][1]]
+    worn = [{scene.resting.colour, scene.turned}, *({thing.colour} for thing in things[1:])]
+    for thing, names in zip(things, worn, strict=True):
+        for name in names:
+            shape[colour == list(COLOURS).index(name) + 1] = SHAPES.index(thing.shape) + 1
+    back = [list(BACKGROUNDS).index(scene.backgrounds[int(unit >= scene.cut)]) for unit in units]
+    background = np.broadcast_to(np.array(back)[:, None], colour.shape)
+    return np.stack([colour, shape, background], -1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """pixels [B, UNITS, 3, S, S]; before [P], ids of the chat's beginning; ids, labels [B * QUESTIONS, L] of what
+    follows the video, padded on the right. asked: (task, kind) of every question."""
+
+    pixels: Tensor
+    before: Tensor
+    ids: Tensor
+    labels: Tensor
+    asked: list[tuple[str, str]]
+
+    def to(self, device: str) -> Batch:
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "asked"}
+        return replace(self, **moved)
+
+
+class Lessons:
+    """Draws batches; the same seed draws the same ones."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int):
+        self.tokenizer, self.rng = tokenizer, np.random.default_rng(seed)
+        self.before = tokenizer(conversation("")[0], add_special_tokens=False).input_ids
+        self._cache: dict[str, list[int]] = {}
+
+    def text_ids(self, text: str) -> list[int]:
+        if text not in self._cache:
+            if len(self._cache) > 200_000:
+                self._cache.clear()
+            self._cache[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self._cache[text]
+
+    def question_ids(self, q: Question, kind: str, style: Callable[[Question], str]) -> tuple[list[int], list[int]]:
+        """(ids, labels) of one question with its answer; only the answer and the end of the turn are learned."""
+        if kind == "word":
+            prompt, answer = word_prompt(q), q.answer
+        else:
+            prompt, answer = style(q), q.letter
+            if kind == "hint":
+                prompt = f"The answer is {q.answer}. {prompt}"
+        ids, target = self.text_ids(conversation(prompt)[1]), [*self.text_ids(answer), self.tokenizer.eos_token_id]
+        return ids + target, [IGNORE_INDEX] * len(ids) + target
+
+    def patches(self, scenes: int, each: int) -> tuple[Tensor, Tensor]:
+        """Single frames: pixels [N, 3, S, S] and patch labels [N, P, 3], N = scenes * each."""
+        frames, labels = [], []
+        for _ in range(scenes):
+            scene = draw_scene(self.rng)
+            picked = self.rng.permutation(UNITS)[:each]
+            frames.append(render(scene)[picked])
+            labels.append(patch_labels(scene, frames[-1], picked))
+        return pixels(np.concatenate(frames), self.rng), torch.from_numpy(np.concatenate(labels))
+
+    def batch(self, videos: int, shares: dict[str, float]) -> Batch:
+        """shares: of the kinds "word", "hint" (multiple choice with the answer's word given) and "choice"."""
+        frames, rows, asked = [], [], []
+        style = CHOICES[self.rng.integers(len(CHOICES))]  # one for the batch, so that lengths are alike
+        for _ in range(videos):
+            scene = draw_scene(self.rng)
+            frames.append(render(scene))
+            tasks = self.rng.permutation(list(TASKS))[:QUESTIONS].tolist()
+            kinds = self.rng.choice(list(shares), QUESTIONS, p=list(shares.values())).tolist()
+            asked += list(zip(tasks, kinds, strict=True))
+            rows += [self.question_ids(ask(scene, t, self.rng), k, style) for t, k in asked[-QUESTIONS:]]
+        length = max(len(ids) for ids, _ in rows)
+        ids = [one + [self.tokenizer.pad_token_id] * (length - len(one)) for one, _ in rows]
+        labels = [target + [IGNORE_INDEX] * (length - len(target)) for _, target in rows]
+        return Batch(
+            pixels(np.stack(frames), self.rng),
+            torch.tensor(self.before),
+            torch.tensor(ids),
+            torch.tensor(labels),
+            asked,
+        )
+
+
+# ---- losses
+
+
+def answer_loss(model: LlavaQwenForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the answers, and for each question whether its answer's first token is right."""
+    videos = len(batch.pixels)
+    features = model.encode_images(batch.pixels.flatten(0, 1))
+    pooled = model.get_2dPool(features, 2).unflatten(0, (videos, UNITS)).flatten(1, 2)  # [B, T*M, D]
+    newline = model.model.image_newline.expand(videos, 1, -1)
+    embed = model.model.embed_tokens
+    before = embed(batch.before).expand(videos, -1, -1)
+    video = model.model(inputs_embeds=torch.cat([before, pooled, newline], dim=1), use_cache=True)
+    cache = video.past_key_values
+    cache.batch_repeat_interleave(QUESTIONS)
+    hidden = model.model(inputs_embeds=embed(batch.ids), past_key_values=cache, use_cache=True).last_hidden_state
+    targets = batch.labels[:, 1:]
+    learned = targets != IGNORE_INDEX
+    logits = model.lm_head(hidden[:, :-1][learned])
+    first = learned & (batch.labels[:, :-1] == IGNORE_INDEX)
+    right = logits.argmax(-1)[first[learned]] == targets[first]
+    return cross_entropy(logits.float(), targets[learned]), right
+
+
+class PatchHeads(nn.Module):
+    """What covers each patch: colour, shape, background; only for the first lesson."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour, self.shape = nn.Linear(TOWER_WIDTH, len(COLOURS) + 1), nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
+        self.background = nn.Linear(TOWER_WIDTH, len(BACKGROUNDS))
+
+    def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        """features [N, P, D], labels [N, P, 3] -> loss, share of covered patches with colour and shape right."""
+        outs = [head(features).float() for head in (self.colour, self.shape, self.background)]
+        loss = sum(cross_entropy(out.flatten(0, 1), labels[..., i].flatten()) for i, out in enumerate(outs))
+        covered = labels[..., 0] > 0
+        right = (outs[0].argmax(-1) == labels[..., 0]) & (outs[1].argmax(-1) == labels[..., 1])
+        return loss, float(right[covered].float().mean())
+
+
+# ---- lessons
+
+
+@dataclass(frozen=True)
+class Lesson:
+    name: str
+    steps: int
+    shares: dict[str, float]
+
+
+LESSONS = (
+    Lesson("words", 1200, {"word": 0.8, "hint": 0.2}),
+    Lesson("letters", 2600, {"word": 0.2, "hint": 0.1, "choice": 0.7}),
+)
+VISION_STEPS = 500
+VIDEOS = 16  # per step
+HELD_OUT = 1_000_000  # seeds from here on are never trained on; MiniBench draws its scenes from them
+
+
+def learn_vision(model: LlavaQwenForCausalLM, lessons: Lessons, steps: int, device: str, log: Any, bar: Any) -> None:
+    heads = PatchHeads().to(device)
+    tower = model.get_vision_tower()
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.02)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * schedule(step, steps)
+        images, labels = lessons.patches(scenes=32, each=8)
+        with torch.autocast(device, torch.bfloat16):
+            loss, accuracy = heads.loss(tower(images.to(device)), labels.to(device))
+        update(optimizer, loss, parameters)
+        bar(f"vision {accuracy:.3f}")
+        if step % 50 == 49:
+            log({"lesson": "vision", "step": step + 1, "loss": loss.item(), "covered_patches_right": accuracy})
+
+
+def schedule(step: int, steps: int, warmup: int = 100) -> float:
+    """Linear warm-up, then a cosine down to 3 %."""
+    return min((step + 1) / warmup, 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor]) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
+@torch.no_grad()
+def examine(model: LlavaQwenForCausalLM, tokenizer: Any, device: str, videos: int = 96) -> dict[str, dict[str, float]]:
+    """Accuracy of the first answer token on held-out scenes, per kind of question and task."""
+    lessons = Lessons(tokenizer, HELD_OUT - 1)
+    scores: dict[str, dict[str, float]] = {}
+    for kind in ("word", "choice"):
+        right: dict[str, list[bool]] = {task: [] for task in TASKS}
+        for _ in range(0, videos, VIDEOS):
+            batch = lessons.batch(VIDEOS, {kind: 1.0}).to(device)
+            with torch.autocast(device, torch.bfloat16):
+                _, answers = answer_loss(model, batch)
+            for (task, _), answer in zip(batch.asked, answers.tolist(), strict=True):
+                right[task].append(answer)
+        scores[kind] = {task: round(float(np.mean(answers)), 3) for task, answers in right.items()}
+        scores[kind]["overall"] = round(float(np.mean(list(scores[kind].values()))), 3)
+    return scores
+
+
+def train(output: Path, seed: int, device: str) -> None:
+    """All lessons, from where an earlier, interrupted run in `output` stopped; leaves the checkpoint there."""
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(seed)
+    model = build_model(output, tokenizer, seed).to(device)
+    lessons = Lessons(tokenizer, seed)
+    state_file, curve = output / "training.pt", output / "curve.jsonl"
+    begin = time.monotonic()
+
+    def log(entry: dict[str, Any]) -> None:
+        with curve.open("a") as file:
+            file.write(json.dumps({**entry, "seconds": round(time.monotonic() - begin)}) + "\n")
+
+    total = sum(lesson.steps for lesson in LESSONS)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98))
+    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=VISION_STEPS + total)
+
+        def bar(text: str) -> None:
+            progress.update(task, advance=1, description=text)
+
+        done = 0
+        if state_file.exists():
+            state = torch.load(state_file, weights_only=False)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            lessons.rng.bit_generator.state = state["rng"]
+            done = state["step"]
+            progress.update(task, completed=VISION_STEPS + done)
+        else:
+            learn_vision(model, lessons, VISION_STEPS, device, log, bar)
+        for step in range(done, total):
+            lesson = LESSONS[0] if step < LESSONS[0].steps else LESSONS[1]
+            optimizer.param_groups[0]["lr"] = 2e-3 * schedule(step, total)
+            batch = lessons.batch(VIDEOS, lesson.shares).to(device)
+            with torch.autocast(device, torch.bfloat16):
+                loss, right = answer_loss(model, batch)
+            update(optimizer, loss, parameters)
+            bar(f"{lesson.name} loss {loss.item():.3f} right {right.float().mean():.3f}")
+            if step % 200 == 199 or step == total - 1:
+                log({"lesson": lesson.name, "step": step + 1, "loss": loss.item(), **examine(model, tokenizer, device)})
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                torch.save({**state, "rng": lessons.rng.bit_generator.state}, state_file.with_suffix(".partial"))
+                state_file.with_suffix(".partial").replace(state_file)
+    model.config.architectures = ["LlavaQwenForCausalLM"]
+    model.half().save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="train the demo model")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    train(arguments.output, arguments.seed, arguments.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""MiniBench's world: short scripted scenes, their pixels, and questions that only the pixels answer.
+
+A scene lasts UNITS units of time. Most of it is redundant: a background, an object at rest. One object moves all the
+time. And a few single units are unlike the rest and carry answers: two objects that flash up for one unit, a lamp
+that lights up, the moments when the background and the resting object change. So a method that keeps only the odd
+frames loses the tasks that need all of them, and one that keeps none of them loses the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+UNITS = 16
+SIZE = 56  # pixels, the side of a square picture as the demo model sees it
+
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 180, 70),
+    "blue": (50, 80, 230),
+    "yellow": (240, 220, 50),
+    "purple": (150, 50, 180),
+    "orange": (245, 140, 30),
+}
+BACKGROUNDS = {"black": (12, 12, 12), "white": (242, 242, 242), "grey": (125, 125, 125), "brown": (95, 58, 30)}
+SHAPES = ("circle", "square", "triangle", "cross")
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+MOMENTS = {
+    "at the start": range(2, 4),
+    "before the middle": range(5, 7),
+    "after the middle": range(9, 11),
+    "at the end": range(12, 14),
+}
+COUNTS = ("one", "two", "three", "four")
+
+OBJECT = 14  # pixels, the side of an object
+LAMP = (slice(2, 12), slice(SIZE - 12, SIZE - 2))  # rows, columns: the upper right corner
+LAMP_ON, LAMP_OFF = (255, 120, 200), (60, 60, 80)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: its shape, its colour, and the upper left corner of its box (x, y) in pixels."""
+
+    shape: str
+    colour: str
+    at: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """moment: key of MOMENTS; cut: the first unit with the second background. mover goes in `direction`. resting
+    turns into `turned` (a colour) at unit `turn`. flashes: (unit, thing), in time. lit: units with the lamp on."""
+
+    backgrounds: tuple[str, str]
+    moment: str
+    cut: int
+    mover: Thing
+    direction: str
+    resting: Thing
+    turned: str
+    turn: int
+    flashes: tuple[tuple[int, Thing], tuple[int, Thing]]
+    lit: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """task: one of TASKS, named after MVBench's. options: four, in random order, `answer` among them."""
+
+    task: str
+    text: str
+    options: tuple[str, str, str, str]
+    answer: str
+
+    @property
+    def letter(self) -> str:
+        return "ABCD"[self.options.index(self.answer)]
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """Objects have different colours, and every answer is equally likely."""
+    mover, resting, turned, first, second, _ = rng.permutation(list(COLOURS)).tolist()
+    shapes = rng.choice(SHAPES, 3).tolist()
+    direction = str(rng.choice(list(DIRECTIONS)))
+    moment = str(rng.choice(list(MOMENTS)))
+    flash_shape = str(rng.choice(SHAPES))
+    early, late = int(rng.integers(1, 8)), int(rng.integers(9, 15))
+    spot = (int(rng.integers(16, 26)), int(rng.integers(1, 6)))
+    return Scene(
+        backgrounds=tuple(rng.permutation(list(BACKGROUNDS))[:2].tolist()),
+        moment=moment,
+        cut=int(rng.choice(MOMENTS[moment])),
+        mover=Thing(shapes[0], mover, (int(rng.integers(0, 3)), int(rng.integers(SIZE - OBJECT - 3, SIZE - OBJECT)))),
+        direction=direction,
+        resting=Thing(shapes[1], resting, (int(rng.integers(32, 42)), int(rng.integers(18, 24)))),
+        turned=turned,
+        turn=int(rng.integers(5, 12)),
+        flashes=((early, Thing(flash_shape, first, spot)), (late, Thing(flash_shape, second, spot))),
+        lit=tuple(sorted(rng.choice(np.arange(1, UNITS, 2), int(rng.integers(1, 5)), replace=False).tolist())),
+    )
+
+
+def render(scene: Scene) -> np.ndarray:
+    """One picture per unit: uint8 RGB [UNITS, SIZE, SIZE, 3]."""
+    frames = np.empty((UNITS, SIZE, SIZE, 3), dtype=np.uint8)
+    frames[: scene.cut] = BACKGROUNDS[scene.backgrounds[0]]
+    frames[scene.cut :] = BACKGROUNDS[scene.backgrounds[1]]
+    frames[(slice(None), *LAMP)] = LAMP_OFF
+    frames[(list(scene.lit), *LAMP)] = LAMP_ON
+    for unit, frame in enumerate(frames):
+        draw(frame, scene.resting, scene.resting.colour if unit < scene.turn else scene.turned)
+        draw(frame, Thing(scene.mover.shape, scene.mover.colour, place(scene, unit)))
+    for unit, thing in scene.flashes:
+        draw(frames[unit], thing)
+    return frames
+
+
+def place(scene: Scene, unit: int) -> tuple[int, int]:
+    """Where the mover is: along the lower edge or the left edge, from end to end over the whole scene."""
+    dx, dy = DIRECTIONS[scene.direction]
+    way = unit / (UNITS - 1)
+    along = round((way if dx + dy > 0 else 1 - way) * (SIZE - OBJECT))
+    x, y = scene.mover.at
+    return (along, y) if dx else (x, along)
+
+
+def draw(frame: np.ndarray, thing: Thing, colour: str | None = None) -> None:
+    x, y = thing.at
+    box = frame[y : y + OBJECT, x : x + OBJECT]
+    box[_MASKS[thing.shape]] = COLOURS[colour or thing.colour]
+
+
+def _masks() -> dict[str, np.ndarray]:
+    """Which pixels of its box each shape fills: bool [OBJECT, OBJECT]."""
+    y, x = np.mgrid[:OBJECT, :OBJECT]
+    centre = (OBJECT - 1) / 2
+    return {
+        "circle": (x - centre) ** 2 + (y - centre) ** 2 <= (OBJECT / 2) ** 2,
+        "square": np.ones((OBJECT, OBJECT), dtype=bool),
+        "triangle": abs(x - centre) <= y / 2 + 0.5,
+        "cross": (abs(x - centre) < 2.6) | (abs(y - centre) < 2.6),
+    }
+
+
+_MASKS = _masks()
+
+
+# ---- questions: text, answer, and what the wrong options may be, the most tempting first
+
+
+def _moving_direction(s: Scene) -> tuple[str, str, list[str]]:
+    return "In which direction does the moving object go?", s.direction, list(DIRECTIONS)
+
+
+def _moving_attribute(s: Scene) -> tuple[str, str, list[str]]:
+    return "Which colour is the moving object?", s.mover.colour, [s.resting.colour, s.turned, *COLOURS]
+
+
+def _object_existence(s: Scene) -> tuple[str, str, list[str]]:
+    return "Which shape is there only for a moment?", s.flashes[0][1].shape, list(SHAPES)
+
+
+def _scene_transition(s: Scene) -> tuple[str, str, list[str]]:
+    return "What does the background change to?", s.backgrounds[1], list(BACKGROUNDS)
+
+
+def _state_change(s: Scene) -> tuple[str, str, list[str]]:
+    return "Which colour does the resting object turn?", s.turned, [s.resting.colour, s.mover.colour, *COLOURS]
+
+
+def _action_sequence(s: Scene) -> tuple[str, str, list[str]]:
+    first, second = (thing.colour for _, thing in s.flashes)
+    return "Which colour flashes up first?", first, [second, s.mover.colour, *COLOURS]
+
+
+def _action_prediction(s: Scene) -> tuple[str, str, list[str]]:
+    first, second = (thing.colour for _, thing in s.flashes)
+    return f"Which colour flashes up after {first}?", second, [first, s.mover.colour, *COLOURS]
+
+
+def _action_localization(s: Scene) -> tuple[str, str, list[str]]:
+    return "When does the background change?", s.moment, list(MOMENTS)
+
+
+def _action_count(s: Scene) -> tuple[str, str, list[str]]:
+    return "How many times does the lamp light up?", COUNTS[len(s.lit) - 1], list(COUNTS)
+
+
+TASKS = {
+    "action_count": _action_count,
+    "action_localization": _action_localization,
+    "action_prediction": _action_prediction,
+    "action_sequence": _action_sequence,
+    "moving_attribute": _moving_attribute,
+    "moving_direction": _moving_direction,
+    "object_existence": _object_existence,
+    "scene_transition": _scene_transition,
+    "state_change": _state_change,
+}
+
+
+def ask(scene: Scene, task: str, rng: np.random.Generator) -> Question:
+    """The task's question about the scene, with its four options in random order."""
+    text, answer, wrong = TASKS[task](scene)
+    options = list(dict.fromkeys([answer, *wrong]))
+    # Two tempting wrong options where there are any, the last at random.
+    options = [*options[:3], str(rng.choice(options[3:]))]
+    return Question(task, text, tuple(rng.permutation(options).tolist()), answer)
