@@ -7,5 +7,4 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-export OMP_NUM_THREADS=1  # two workers with a thread each; threads that outnumber the cores spin and starve each other
 exec "$PYTHON" -m pytest --numprocesses 2 "$@"

@@ -232,7 +232,7 @@ def _sample(shapes: Shapes, generator: torch.Generator, dtype: torch.dtype) -> d
 
 def _write_shards(path: Path, tensors: dict[str, Tensor], shards: int) -> None:
     names = list(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i in range(shards):
         file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
         part = names[i::shards]

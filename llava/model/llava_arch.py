@@ -88,7 +88,7 @@ class LlavaMetaForCausalLM(LanguageModel):
     # ---- from pixels to LLM input rows
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Tower and projector: [N, 3, S, S] -> [N, tokens, D], in the dtype of `images`."""
+        """Tower and projector: [N, 3, S, S] -> [N, tokens, D], in the projector's dtype."""
         features = self.get_vision_tower()(images)
         projector = self.get_model().mm_projector
         dtype = next((p.dtype for p in projector.parameters()), features.dtype)

@@ -72,8 +72,9 @@ def pad_rows(rows: list[Row], side: str) -> Padded:
 
     def stack(parts: list[Tensor], fill: int) -> Tensor:
         out = parts[0].new_full((len(parts), length, *parts[0].shape[1:]), fill)
-        for line, part in zip(out, parts, strict=True):
-            line[length - len(part) if side == "left" else 0 :][: len(part)] = part
+        for i, part in enumerate(parts):  # by index: autograd refuses to write into the lines of an iteration
+            first = length - len(part) if side == "left" else 0
+            out[i, first : first + len(part)] = part
         return out
 
     return Padded(
