@@ -22,6 +22,8 @@ HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS = 64, 128, 2, 4, 2
 TOWER_HIDDEN, TOWER_INTERMEDIATE, TOWER_LAYERS, TOWER_HEADS = 32, 64, 3, 4
 IMAGE_SIZE, PATCH_SIZE = 56, 8  # 7 x 7 patches: an odd side, like the 27 of the real tower
 # Qwen2's order: special tokens follow the ordinary ones, here one for each of the 256 bytes.
+BYTE_TOKENS = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+LETTERS = "ABCD"  # all it can say, and one of them ends its answer: a random choice instead of random bytes
 SPECIAL_TOKENS = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
 VOCAB_SIZE = 320  # padded to a multiple of 64 like the real models': more rows than the tokenizer has tokens
 QWEN2_SPLIT = (
@@ -46,7 +48,7 @@ def make_checkpoint(
         path / "generation_config.json",
         {
             "bos_token_id": config["bos_token_id"],
-            "eos_token_id": config["eos_token_id"],
+            "eos_token_id": [config["eos_token_id"], *(BYTE_TOKENS[letter] for letter in LETTERS)],
             "pad_token_id": SPECIAL_TOKENS["<|endoftext|>"],
             "do_sample": False,
         },
@@ -54,15 +56,20 @@ def make_checkpoint(
     _write_tokenizer(path)
 
     generator = torch.Generator().manual_seed(seed)
-    _write_shards(path, _sample(shapes, generator, dtype), shards)
+    tensors = _sample(shapes, generator, dtype)
+    letters = torch.tensor([BYTE_TOKENS[letter] for letter in LETTERS])
+    mute = torch.ones(VOCAB_SIZE, dtype=torch.bool).index_fill_(0, letters, False)
+    tensors["lm_head.weight"][mute] = 0
+    _write_shards(path, tensors, shards)
 
     tower = path / config["mm_vision_tower"]
     tower.mkdir()
     _write_json(tower / "config.json", tower_config(dtype))
     _write_json(tower / "preprocessor_config.json", PREPROCESSOR)
     # Drawn anew, unlike the tower inside the LLaVA file: whoever forgets to load that one gets other features.
-    tensors = _sample(tower_shapes(TOWER_LAYERS), generator, dtype)
-    save_file(tensors, tower / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        _sample(tower_shapes(TOWER_LAYERS), generator, dtype), tower / "model.safetensors", metadata={"format": "pt"}
+    )
     return path
 
 
@@ -246,8 +253,7 @@ def _write_shards(path: Path, tensors: dict[str, Tensor], shards: int) -> None:
 
 def _write_tokenizer(path: Path) -> None:
     """Qwen2's byte-level BPE without merges: every byte of the (NFC) text is a token."""
-    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=BYTE_TOKENS, merges=[]))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -263,7 +269,7 @@ def _write_tokenizer(path: Path) -> None:
     def described(token: str) -> dict[str, Any]:
         return {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 
-    _write_json(path / "vocab.json", vocab)
+    _write_json(path / "vocab.json", BYTE_TOKENS)
     (path / "merges.txt").write_text("#version: 0.2\n")
     _write_json(path / "added_tokens.json", SPECIAL_TOKENS)
     _write_json(

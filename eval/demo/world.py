@@ -35,7 +35,7 @@ MOMENTS = {
 COUNTS = ("one", "two", "three", "four")
 
 OBJECT = 14  # pixels, the side of an object
-LAMP = (slice(2, 12), slice(SIZE - 12, SIZE - 2))  # rows, columns: the upper right corner
+LAMP_ROWS, LAMP_COLUMNS = slice(2, 12), slice(SIZE - 12, SIZE - 2)  # the upper right corner
 LAMP_ON, LAMP_OFF = (255, 120, 200), (60, 60, 80)
 
 
@@ -107,8 +107,8 @@ def render(scene: Scene) -> np.ndarray:
     frames = np.empty((UNITS, SIZE, SIZE, 3), dtype=np.uint8)
     frames[: scene.cut] = BACKGROUNDS[scene.backgrounds[0]]
     frames[scene.cut :] = BACKGROUNDS[scene.backgrounds[1]]
-    frames[(slice(None), *LAMP)] = LAMP_OFF
-    frames[(list(scene.lit), *LAMP)] = LAMP_ON
+    frames[:, LAMP_ROWS, LAMP_COLUMNS] = LAMP_OFF
+    frames[list(scene.lit), LAMP_ROWS, LAMP_COLUMNS] = LAMP_ON
     for unit, frame in enumerate(frames):
         draw(frame, scene.resting, scene.resting.colour if unit < scene.turn else scene.turned)
         draw(frame, Thing(scene.mover.shape, scene.mover.colour, place(scene, unit)))

@@ -41,7 +41,8 @@ def load_pretrained_model(
     model_base: LoRA bases are not supported; pass None. model_name: consulted only where config.json does not say
     which class the checkpoint is of. device_map: "auto", "cpu", "cuda:1", or a dict. torch_dtype: "float16",
     "bfloat16", "float32". attn_implementation: "eager", "sdpa" or "flash_attention_2"; None takes flash attention
-    where it is installed and a GPU is there, else sdpa. overwrite_config: fields to set before the model is built.
+    where it is installed and a GPU is there, else sdpa. customized_config: to use in place of config.json.
+    overwrite_config: fields to set before the model is built.
     compressor: goes on the model; "env" reads COMPRESSOR and R_RATIO from the environment, once, now.
 
     A model that is no LLaVA is loaded as the plain language model it is, with None for the image_processor.
@@ -62,18 +63,24 @@ def load_pretrained_model(
     attached = compressor_from_env(os.environ) if compressor == "env" else compressor
 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    config_dict = PreTrainedConfig.get_config_dict(model_path)[0] if customized_config is None else {}
-    family = llava_family(config_dict, model_name) if customized_config is None else type(customized_config).__name__
+    if customized_config is None:
+        config_dict = PreTrainedConfig.get_config_dict(model_path)[0]
+    else:
+        config_dict = customized_config.to_dict()
+    family = llava_family(config_dict, model_name)
     if family is None:
+        if customized_config is not None:
+            options["config"] = customized_config
         model = AutoModelForCausalLM.from_pretrained(model_path, **options)
         return tokenizer, model.eval(), None, context_length(model.config)
 
     config_class, model_class = FAMILIES[family]
-    config = customized_config
-    if config is None:
-        config_dict.pop("model_type", None)  # published checkpoints say "llava", which is another class's name
-        config = config_class.from_dict({**config_dict, **(overwrite_config or {})})
-        config._name_or_path = model_path
+    config_dict.pop("model_type", None)  # published checkpoints say "llava", which is another class's name
+    rope = config_dict.get("rope_parameters") or {}
+    if "rope_theta" in rope:  # or a rope_scaling in overwrite_config would reset it
+        config_dict.setdefault("rope_theta", rope["rope_theta"])
+    config = config_class.from_dict({**config_dict, **(overwrite_config or {})})
+    config._name_or_path = model_path
     model = model_class.from_pretrained(model_path, config=config, **options)
     add_image_tokens(tokenizer, config)
     model.resize_token_embeddings(len(tokenizer))

@@ -60,9 +60,7 @@ def samples() -> list[Sample]:
         Sample(prompt(9, "video", 11, seed=2), [("video", video(5, seed=2))]),
         Sample(prompt(13, seed=3)),
         Sample(prompt("video", 3, "video", 5, seed=4), [("video", video(2, seed=4)), ("video", video(4, seed=5))]),
-        Sample(
-            prompt(2, "image", 3, "video", 4, seed=6), [("image", video(1, seed=6)), ("video", video(2, seed=7))]
-        ),
+        Sample(prompt(2, "image", 3, "video", 4, seed=6), [("image", video(1, seed=6)), ("video", video(2, seed=7))]),
     ]
 
 

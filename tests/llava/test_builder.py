@@ -43,6 +43,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it would try again and again
 
 
 def save_tokenizer(path: Path) -> None:
@@ -186,7 +187,7 @@ def test_generates_in_half_precision(tmp_path, dtype):
 
 @pytest.mark.parametrize("bad", ["float64", "auto", "fp16", torch.int8, torch.float64, None])
 def test_bad_dtype(tmp_path, bad):
-    with pytest.raises(ValueError, match="torch_dtype=.* is not supported"):
+    with pytest.raises(ValueError, match=r"torch_dtype=.* is not supported"):
         load(tmp_path, torch_dtype=bad)
 
 
@@ -232,7 +233,7 @@ def test_overwrite_config(tmp_path):
 
 
 def test_rope_scaling_of_llama(tmp_path):
-    path, saved = checkpoint(tmp_path, "llama")
+    path, saved = checkpoint(tmp_path, "llama", rope_theta=50000.0)
     plain = load(path)[1]
     scaled = load(path, overwrite_config={"rope_scaling": {"rope_type": "linear", "factor": 4.0}})[1]
     frequencies = plain.model.rotary_emb.inv_freq
@@ -255,7 +256,10 @@ def test_customized_config(tmp_path):
     path, _ = checkpoint(tmp_path)
     config = LlavaQwenConfig.from_pretrained(path)
     config.mm_newline_position = "frame"
-    assert load(path, customized_config=config)[1].config.mm_newline_position == "frame"
+    model = load(path, customized_config=config, overwrite_config={"mm_spatial_pool_mode": "max"})[1]
+    assert type(model) is LlavaQwenForCausalLM
+    assert (model.config.mm_newline_position, model.config.mm_spatial_pool_mode) == ("frame", "max")
+    assert config.mm_spatial_pool_mode == "bilinear"
 
 
 @pytest.mark.parametrize(
@@ -330,7 +334,9 @@ def test_tower_weights_nowhere(tmp_path):
         load(path)
 
 
-@pytest.mark.parametrize("key", ["model.mm_projector.2.bias", "model.image_newline", "model.layers.1.mlp.up_proj.weight"])
+@pytest.mark.parametrize(
+    "key", ["model.mm_projector.2.bias", "model.image_newline", "model.layers.1.mlp.up_proj.weight"]
+)
 def test_missing_weight(tmp_path, key):
     path, _ = checkpoint(tmp_path)
     edit_weights(path, lambda name: name == key)

@@ -74,7 +74,6 @@ def test_towers_equal_transformers(saved_tower, tmp_path, layer, feature):
     ours.load_model()
     pixels = video(3)
     if isinstance(saved_tower, CLIPVisionModel):
-        # The last hidden state: transformers' own hidden_states[-1] is normed in some releases, ours never is.
         expected = saved_tower(pixels, output_hidden_states=True).hidden_states[layer]
         expected = expected[:, 1:] if feature == "patch" else expected
     else:  # the SigLIP tower has no such settings

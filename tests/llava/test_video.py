@@ -126,7 +126,6 @@ def test_text_form(sampling: FrameSampling, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    # fmt: off
     [
         "",
         "random:8",
@@ -145,7 +144,6 @@ def test_text_form(sampling: FrameSampling, text: str) -> None:
         "fps:1.0:max0",
         "fps:one:max8",
     ],
-    # fmt: on
 )
 def test_bad_text_is_an_error_that_quotes_it(text: str) -> None:
     with pytest.raises(ValueError, match="bad frame sampling") as raised:

@@ -98,7 +98,9 @@ def prompt(*parts: int | str, seed: int = 0) -> Tensor:
     """Token ids [n]: an int stands for so many random text tokens, a string for an image slot."""
     generator = torch.Generator().manual_seed(2000 + seed)
     pieces = [
-        torch.randint(1, VOCAB, (part,), generator=generator) if isinstance(part, int) else torch.tensor([IMAGE_TOKEN_INDEX])
+        torch.randint(1, VOCAB, (part,), generator=generator)
+        if isinstance(part, int)
+        else torch.tensor([IMAGE_TOKEN_INDEX])
         for part in parts
     ]
     return torch.cat(pieces)
