@@ -72,6 +72,8 @@ def load_pretrained_model(
         if customized_config is not None:
             options["config"] = customized_config
         model = AutoModelForCausalLM.from_pretrained(model_path, **options)
+        if attached is not None:
+            attached.attach(model)  # which says that there is nothing to compress
         return tokenizer, model.eval(), None, context_length(model.config)
 
     config_class, model_class = FAMILIES[family]

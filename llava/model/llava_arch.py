@@ -100,6 +100,11 @@ class LlavaMetaForCausalLM(LanguageModel):
         mm_spatial_pool_mode average and max floor the new side, bilinear rounds it up. Raises ValueError for others.
         """
         side = self.get_vision_tower().num_patches_per_side
+        if image_feature.shape[1] != side * side:
+            raise ValueError(
+                f"{image_feature.shape[1]} tokens per frame are not the tower's {side}x{side} grid, so they cannot be "
+                "pooled; videos need mm_vision_select_feature=patch"
+            )
         x = rearrange(image_feature, "t (y x) d -> t d y x", x=side)
         mode = getattr(self.config, "mm_spatial_pool_mode", None)
         if mode == "average":
@@ -264,6 +269,12 @@ class LlavaMetaForCausalLM(LanguageModel):
                     input_ids, position_ids, attention_mask, past_key_values, labels, images, modalities, image_sizes
                 )
             )
+        continues = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if continues and self._keeps_positions() and position_ids is None:
+            raise ValueError(
+                "with positions='original' a step after the prompt cannot count its position from the cache: pass "
+                "position_ids (the prompt's last one + 1, + 2, ...), or let generate() do it"
+            )
         if attention_mask is None and position_ids is not None and past_key_values is None:
             # Without any mask transformers takes gaps between position ids for borders between packed samples.
             rows: Any = input_ids if inputs_embeds is None else inputs_embeds
@@ -339,6 +350,8 @@ def visual_inputs(
     if isinstance(images, Tensor) and images.ndim != 5:
         raise ValueError(f"images of shape {tuple(images.shape)}: pass a list of [V, 3, S, S] or [3, S, S] tensors")
     views = [view[None] if view.ndim == 3 else view for view in images]
+    if not views:
+        return []  # a text-only call; nothing is left that `modalities` could speak of
     if isinstance(modalities, str):
         modalities = [modalities] * len(views)
     elif tuple(modalities) == ("image",):

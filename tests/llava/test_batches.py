@@ -159,6 +159,20 @@ def test_decoding_by_hand(models, family, name):
         model.compressor = None
 
 
+def test_a_step_without_positions_is_refused(model):
+    """It would silently count from the shortened cache; a prompt, also one of text alone, needs no positions."""
+    sample = samples()[0]
+    model.compressor = COMPRESSORS["original"]
+    try:
+        with torch.inference_mode():
+            cache = model(input_ids=sample.ids[None], **batch([sample])[1], use_cache=True).past_key_values
+            with pytest.raises(ValueError, match="position_ids"):
+                model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[7, 8]]))
+    finally:
+        model.compressor = None
+
+
 @pytest.mark.parametrize("name", ["dense", "repack", "original"])
 @pytest.mark.parametrize("position", [0, 2, 3])
 def test_one_sample_without_a_mask(model, name, position):

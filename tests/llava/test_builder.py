@@ -415,6 +415,13 @@ def test_plain_language_model(tmp_path):
     assert length == LANGUAGE["max_position_embeddings"]
 
 
+def test_a_plain_language_model_cannot_be_compressed(tmp_path):
+    Qwen2ForCausalLM(Qwen2Config(**LANGUAGE)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(TypeError, match="Qwen2ForCausalLM is of no family"):
+        load(tmp_path, "qwen2", compressor=VidCom2(0.25))
+
+
 def test_refused_arguments(tmp_path):
     with pytest.raises(ValueError, match="LoRA"):
         load_pretrained_model(str(tmp_path), "base", "llava_qwen")

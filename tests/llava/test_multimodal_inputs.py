@@ -326,6 +326,19 @@ def prepare(model: Any, ids: Tensor, images: Any, modalities: Any = "video", mas
     )
 
 
+def test_a_video_with_class_tokens_cannot_be_pooled(tmp_path):
+    model = tiny_model(tmp_path, tower="clip", mm_vision_select_feature="cls_patch")
+    with pytest.raises(ValueError, match="50 tokens per frame are not the tower's 7x7 grid"):
+        prepare(model, prompt(2, "video")[None], [video(1)])
+
+
+def test_text_alone_may_name_modalities(model):
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        assert prepare(model, ids, [], ["video"])[4].shape == (1, 3, model.config.hidden_size)
+        assert model.generate(ids, modalities="video", max_new_tokens=2).shape == (1, 2)
+
+
 def test_merged_tokens_reach_the_llm(model):
     class Halved(Compressor):
         """Keeps the first token of each frame, as half of what it was."""
