@@ -20,14 +20,13 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("time_instruction", [False, True])
 @pytest.mark.parametrize("compressor", [None, VidCom2(0.25), VidCom2(0.5, rounding="exact", positions="original")])
-@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize(
+    ("name", "time_instruction"), [("llava_onevision", False), ("llava_vid", False), ("llava_vid", True)]
+)
 def test_wrapper_and_engine_answer_alike(
     name, compressor, time_instruction, onevision, llava_video, mvbench, tasks, monkeypatch
 ):
-    if time_instruction and name == "llava_onevision":
-        pytest.skip("lmms-eval's llava_onevision has no time instruction")
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.models import get_model
 
