@@ -57,6 +57,7 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--limit", default=env.get("LIMIT") or None, type=int, help="questions per task")
     run.add_argument("--attn", default=env.get("ATTN") or None, help="eager, sdpa or flash_attention_2")
     run.add_argument("--data", default=env.get("DATA") or None, type=Path, help="local benchmark instead of the hub")
+    run.add_argument("--sampling", default=None, help="frames, such as uniform:16 or fps:1.0:max64")
     run.add_argument("--dtype", default=None, help="float16, bfloat16 or float32; float16 on GPUs, float32 on CPU")
     run.add_argument("--device", default=None, help="cuda, cpu, or auto (one model over all GPUs)")
     run.add_argument("--demo", action="store_true", help="a tiny random model on a tiny benchmark, both made here")
@@ -92,6 +93,7 @@ def run_main(arguments: argparse.Namespace) -> int:
         output=arguments.output or Path("outputs") / benchmark.name / name / spec.replace(":", "_"),
         data=arguments.data,
         limit=arguments.limit,
+        sampling=arguments.sampling,
         attn=arguments.attn,
         dtype=arguments.dtype or ("float32" if device == "cpu" else "float16"),
         device=device,

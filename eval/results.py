@@ -34,6 +34,7 @@ def join_samples(benchmark: Benchmark, scored: dict[str, list[Line]], answered: 
             lines.append(
                 {
                     "task": task,
+                    "category": benchmark.category(task, logged),
                     "doc_id": sample.doc_id,
                     "video": sample.video,
                     "prompt": sample.prompt,
@@ -53,21 +54,18 @@ def join_samples(benchmark: Benchmark, scored: dict[str, list[Line]], answered: 
 
 
 def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
-    """Scores in percent (overall: the mean over tasks), tokens, seconds per stage, and every failure."""
-    tasks = {}
-    for task in dict.fromkeys(line["task"] for line in lines):
-        mine = [line for line in lines if line["task"] == task]
-        tasks[benchmark.short_name(task)] = {
-            "accuracy": 100 * statistics.fmean(line["score"] for line in mine),
-            "samples": len(mine),
-            "failed": sum(line["error"] is not None for line in mine),
-            "unparsed": sum(line["error"] is None and line["parsed"] is None for line in mine),
-        }
+    """Scores in percent per category and overall, tokens, seconds per stage, and every failure."""
+    categories = {name: [line for line in lines if line["category"] == name] for name in _categories(lines)}
+    scores = {name: _score(mine) for name, mine in categories.items()}
+    averages = {
+        "macro": statistics.fmean(score["accuracy"] for score in scores.values()),
+        "micro": 100 * statistics.fmean(line["score"] for line in lines),
+    }
     seen = [line for line in lines if line["error"] is None]
     before, after = (sum(line[f"tokens_{when}"] for line in seen) for when in ("before", "after"))
     return {
         "benchmark": benchmark.name,
-        "scores": {"overall": statistics.fmean(task["accuracy"] for task in tasks.values()), "tasks": tasks},
+        "scores": {"overall": averages[benchmark.overall], **averages, "categories": scores},
         "samples": len(lines),
         "visual_tokens": {
             "before": before,
@@ -78,6 +76,19 @@ def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
         },
         "seconds": {stage: _times([line["seconds"][stage] for line in seen]) for stage in STAGES},
         "failures": [{k: line[k] for k in ("task", "doc_id", "video", "error")} for line in lines if line["error"]],
+    }
+
+
+def _categories(lines: list[Line]) -> list[str]:
+    return list(dict.fromkeys(line["category"] for line in lines))
+
+
+def _score(lines: list[Line]) -> dict[str, Any]:
+    return {
+        "accuracy": 100 * statistics.fmean(line["score"] for line in lines),
+        "samples": len(lines),
+        "failed": sum(line["error"] is not None for line in lines),
+        "unparsed": sum(line["error"] is None and line["parsed"] is None for line in lines),
     }
 
 
@@ -103,14 +114,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """(task, accuracy, samples, failed, unparsed) as text, the overall line last."""
-    tasks = summary["scores"]["tasks"]
+    """One row per category in HEADER's columns, as text; the overall line last."""
+    tasks = summary["scores"]["categories"]
     lines = [(name, *(f"{t['accuracy']:.1f}", *(str(t[k]) for k in HEADER[2:]))) for name, t in tasks.items()]
     totals = (str(sum(t[k] for t in tasks.values())) for k in HEADER[2:])
     return [*lines, ("overall", f"{summary['scores']['overall']:.1f}", *totals)]
 
 
-HEADER = ("task", "accuracy", "samples", "failed", "unparsed")
+HEADER = ("category", "accuracy", "samples", "failed", "unparsed")
 
 
 def notes(summary: dict[str, Any]) -> list[str]:
@@ -137,7 +148,7 @@ def markdown(summary: dict[str, Any]) -> str:
 def print_table(console: Console, summary: dict[str, Any]) -> None:
     table = Table(title=summary["benchmark"])
     for column in HEADER:
-        table.add_column(column, justify="left" if column == "task" else "right")
+        table.add_column(column, justify="left" if column == "category" else "right")
     for row in rows(summary):
         table.add_row(*row, style="bold" if row[0] == "overall" else None)
     console.print(table)

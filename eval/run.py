@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,18 @@ from eval.harness import build_model, evaluate, harness_log, load_tasks
 from eval.protocol import protocol_for
 from eval.provenance import provenance
 from eval.results import join_samples, print_table, summarise, write_results
+from llava.video import FrameSampling
 from vidcom2 import compressor
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything one run depends on. compressor: a spec ("vidcom2@0.25", "none"). data: local benchmark directory,
-    None for the hub. limit: questions per task. device: "cpu", "cuda" (one GPU per process) or "auto" (one process
-    over all GPUs)."""
+    """Everything one run depends on.
+
+    compressor: a spec ("vidcom2@0.25", "none"). data: local benchmark directory, None for the hub. limit: questions
+    per task. sampling: frames ("uniform:16"), None for the protocol's. device: "cpu", "cuda" (one GPU per process) or
+    "auto" (one process over all GPUs).
+    """
 
     model: str
     tasks: str
@@ -37,6 +41,7 @@ class RunConfig:
     output: Path
     data: Path | None = None
     limit: int | None = None
+    sampling: str | None = None
     attn: str | None = None
     dtype: str = "float16"
     device: str = "cuda"
@@ -46,6 +51,8 @@ class RunConfig:
         """Raise ValueError, FileNotFoundError or FileExistsError for what cannot work, before anything is loaded."""
         benchmark, tasks = select_tasks(self.tasks)
         compressor(self.compressor)
+        if self.sampling is not None:
+            FrameSampling.parse(self.sampling)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
         if self.data is not None:
@@ -66,6 +73,8 @@ def run(config: RunConfig) -> int:
     accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[kwargs])
     benchmark, names = select_tasks(config.tasks)
     protocol = protocol_for(config.model)
+    if config.sampling is not None:
+        protocol = replace(protocol, sampling=FrameSampling.parse(config.sampling))
     harness_file = config.output / f"harness.rank{accelerator.process_index}.log"
     # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
     quiet = harness_log(harness_file) if config.data is not None else nullcontext()
@@ -85,9 +94,7 @@ def run(config: RunConfig) -> int:
         results, samples = done
         lines = join_samples(benchmark, results["samples"], samples)
         summary = summarise(benchmark, lines)
-        summary["harness_scores"] = {
-            benchmark.short_name(task): results["results"][task].get(f"{benchmark.metric},none") for task in tasks
-        }
+        summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
         summary["run"] = settings(config, engine, tasks, accelerator.num_processes)
         summary["provenance"] = provenance()
         write_results(config.output, summary, lines)

@@ -1,11 +1,11 @@
-# Sourced by the other scripts: finds or makes the Python that runs them, as $PYTHON.
+# Sourced by the other scripts.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # importable PYTHON MODULE...: can this Python import all of them, from outside the checkout?
 importable() {
     local python=$1
     shift
-    (cd / && "$python" -c 'import importlib.util, sys; sys.exit(any(map(lambda m: importlib.util.find_spec(m) is None, sys.argv[1:])))' "$@") 2>/dev/null
+    (cd / && "$python" -c 'import importlib.util, sys; sys.exit(any(importlib.util.find_spec(m) is None for m in sys.argv[1:]))' "$@") 2>/dev/null
 }
 
 # environment EXTRAS MODULE...: set $PYTHON to the active Python where it can import the modules, else to this
@@ -23,7 +23,36 @@ environment() {
         "$ROOT/.venv/uv/bin/pip" install --quiet uv
         uv="$ROOT/.venv/uv/bin/uv"
     fi
-    [ -x "$ROOT/.venv/bin/python" ] || "$uv" venv --quiet --allow-existing "$ROOT/.venv"
-    "$uv" pip install --quiet --python "$ROOT/.venv/bin/python" --requirements "$ROOT/requirements.txt" --editable "$ROOT[$extras]"
+    [ -x "$PYTHON" ] || "$uv" venv --quiet --allow-existing "$ROOT/.venv"
+    "$uv" pip install --quiet --python "$PYTHON" --requirements "$ROOT/requirements.txt" --editable "$ROOT[$extras]"
     importable "$PYTHON" "$@" || { echo "error: $ROOT/.venv still lacks one of: $*" >&2; exit 1; }
+}
+
+# evaluate BENCHMARK FLAG...: run the evaluation, or explain it.
+evaluate() {
+    local benchmark=$1
+    shift
+    case " $* " in *" --help "* | *" -h "*) usage "$benchmark"; exit ;; esac
+    environment eval vidcom2 llava eval lmms_eval decord
+    exec "$PYTHON" -m eval run --tasks "$benchmark" "$@"
+}
+
+usage() {
+    cat <<EOF
+$1 through lmms-eval. Environment variables or flags; flags win:
+  MODEL        --model       checkpoint directory or hub name   [lmms-lab/llava-onevision-qwen2-7b-ov]
+  COMPRESSOR   --compressor  none, or a method and its settings [vidcom2]
+  R_RATIO      --retention   share of visual tokens to keep     [0.25]
+  NUM_GPUS     --num-gpus    processes                          [all visible GPUs; 1 on CPU]
+  OUTPUT       --output      directory for the results          [outputs/$1/<model>/<compressor>]
+  LIMIT        --limit       questions per task                 [all]
+  ATTN         --attn        eager, sdpa, flash_attention_2     [the best installed]
+  DATA         --data        local copy of $1, laid out as on the hub and unpacked
+               --sampling    frames, such as uniform:16         [as lmms-eval's wrapper for the model]
+               --tasks       some of its lmms-eval tasks only, such as mvbench_action_count,mvbench_state_change
+               --demo        a small example made on the spot: no download, no GPU
+               --dtype, --device, --overwrite: see python -m eval run --help
+Writes results.json, samples.jsonl and table.md. Exit status: 0 done; 3 done, but some videos were unreadable (they
+are listed, and count as wrong answers); anything else failed.
+EOF
 }

@@ -1,9 +1,11 @@
 """The benchmarks by name. A new one is a file here with a `Benchmark`, and its line in BENCHMARKS."""
 
 from eval.benchmarks.base import Benchmark
+from eval.benchmarks.mlvu import MLVU_DEV
 from eval.benchmarks.mvbench import MVBENCH
+from eval.benchmarks.videomme import VIDEOMME
 
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (MVBENCH,)}
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (MVBENCH, MLVU_DEV, VIDEOMME)}
 
 __all__ = ["BENCHMARKS", "Benchmark", "select_tasks"]
 

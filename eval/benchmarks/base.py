@@ -4,20 +4,22 @@ import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 class Benchmark(ABC):
     """What we need to know of a benchmark beyond its lmms-eval tasks, which give the prompts and the scoring.
 
     name: ours. tasks: lmms-eval's leaf tasks. folder: where they are declared, below lmms_eval/tasks.
-    metric: what lmms-eval calls the task's score.
+    metric: what lmms-eval calls the task's score. overall: "macro", the mean over categories, or "micro", over
+    questions.
     """
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]]
     folder: ClassVar[str]
     metric: ClassVar[str]
+    overall: ClassVar[Literal["macro", "micro"]]
 
     @abstractmethod
     def local(self, task: str, data: Path) -> dict[str, Any]:
@@ -26,6 +28,10 @@ class Benchmark(ABC):
     @abstractmethod
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
         """Where below `data` the video of a question lies."""
+
+    @abstractmethod
+    def category(self, task: str, sample: dict[str, Any]) -> str:
+        """What a question is reported under: its task, its type, its video's length."""
 
     @abstractmethod
     def score(self, sample: dict[str, Any]) -> float:
@@ -45,3 +51,19 @@ class Benchmark(ABC):
     def harness_utils(self) -> ModuleType:
         """lmms-eval's own code for this benchmark."""
         return importlib.import_module(f"lmms_eval.tasks.{self.folder}.utils")
+
+
+def local_questions(directory: Path, split: str, benchmark: str) -> dict[str, Any]:
+    """Settings that make lmms-eval read `split` from a directory's parquet or JSON files, as the hub lays them out.
+
+    Raises FileNotFoundError where there are none.
+    """
+    for builder, pattern in (("parquet", f"{split}-*.parquet"), ("parquet", "*.parquet"), ("json", f"{split}.json*")):
+        for folder in (directory, directory / "data"):
+            if files := sorted(map(str, folder.glob(pattern))):
+                return {
+                    "dataset_path": builder,
+                    "dataset_name": None,
+                    "dataset_kwargs": {"data_files": {split: files}},
+                }
+    raise FileNotFoundError(f"{directory} holds no questions of {benchmark}: no {split}-*.parquet and no {split}.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from eval.benchmarks.base import Benchmark
 
@@ -38,6 +38,7 @@ class MVBench(Benchmark):
     tasks: ClassVar[tuple[str, ...]] = tuple(f"mvbench_{task}" for task in sorted(MVBENCH_FOLDERS))
     folder: ClassVar[str] = "mvbench"
     metric: ClassVar[str] = "mvbench_accuracy"
+    overall: ClassVar[Literal["macro", "micro"]] = "macro"
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         questions = data / "json" / f"{self.short_name(task)}.json"
@@ -51,6 +52,9 @@ class MVBench(Benchmark):
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
         return data / "video" / MVBENCH_FOLDERS[self.short_name(task)] / doc["video"]
+
+    def category(self, task: str, sample: dict[str, Any]) -> str:
+        return self.short_name(task)
 
     def score(self, sample: dict[str, Any]) -> float:
         return float(sample[self.metric]["score"])

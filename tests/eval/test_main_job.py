@@ -14,6 +14,7 @@ import pytest
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.cli import FAILED_QUESTIONS, main
 from eval.demo.benchmark import make_mvbench
+from eval.demo.minibench import WRITERS
 from eval.timing import STAGES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_mvbench.sh"
@@ -58,14 +59,14 @@ def both(onevision, tmp_path_factory) -> dict[str, Path]:
 
 def test_script_writes_complete_results(both, onevision):
     results, lines = results_of(both["1"]), lines_of(both["1"])
-    assert list(results["scores"]["tasks"]) == sorted(MVBENCH_FOLDERS)
+    assert list(results["scores"]["categories"]) == sorted(MVBENCH_FOLDERS)
     assert len(lines) == results["samples"] == 40
-    for task, scores in results["scores"]["tasks"].items():
+    for task, scores in results["scores"]["categories"].items():
         mine = [line for line in lines if line["task"] == f"mvbench_{task}"]
         assert scores["accuracy"] == pytest.approx(100 * sum(line["score"] for line in mine) / 2)
-        assert scores["accuracy"] == pytest.approx(results["harness_scores"][task])
+        assert scores["accuracy"] == pytest.approx(results["harness_scores"][f"mvbench_{task}"])
         assert (scores["samples"], scores["failed"]) == (2, 0)
-    overall = [scores["accuracy"] for scores in results["scores"]["tasks"].values()]
+    overall = [scores["accuracy"] for scores in results["scores"]["categories"].values()]
     assert results["scores"]["overall"] == pytest.approx(sum(overall) / 20)
     assert 0 < results["scores"]["overall"] < 100, "chance answers should be right sometimes"
 
@@ -128,6 +129,27 @@ def test_compressors_are_compared_on_equal_terms(llava_video, mvbench, tasks, tm
         assert line["tokens_before"] == line["frames"] * 3 * 4
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "categories", "average"),
+    [
+        ("mlvu", {"anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reasoning"}, "macro"),
+        ("videomme", {"short", "medium", "long"}, "micro"),
+    ],
+)
+def test_other_benchmarks(benchmark, categories, average, onevision, tmp_path):
+    data = WRITERS[benchmark](tmp_path / "data", 3)
+    flags = ("--tasks", benchmark, "--model", onevision, "--data", data, "--sampling", "uniform:4")
+    assert run(*flags, "--output", tmp_path / "out") == 0
+    results, lines = results_of(tmp_path / "out"), lines_of(tmp_path / "out")
+    scores = results["scores"]
+    assert set(scores["categories"]) == categories
+    assert scores["overall"] == scores[average] == pytest.approx(*results["harness_scores"].values())
+    assert 0 < scores["overall"] < 100
+    assert len(lines) == 27
+    assert {line["frames"] for line in lines} == {4}
+    assert results["run"]["sampling"] == "uniform:4"
+
+
 def test_limit(onevision, mvbench, tasks, tmp_path):
     flags = ("--tasks", tasks, "--model", onevision, "--data", mvbench, "--output", tmp_path / "out", "--limit", 2)
     assert run(*flags) == 0
@@ -152,7 +174,7 @@ def test_unreadable_videos_are_listed_and_count_as_wrong(onevision, mvbench, tas
         (task, 1, str(corrupt)),
     ]
     assert all(f["video"] in f["error"] for f in results["failures"])
-    scores = results["scores"]["tasks"]["action_count"]
+    scores = results["scores"]["categories"]["action_count"]
     assert (scores["samples"], scores["failed"]) == (3, 2)
     failed = lines_of(output)[:2]
     assert [(line["answer"], line["parsed"], line["score"]) for line in failed] == [(None, None, 0.0)] * 2
@@ -166,6 +188,8 @@ def test_unreadable_videos_are_listed_and_count_as_wrong(onevision, mvbench, tas
         (("--tasks", "mvbench", "--compressor", "vidcom3"), "'vidcom3' is unknown"),
         (("--tasks", "mvbench", "--retention", "1.5"), "retention=1.5"),
         (("--tasks", "mvbench", "--limit", "0"), "--limit 0"),
+        (("--tasks", "mvbench", "--sampling", "all"), "bad frame sampling 'all'"),
+        (("--tasks", "videomme", "--data", "/nonexistent"), "no questions of videomme"),
         (("--tasks", "mvbench", "--data", "/nonexistent"), "json/ and video/"),
         (("--tasks", "mvbench", "--num-gpus", "0"), "--num-gpus 0"),
     ],

@@ -43,7 +43,7 @@ def test_scores_count_every_question(run):
     summary, lines = run
     assert [line["score"] for line in lines] == [1, 1, 0, 0, 1, 0]
     assert [line["parsed"] for line in lines] == ["A", "B", None, "A", "D", None]
-    assert summary["scores"]["tasks"] == {
+    assert summary["scores"]["categories"] == {
         "action_count": {"accuracy": 50.0, "samples": 4, "failed": 0, "unparsed": 1},
         "state_change": {"accuracy": 50.0, "samples": 2, "failed": 1, "unparsed": 0},
     }

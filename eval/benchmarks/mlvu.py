@@ -1,0 +1,41 @@
+"""MLVU dev (arXiv 2406.04264): seven types of multiple-choice questions on minutes to hours of video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from eval.benchmarks.base import Benchmark, local_questions
+
+
+class MLVU(Benchmark):
+    """Local data as on the hub: questions in parquet or JSON files, videos named by `video_name`, below DATA or
+    DATA/video."""
+
+    name: ClassVar[str] = "mlvu"
+    tasks: ClassVar[tuple[str, ...]] = ("mlvu_dev",)
+    folder: ClassVar[str] = "mlvu"
+    metric: ClassVar[str] = "mlvu_percetion_score"  # [sic]
+    overall: ClassVar[Literal["macro", "micro"]] = "macro"
+
+    def local(self, task: str, data: Path) -> dict[str, Any]:
+        return local_questions(data, "test", self.name)
+
+    def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        direct = data / doc["video_name"]
+        return direct if direct.exists() else data / "video" / doc["video_name"]
+
+    def category(self, task: str, sample: dict[str, Any]) -> str:
+        return sample[self.metric]["task_type"]
+
+    def score(self, sample: dict[str, Any]) -> float:
+        return float(sample[self.metric]["pred_answer"] == sample[self.metric]["answer"])
+
+    def parsed(self, sample: dict[str, Any]) -> str | None:
+        return sample[self.metric]["pred_answer"] or None
+
+    def target(self, sample: dict[str, Any]) -> str:
+        return sample[self.metric]["answer"]
+
+
+MLVU_DEV = MLVU()

@@ -1,0 +1,41 @@
+"""Video-MME without subtitles (arXiv 2405.21075): three questions on each of 900 short, medium and long videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from eval.benchmarks.base import Benchmark, local_questions
+
+
+class VideoMME(Benchmark):
+    """Local data as on the hub: `videomme/test-*.parquet` (or test.json) and, unpacked, `data/<videoID>.mp4`."""
+
+    name: ClassVar[str] = "videomme"
+    tasks: ClassVar[tuple[str, ...]] = ("videomme",)
+    folder: ClassVar[str] = "videomme"
+    metric: ClassVar[str] = "videomme_perception_score"
+    overall: ClassVar[Literal["macro", "micro"]] = "micro"
+
+    def local(self, task: str, data: Path) -> dict[str, Any]:
+        return local_questions(data / "videomme" if (data / "videomme").is_dir() else data, "test", self.name)
+
+    def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        stem = data / "data" / doc["videoID"]
+        candidates = [stem.with_name(stem.name + suffix) for suffix in (".mp4", ".MP4", ".mkv")]
+        return next((path for path in candidates if path.exists()), candidates[0])
+
+    def category(self, task: str, sample: dict[str, Any]) -> str:
+        return sample[self.metric]["duration"]
+
+    def score(self, sample: dict[str, Any]) -> float:
+        return float(sample[self.metric]["score"])
+
+    def parsed(self, sample: dict[str, Any]) -> str | None:
+        return sample[self.metric]["pred_answer"] or None
+
+    def target(self, sample: dict[str, Any]) -> str:
+        return sample[self.metric]["answer"]
+
+
+VIDEOMME = VideoMME()

@@ -1,0 +1,125 @@
+"""MiniBench: the world's scenes as real H.264 files, with questions in the schemas of MVBench, MLVU and Video-MME.
+
+Every question has a scene of its own. Scenes are drawn from seeds that training never uses (train.HELD_OUT).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.benchmarks.mvbench import MVBENCH_FOLDERS
+from eval.demo.benchmark import write_video
+from eval.demo.world import TASKS, Question, ask, draw_scene, render
+
+HELD_OUT = 1_000_000
+"""Seeds from here on are for evaluation only."""
+FPS = 8
+ZOOM = 2  # files are 112x112 pixels, and the model's processor makes 56x56 of them again
+DURATIONS = {"short": 2, "medium": 6, "long": 20}
+"""Frames per unit: 4, 12 and 40 seconds."""
+MLVU_TYPES = {
+    "action_count": "count",
+    "action_localization": "order",
+    "action_prediction": "order",
+    "action_sequence": "order",
+    "moving_attribute": "plotQA",
+    "moving_direction": "topic_reasoning",
+    "object_existence": "needle",
+    "scene_transition": "anomaly_reco",
+    "state_change": "ego",
+}
+"""What MLVU would call each task: the nearest of its seven types, all of which occur."""
+
+
+def write_mvbench(root: Path, per_task: int, seed: int = HELD_OUT) -> Path:
+    """`json/<task>.json` and `video/<folder>/<file>` for the world's tasks; returns root."""
+    for task in TASKS:
+        docs = []
+        for number, question, frames in questions(task, per_task, seed):
+            name = f"{task}_{number}.mp4"
+            save(root / "video" / MVBENCH_FOLDERS[task] / name, frames, "short")
+            docs.append(
+                {
+                    "video": name,
+                    "question": question.text,
+                    "candidates": list(question.options),
+                    "answer": question.answer,
+                }
+            )
+        write_json(root / "json" / f"{task}.json", docs)
+    return root
+
+
+def write_mlvu(root: Path, per_task: int, seed: int = HELD_OUT + 1) -> Path:
+    """`test.json` and `video/<video_name>`; returns root."""
+    docs = []
+    for task in TASKS:
+        for number, question, frames in questions(task, per_task, seed):
+            name = f"{task}_{number}.mp4"
+            save(root / "video" / name, frames, "medium")
+            options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", question.options, strict=True))
+            docs.append(
+                {
+                    "video_name": name,
+                    "question": f"{question.text}\n{options}",
+                    "answer": question.letter,
+                    "task_type": MLVU_TYPES[task],
+                }
+            )
+    write_json(root / "test.json", docs)
+    return root
+
+
+def write_videomme(root: Path, per_task: int, seed: int = HELD_OUT + 2) -> Path:
+    """`videomme/test.json` and `data/<videoID>.mp4`, durations in turn; returns root."""
+    docs: list[dict[str, Any]] = []
+    for task in TASKS:
+        for number, question, frames in questions(task, per_task, seed):
+            video = f"{task}_{number}"
+            duration = list(DURATIONS)[number % len(DURATIONS)]
+            save(root / "data" / f"{video}.mp4", frames, duration)
+            docs.append(
+                {
+                    "video_id": f"{len(docs):03d}",
+                    "duration": duration,
+                    "domain": "Knowledge",
+                    "sub_category": "Technology",
+                    "url": "",
+                    "videoID": video,
+                    "question_id": f"{len(docs):03d}-1",
+                    "task_type": "Temporal Perception",
+                    "question": question.text,
+                    "options": [f"{letter}. {option}" for letter, option in zip("ABCD", question.options, strict=True)],
+                    "answer": question.letter,
+                }
+            )
+    write_json(root / "videomme" / "test.json", docs)
+    return root
+
+
+WRITERS = {"mvbench": write_mvbench, "mlvu": write_mlvu, "videomme": write_videomme}
+
+
+def questions(task: str, count: int, seed: int) -> Iterable[tuple[int, Question, np.ndarray]]:
+    """(number, question, pictures [UNITS, SIZE, SIZE, 3]); each depends on seed, task and number only."""
+    for number in range(count):
+        rng = np.random.default_rng([seed, list(TASKS).index(task), number])
+        scene = draw_scene(rng)
+        yield number, ask(scene, task, rng), render(scene)
+
+
+def save(path: Path, units: np.ndarray, duration: str) -> None:
+    """Every unit's picture, zoomed, for as many frames as the duration says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = units.repeat(DURATIONS[duration], axis=0).repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+    write_video(path, frames, FPS)
+
+
+def write_json(path: Path, docs: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(docs, indent=1) + "\n")
