@@ -63,8 +63,8 @@ class RunConfig:
         self.output.mkdir(parents=True, exist_ok=True)
 
 
-def run(config: RunConfig) -> int:
-    """Evaluate in this process (one of several under torchrun); rank 0 writes the results.
+def run(config: RunConfig, quiet: bool = False) -> int:
+    """Evaluate in this process (one of several under torchrun); rank 0 writes the results, and unless `quiet` prints.
 
     Returns the number of questions that failed because their video could not be read.
     """
@@ -77,8 +77,8 @@ def run(config: RunConfig) -> int:
         protocol = replace(protocol, sampling=FrameSampling.parse(config.sampling))
     harness_file = config.output / f"harness.rank{accelerator.process_index}.log"
     # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
-    quiet = harness_log(harness_file) if config.data is not None else nullcontext()
-    with accelerator.main_process_first(), quiet:
+    log = harness_log(harness_file) if config.data is not None else nullcontext()
+    with accelerator.main_process_first(), log:
         tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
 
     device = f"cuda:{accelerator.local_process_index}" if config.device == "cuda" else config.device
@@ -100,9 +100,10 @@ def run(config: RunConfig) -> int:
         write_results(config.output, summary, lines)
         for leftover in config.output.glob("answers.rank*.jsonl"):
             leftover.unlink()
-        console = Console()
-        print_table(console, summary)
-        console.print(f"results in {config.output}", highlight=False)
+        if not quiet:
+            console = Console()
+            print_table(console, summary)
+            console.print(f"results in {config.output}", highlight=False)
         failed = [len(summary["failures"])]
     if accelerator.num_processes > 1:
         torch.distributed.broadcast_object_list(failed, src=0)

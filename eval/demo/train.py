@@ -313,32 +313,140 @@ class PatchHeads(nn.Module):
 
 @dataclass(frozen=True)
 class Lesson:
+    """steps of batches of those kinds of questions, shares as `Lessons.batch` takes them."""
+
     name: str
     steps: int
     shares: dict[str, float]
 
 
-LESSONS = (
-    Lesson("words", 1400, {"word": 0.8, "hint": 0.2}),
-    Lesson("letters", 2600, {"word": 0.2, "hint": 0.1, "choice": 0.7}),
-)
-VISION_STEPS = 1500
-VIDEOS = 16  # per step
+@dataclass(frozen=True)
+class Plan:
+    """vision: steps of the first lesson. videos: per step of the others. save_every: steps between saved states."""
+
+    vision: int = 1500
+    lessons: tuple[Lesson, ...] = (
+        Lesson("words", 1400, {"word": 0.8, "hint": 0.2}),
+        Lesson("letters", 2600, {"word": 0.2, "hint": 0.1, "choice": 0.7}),
+    )
+    videos: int = 16
+    save_every: int = 200
+
+    @property
+    def steps(self) -> int:
+        return sum(lesson.steps for lesson in self.lessons)
+
+    def lesson(self, step: int) -> Lesson:
+        ends = np.cumsum([lesson.steps for lesson in self.lessons])
+        return self.lessons[int(np.searchsorted(ends, step, side="right"))]
 
 
-def learn_vision(model: Any, lessons: Lessons, steps: int, device: str, log: Any, bar: Any) -> None:
-    heads = PatchHeads().to(device)
-    tower = model.get_vision_tower()
-    parameters = [*tower.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.02)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 3e-3 * schedule(step, steps)
-        images, labels = lessons.patches(scenes=16, each=8)
-        loss, accuracy = heads.loss(tower(images.to(device)), labels.to(device))
-        update(optimizer, loss, parameters)
-        bar(f"vision {accuracy:.3f}")
-        if step % 50 == 49:
-            log({"lesson": "vision", "step": step + 1, "loss": loss.item(), "covered_patches_right": accuracy})
+class Training:
+    """One run in the directory `output`: the model, its optimiser, and what is needed to go on after an interruption.
+
+    Leaves there training.pt (the state), curve.jsonl (one line per report) and at the end the checkpoint.
+    """
+
+    def __init__(self, output: Path, seed: int, device: str, plan: Plan):
+        output.mkdir(parents=True, exist_ok=True)
+        self.output, self.device, self.plan = output, device, plan
+        self.tokenizer = build_tokenizer(seed)
+        self.model = build_model(output, self.tokenizer, seed).to(device)
+        if device == "cpu":
+            self.model.set_attn_implementation("eager")  # its backward pass is faster than SDPA's on CPU
+        self.lessons = Lessons(self.tokenizer, seed)
+        # The tower learns in its own lesson only; without it the later steps are much faster.
+        self.parameters = [p for name, p in self.model.named_parameters() if "vision_tower" not in name]
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.02, betas=(0.9, 0.98))
+        self.done = 0
+        self.begin = time.monotonic()
+
+    def run(self) -> None:
+        columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+        with Progress(*columns) as progress:
+            task = progress.add_task("", total=self.plan.vision + self.plan.steps)
+
+            def bar(text: str) -> None:
+                progress.update(task, advance=1, description=text)
+
+            if self.resume():
+                progress.update(task, completed=self.plan.vision + self.done)
+            else:
+                self.learn_to_see(bar)
+            self.learn_to_answer(bar)
+        self.model.config.architectures = ["LlavaQwenForCausalLM"]
+        self.model.half().save_pretrained(self.output)
+        self.tokenizer.save_pretrained(self.output)
+
+    def learn_to_see(self, bar: Callable[[str], None]) -> None:
+        tower, heads = self.model.get_vision_tower(), PatchHeads().to(self.device)
+        parameters = [*tower.parameters(), *heads.parameters()]
+        optimizer = torch.optim.AdamW(parameters, weight_decay=0.02)
+        for step in range(self.plan.vision):
+            images, labels = self.lessons.patches(scenes=16, each=8)
+            loss, accuracy = heads.loss(tower(images.to(self.device)), labels.to(self.device))
+            update(optimizer, loss, parameters, 3e-3 * schedule(step, self.plan.vision))
+            bar(f"vision {accuracy:.3f}")
+            if step % 50 == 49:
+                self.report(lesson="vision", step=step + 1, loss=loss.item(), covered_patches_right=accuracy)
+
+    def learn_to_answer(self, bar: Callable[[str], None]) -> None:
+        self.model.get_vision_tower().requires_grad_(False)
+        for step in range(self.done, self.plan.steps):
+            lesson = self.plan.lesson(step)
+            batch = self.lessons.batch(self.plan.videos, lesson.shares).to(self.device)
+            with torch.autocast(self.device, torch.bfloat16):
+                loss, right = answer_loss(self.model, batch)
+            update(self.optimizer, loss, self.parameters, 2e-3 * schedule(step, self.plan.steps))
+            self.done = step + 1
+            bar(f"{lesson.name} loss {loss.item():.3f} right {right.float().mean():.3f}")
+            if self.done % self.plan.save_every == 0 or self.done == self.plan.steps:
+                self.report(lesson=lesson.name, step=self.done, loss=loss.item(), **self.examine())
+                self.save()
+
+    @torch.no_grad()
+    def examine(self, batches: int = 6) -> dict[str, dict[str, float]]:
+        """Share of right first answer tokens on held-out scenes, per kind of question and task."""
+        lessons = Lessons(self.tokenizer, HELD_OUT - 1)
+        scores: dict[str, dict[str, float]] = {}
+        for kind in ("word", "choice"):
+            right: dict[str, list[bool]] = {task: [] for task in TASKS}
+            for _ in range(batches):
+                batch = lessons.batch(self.plan.videos, {kind: 1.0}).to(self.device)
+                with torch.autocast(self.device, torch.bfloat16):
+                    _, answers = answer_loss(self.model, batch)
+                for task, answer in zip(batch.asked, answers.tolist(), strict=True):
+                    right[task].append(answer)
+            scores[kind] = {task: round(float(np.mean(answers)), 3) for task, answers in right.items()}
+            scores[kind]["overall"] = round(float(np.mean(list(scores[kind].values()))), 3)
+        return scores
+
+    def report(self, **entry: Any) -> None:
+        with (self.output / "curve.jsonl").open("a") as file:
+            file.write(json.dumps({**entry, "seconds": round(time.monotonic() - self.begin)}) + "\n")
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.lessons.rng.bit_generator.state,
+            "step": self.done,
+        }
+        partial = self.output / "training.partial"
+        torch.save(state, partial)
+        partial.replace(self.output / "training.pt")
+
+    def resume(self) -> bool:
+        """Go on from training.pt; False where there is none."""
+        file = self.output / "training.pt"
+        if not file.exists():
+            return False
+        state = torch.load(file, weights_only=False)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lessons.rng.bit_generator.state = state["rng"]
+        self.done = state["step"]
+        return True
 
 
 def schedule(step: int, steps: int, warmup: int = 100) -> float:
@@ -346,83 +454,12 @@ def schedule(step: int, steps: int, warmup: int = 100) -> float:
     return min((step + 1) / warmup, 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def update(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor]) -> None:
+def update(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor], rate: float) -> None:
+    optimizer.param_groups[0]["lr"] = rate
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
-
-
-@torch.no_grad()
-def examine(model: Any, tokenizer: Any, device: str, videos: int = 96) -> dict[str, dict[str, float]]:
-    """Accuracy of the first answer token on held-out scenes, per kind of question and task."""
-    lessons = Lessons(tokenizer, HELD_OUT - 1)
-    scores: dict[str, dict[str, float]] = {}
-    for kind in ("word", "choice"):
-        right: dict[str, list[bool]] = {task: [] for task in TASKS}
-        for _ in range(0, videos, VIDEOS):
-            batch = lessons.batch(VIDEOS, {kind: 1.0}).to(device)
-            with torch.autocast(device, torch.bfloat16):
-                _, answers = answer_loss(model, batch)
-            for task, answer in zip(batch.asked, answers.tolist(), strict=True):
-                right[task].append(answer)
-        scores[kind] = {task: round(float(np.mean(answers)), 3) for task, answers in right.items()}
-        scores[kind]["overall"] = round(float(np.mean(list(scores[kind].values()))), 3)
-    return scores
-
-
-def train(output: Path, seed: int, device: str) -> None:
-    """All lessons, from where an earlier, interrupted run in `output` stopped; leaves the checkpoint there."""
-    output.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(seed)
-    model = build_model(output, tokenizer, seed).to(device)
-    if device == "cpu":
-        model.set_attn_implementation("eager")  # its backward pass is faster than SDPA's on CPU
-    lessons = Lessons(tokenizer, seed)
-    state_file, curve = output / "training.pt", output / "curve.jsonl"
-    begin = time.monotonic()
-
-    def log(entry: dict[str, Any]) -> None:
-        with curve.open("a") as file:
-            file.write(json.dumps({**entry, "seconds": round(time.monotonic() - begin)}) + "\n")
-
-    total = sum(lesson.steps for lesson in LESSONS)
-    parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98))
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=VISION_STEPS + total)
-
-        def bar(text: str) -> None:
-            progress.update(task, advance=1, description=text)
-
-        done = 0
-        if state_file.exists():
-            state = torch.load(state_file, weights_only=False)
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            lessons.rng.bit_generator.state = state["rng"]
-            done = state["step"]
-            progress.update(task, completed=VISION_STEPS + done)
-        else:
-            learn_vision(model, lessons, VISION_STEPS, device, log, bar)
-        model.get_vision_tower().requires_grad_(False)  # it has learned its lesson; without it steps are faster
-        for step in range(done, total):
-            lesson = LESSONS[0] if step < LESSONS[0].steps else LESSONS[1]
-            optimizer.param_groups[0]["lr"] = 2e-3 * schedule(step, total)
-            batch = lessons.batch(VIDEOS, lesson.shares).to(device)
-            with torch.autocast(device, torch.bfloat16):
-                loss, right = answer_loss(model, batch)
-            update(optimizer, loss, parameters)
-            bar(f"{lesson.name} loss {loss.item():.3f} right {right.float().mean():.3f}")
-            if step % 200 == 199 or step == total - 1:
-                log({"lesson": lesson.name, "step": step + 1, "loss": loss.item(), **examine(model, tokenizer, device)})
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-                torch.save({**state, "rng": lessons.rng.bit_generator.state}, state_file.with_suffix(".partial"))
-                state_file.with_suffix(".partial").replace(state_file)
-    model.config.architectures = ["LlavaQwenForCausalLM"]
-    model.half().save_pretrained(output)
-    tokenizer.save_pretrained(output)
 
 
 def main() -> None:
@@ -431,7 +468,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    train(arguments.output, arguments.seed, arguments.device)
+    Training(arguments.output, arguments.seed, arguments.device, Plan()).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from eval.demo.train import QUESTIONS, Lesson, Lessons, Plan, Training, answer_loss, build_model, build_tokenizer
+from eval.demo.world import SIZE, UNITS
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.model.builder import load_pretrained_model
+
+PLAN = Plan(
+    vision=2, lessons=(Lesson("words", 2, {"word": 1.0}), Lesson("letters", 2, {"choice": 1.0})), videos=2, save_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(0)
+
+
+@pytest.mark.parametrize("kind", ["word", "hint", "choice"])
+def test_sharing_a_video_equals_asking_alone(kind, tokenizer, tmp_path):
+    """The loss of questions that share one video's keys and values is that of every question by itself."""
+    model = build_model(tmp_path, tokenizer, seed=1).eval()
+    batch = Lessons(tokenizer, 2).batch(2, {kind: 1.0})
+    with torch.no_grad():
+        shared, right = answer_loss(model, batch)
+        total, count, firsts = 0.0, 0, []
+        for i, (ids, labels) in enumerate(zip(batch.ids, batch.labels, strict=True)):
+            length = int((labels != IGNORE_INDEX).nonzero().max()) + 1
+            slot = torch.tensor([IMAGE_TOKEN_INDEX])
+            alone = torch.cat([batch.before, slot, ids[:length]])[None]
+            nothing = torch.full((len(batch.before) + 1,), IGNORE_INDEX)
+            targets = torch.cat([nothing, labels[:length]])[None]
+            video = [batch.pixels[i // QUESTIONS]]
+            tokens = int((labels != IGNORE_INDEX).sum())
+            total += model(alone, labels=targets, images=video, modalities=["video"]).loss.item() * tokens
+            count += tokens
+            logits = model(alone, images=video, modalities=["video"]).logits[0, -tokens - 1]
+            firsts.append(bool(logits.argmax() == labels[length - tokens]))
+    assert shared.item() == pytest.approx(total / count, rel=1e-4)
+    assert right.tolist() == firsts
+
+
+def test_batches_are_seeded_and_well_formed(tokenizer):
+    a, b, c = (Lessons(tokenizer, seed).batch(2, {"choice": 1.0}) for seed in (0, 0, 1))
+    assert torch.equal(a.ids, b.ids)
+    assert torch.equal(a.pixels, b.pixels)
+    assert a.asked == b.asked
+    assert not torch.equal(a.pixels, c.pixels)
+    assert a.pixels.shape == (2, UNITS, 3, SIZE, SIZE)
+    assert a.ids.shape == a.labels.shape == (2 * QUESTIONS, a.ids.shape[1])
+    for labels in a.labels:
+        answer = tokenizer.decode(labels[labels != IGNORE_INDEX])
+        assert answer.removesuffix("<|im_end|>") in "ABCD"
+
+
+class Interrupted(Training):
+    def save(self) -> None:
+        super().save()
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
+    Training(tmp_path / "whole", 3, "cpu", PLAN).run()
+    interrupted = Interrupted(tmp_path / "parts", 3, "cpu", PLAN)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    Training(tmp_path / "parts", 3, "cpu", PLAN).run()
+
+    _, whole, _, _ = load_pretrained_model(str(tmp_path / "whole"), None, "llava_qwen", device_map="cpu")
+    tokenizer, parts, _, _ = load_pretrained_model(str(tmp_path / "parts"), None, "llava_qwen", device_map="cpu")
+    assert tokenizer.decode(tokenizer("Which colour?").input_ids) == "Which colour?"
+    for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    reports = [json.loads(line) for line in (tmp_path / "parts" / "curve.jsonl").read_text().splitlines()]
+    assert [(r["lesson"], r["step"]) for r in reports] == [("words", 2), ("letters", 4)]
+    assert set(reports[-1]["choice"]) >= {"overall", "action_count"}
