@@ -6,7 +6,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.benchmarks import select_tasks
@@ -26,12 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_run(commands)
     arguments = parser.parse_args(argv)
     try:
-        return arguments.main(arguments)
+        start = arguments.prepare(arguments)
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("EVAL_TRACEBACK"):
-            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return start()
 
 
 def add_run(commands: argparse._SubParsersAction) -> None:
@@ -61,7 +60,7 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--dtype", default=None, help="float16, bfloat16 or float32; float16 on GPUs, float32 on CPU")
     run.add_argument("--device", default=None, help="cuda, cpu, or auto (one model over all GPUs)")
     run.add_argument("--demo", action="store_true", help="a tiny random model on a tiny benchmark, both made here")
-    run.set_defaults(main=run_main)
+    run.set_defaults(prepare=prepare_run)
 
 
 def make_demo(root: Path) -> tuple[str, Path]:
@@ -74,7 +73,8 @@ def make_demo(root: Path) -> tuple[str, Path]:
     return str(make_checkpoint(root, "onevision")), make_mvbench(root / "mvbench")
 
 
-def run_main(arguments: argparse.Namespace) -> int:
+def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Check everything that can be checked before the model is loaded; returns what does the rest."""
     import torch
 
     benchmark, _ = select_tasks(arguments.tasks)
@@ -100,5 +100,5 @@ def run_main(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     config.check()
-    failed = launch(config, processes(arguments.num_gpus, device))
-    return FAILED_QUESTIONS if failed else 0
+    count = processes(arguments.num_gpus, device)
+    return lambda: FAILED_QUESTIONS if launch(config, count) else 0

@@ -22,6 +22,7 @@ from eval.harness import build_model, evaluate, harness_log, load_tasks
 from eval.protocol import protocol_for
 from eval.provenance import provenance
 from eval.results import join_samples, print_table, summarise, write_results
+from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling
 from vidcom2 import compressor
 
@@ -48,9 +49,12 @@ class RunConfig:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Raise ValueError, FileNotFoundError or FileExistsError for what cannot work, before anything is loaded."""
+        """Raise ValueError, OSError or ImportError for what cannot work, before anything is loaded."""
         benchmark, tasks = select_tasks(self.tasks)
         compressor(self.compressor)
+        resolve_attention(self.attn)
+        resolve_dtype(self.dtype)
+        protocol_for(self.model)
         if self.sampling is not None:
             FrameSampling.parse(self.sampling)
         if self.limit is not None and self.limit < 1:

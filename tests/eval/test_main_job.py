@@ -188,6 +188,8 @@ def test_unreadable_videos_are_listed_and_count_as_wrong(onevision, mvbench, tas
         (("--tasks", "mvbench", "--compressor", "vidcom3"), "'vidcom3' is unknown"),
         (("--tasks", "mvbench", "--retention", "1.5"), "retention=1.5"),
         (("--tasks", "mvbench", "--limit", "0"), "--limit 0"),
+        (("--tasks", "mvbench", "--attn", "linear"), "attn_implementation='linear'"),
+        (("--tasks", "mvbench", "--dtype", "int8"), "torch_dtype='int8'"),
         (("--tasks", "mvbench", "--sampling", "all"), "bad frame sampling 'all'"),
         (("--tasks", "videomme", "--data", "/nonexistent"), "no questions of videomme"),
         (("--tasks", "mvbench", "--data", "/nonexistent"), "json/ and video/"),
