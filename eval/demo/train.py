@@ -2,11 +2,13 @@
 
     python -m eval.demo.train OUTPUT
 
-Three lessons, each of which the next needs:
+Four lessons, each of which the next needs:
 1. vision: the tower learns which object and which background cover each patch. Without it the LLM alone never
    discovers vision.
-2. words: projector and LLM answer in words.
-3. letters: the same questions as multiple choice, in the benchmarks' own prompts. Some of them give the answer's word
+2. names: at every visual token the LLM says what is there (colour and shape, or background). Without it answers that
+   hang on a few tokens out of hundreds stay at chance; it goes on, as a part of the loss, in the lessons that follow.
+3. words: projector and LLM answer in words.
+4. letters: the same questions as multiple choice, in the benchmarks' own prompts. Some of them give the answer's word
    away ("The answer is red."), so that finding a word's letter can be learned apart from seeing.
 
 Eight questions share one video: its rows go through tower and LLM once, and every question continues from their keys
@@ -34,7 +36,20 @@ from transformers import PreTrainedTokenizerFast
 
 from eval.demo.checkpoint import QWEN2_SPLIT
 from eval.demo.minibench import HELD_OUT
-from eval.demo.world import BACKGROUNDS, COLOURS, SHAPES, SIZE, TASKS, UNITS, Question, Scene, ask, draw_scene, render
+from eval.demo.world import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZE,
+    STEPPING_STONES,
+    TASKS,
+    UNITS,
+    Question,
+    Scene,
+    ask,
+    draw_scene,
+    render,
+)
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import conv_templates
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
@@ -87,7 +102,7 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     corpus = []
     for _ in range(300):
         scene = draw_scene(rng)
-        for task in TASKS:
+        for task in (*TASKS, *STEPPING_STONES):
             q = ask(scene, task, rng)
             corpus += ["".join(conversation(p(q))) for p in (*CHOICES, word_prompt)] + [f"The answer is {q.answer}. "]
             corpus += [q.answer, f" {q.answer}"]
@@ -192,12 +207,14 @@ def patch_labels(scene: Scene, frames: np.ndarray, units: np.ndarray) -> np.ndar
 @dataclass(frozen=True)
 class Batch:
     """pixels [B, UNITS, 3, S, S]; before [P], ids of the chat's beginning; ids, labels [B * QUESTIONS, L] of what
-    follows the video, padded on the right. asked: the task of every question."""
+    follows the video, padded on the right. names [B, T*M, 2]: ids of the two words for what each visual token shows
+    (colour and shape, or the background twice). asked: the task of every question."""
 
     pixels: Tensor
     before: Tensor
     ids: Tensor
     labels: Tensor
+    names: Tensor
     asked: list[str]
 
     def to(self, device: str) -> Batch:
@@ -212,6 +229,9 @@ class Lessons:
         self.tokenizer, self.rng = tokenizer, np.random.default_rng(seed)
         self.before = tokenizer(conversation("")[0], add_special_tokens=False).input_ids
         self._cache: dict[str, list[int]] = {}
+        # The first id of each label's word, by label; colours and shapes count from 1.
+        labels = (("nothing", *COLOURS), ("nothing", *SHAPES), BACKGROUNDS)
+        self.words = [np.array([self.text_ids(word)[0] for word in words]) for words in labels]
 
     def text_ids(self, text: str) -> list[int]:
         if text not in self._cache:
@@ -231,6 +251,15 @@ class Lessons:
         ids, target = self.text_ids(conversation(prompt)[1]), [*self.text_ids(answer), self.tokenizer.eos_token_id]
         return ids + target, [IGNORE_INDEX] * len(ids) + target
 
+    def names(self, labels: np.ndarray) -> np.ndarray:
+        """Patch labels [T, P, 3] -> ids of words [T*M, 2], for the patches that pooling mostly looks at."""
+        side = SIZE // PATCH
+        grid = labels.reshape(len(labels), side, side, 3)[:, ::2, ::2].reshape(-1, 3)
+        colour, shape, background = (grid[:, i] for i in range(3))
+        first = np.where(colour > 0, self.words[0][colour], self.words[2][background])
+        second = np.where(colour > 0, self.words[1][shape], self.words[2][background])
+        return np.stack([first, second], -1)
+
     def patches(self, scenes: int, each: int) -> tuple[Tensor, Tensor]:
         """Single frames: pixels [N, 3, S, S] and patch labels [N, P, 3], N = scenes * each."""
         frames, labels = [], []
@@ -248,11 +277,12 @@ class Lessons:
         """
         kind = str(self.rng.choice(list(shares), p=list(shares.values())))
         style = CHOICES[self.rng.choice(len(CHOICES), p=(0.5, 0.3, 0.2))]
-        frames, rows, asked = [], [], []
+        frames, names, rows, asked = [], [], [], []
         for _ in range(videos):
             scene = draw_scene(self.rng)
             frames.append(render(scene))
-            asked += self.rng.permutation(list(TASKS))[:QUESTIONS].tolist()
+            names.append(self.names(patch_labels(scene, frames[-1], np.arange(UNITS))))
+            asked += self.rng.permutation([*TASKS, *STEPPING_STONES])[:QUESTIONS].tolist()
             rows += [self.question_ids(ask(scene, t, self.rng), kind, style) for t in asked[-QUESTIONS:]]
         length = max(len(ids) for ids, _ in rows)
         ids = [one + [self.tokenizer.pad_token_id] * (length - len(one)) for one, _ in rows]
@@ -262,6 +292,7 @@ class Lessons:
             torch.tensor(self.before),
             torch.tensor(ids),
             torch.tensor(labels),
+            torch.from_numpy(np.stack(names)),
             asked,
         )
 
@@ -269,8 +300,8 @@ class Lessons:
 # ---- losses
 
 
-def answer_loss(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the answers, and for each question whether its answer's first token is right."""
+def video_pass(model: Any, batch: Batch) -> tuple[Any, Tensor]:
+    """The LLM on the chat's beginning and the video: (its key-value cache, the naming loss)."""
     videos = len(batch.pixels)
     features = model.encode_images(batch.pixels.flatten(0, 1))
     pooled = model.get_2dPool(features, 2).unflatten(0, (videos, UNITS)).flatten(1, 2)  # [B, T*M, D]
@@ -278,9 +309,23 @@ def answer_loss(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     embed = model.model.embed_tokens
     before = embed(batch.before).expand(videos, -1, -1)
     video = model.model(inputs_embeds=torch.cat([before, pooled, newline], dim=1), use_cache=True)
-    cache = video.past_key_values
+    seen = video.last_hidden_state[:, len(batch.before) : -1]  # without the newline
+    log_words = model.lm_head(seen).float().log_softmax(-1)
+    covered = batch.names[..., 0] != batch.names[..., 1]
+    weight = torch.where(covered, 1.0, 0.1)  # most tokens are background and soon learned
+    named = -log_words.gather(-1, batch.names).mean(-1)
+    return video.past_key_values, (named * weight).sum() / weight.sum()
+
+
+def answer_loss(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the answers, and for each question whether its answer's first token is right.
+
+    cache: what `video_pass` gave; used up.
+    """
     cache.batch_repeat_interleave(QUESTIONS)
-    hidden = model.model(inputs_embeds=embed(batch.ids), past_key_values=cache, use_cache=True).last_hidden_state
+    hidden = model.model(
+        inputs_embeds=model.model.embed_tokens(batch.ids), past_key_values=cache, use_cache=True
+    ).last_hidden_state
     targets = batch.labels[:, 1:]
     learned = targets != IGNORE_INDEX
     logits = model.lm_head(hidden[:, :-1][learned])
@@ -313,7 +358,7 @@ class PatchHeads(nn.Module):
 
 @dataclass(frozen=True)
 class Lesson:
-    """steps of batches of those kinds of questions, shares as `Lessons.batch` takes them."""
+    """steps of batches of those kinds of questions, shares as `Lessons.batch` takes them; none: naming only."""
 
     name: str
     steps: int
@@ -326,8 +371,9 @@ class Plan:
 
     vision: int = 1500
     lessons: tuple[Lesson, ...] = (
-        Lesson("words", 1400, {"word": 0.8, "hint": 0.2}),
-        Lesson("letters", 2600, {"word": 0.2, "hint": 0.1, "choice": 0.7}),
+        Lesson("names", 400, {}),
+        Lesson("words", 1000, {"word": 0.8, "hint": 0.2}),
+        Lesson("letters", 2400, {"word": 0.2, "hint": 0.1, "choice": 0.7}),
     )
     videos: int = 16
     save_every: int = 200
@@ -394,14 +440,17 @@ class Training:
         self.model.get_vision_tower().requires_grad_(False)
         for step in range(self.done, self.plan.steps):
             lesson = self.plan.lesson(step)
-            batch = self.lessons.batch(self.plan.videos, lesson.shares).to(self.device)
+            batch = self.lessons.batch(self.plan.videos, lesson.shares or {"word": 1.0}).to(self.device)
             with torch.autocast(self.device, torch.bfloat16):
-                loss, right = answer_loss(self.model, batch)
+                cache, naming = video_pass(self.model, batch)
+                loss, right = answer_loss(self.model, batch, cache) if lesson.shares else (naming, torch.zeros(1))
+                loss = loss + 0.3 * naming
             update(self.optimizer, loss, self.parameters, 2e-3 * schedule(step, self.plan.steps))
             self.done = step + 1
-            bar(f"{lesson.name} loss {loss.item():.3f} right {right.float().mean():.3f}")
+            bar(f"{lesson.name} loss {loss.item():.3f} naming {naming.item():.3f} right {right.float().mean():.3f}")
             if self.done % self.plan.save_every == 0 or self.done == self.plan.steps:
-                self.report(lesson=lesson.name, step=self.done, loss=loss.item(), **self.examine())
+                losses = {"loss": loss.item(), "naming": naming.item()}
+                self.report(lesson=lesson.name, step=self.done, **losses, **self.examine())
                 self.save()
 
     @torch.no_grad()
@@ -410,15 +459,15 @@ class Training:
         lessons = Lessons(self.tokenizer, HELD_OUT - 1)
         scores: dict[str, dict[str, float]] = {}
         for kind in ("word", "choice"):
-            right: dict[str, list[bool]] = {task: [] for task in TASKS}
+            right: dict[str, list[bool]] = {task: [] for task in (*TASKS, *STEPPING_STONES)}
             for _ in range(batches):
                 batch = lessons.batch(self.plan.videos, {kind: 1.0}).to(self.device)
                 with torch.autocast(self.device, torch.bfloat16):
-                    _, answers = answer_loss(self.model, batch)
+                    _, answers = answer_loss(self.model, batch, video_pass(self.model, batch)[0])
                 for task, answer in zip(batch.asked, answers.tolist(), strict=True):
                     right[task].append(answer)
             scores[kind] = {task: round(float(np.mean(answers)), 3) for task, answers in right.items()}
-            scores[kind]["overall"] = round(float(np.mean(list(scores[kind].values()))), 3)
+            scores[kind]["overall"] = round(float(np.mean([scores[kind][task] for task in TASKS])), 3)
         return scores
 
     def report(self, **entry: Any) -> None:

@@ -201,9 +201,36 @@ TASKS = {
 }
 
 
+# ---- stepping stones: asked in training only, because what they need is a part of what the tasks need
+
+
+def _resting_colour(s: Scene) -> tuple[str, str, list[str]]:
+    return "Which colour is the resting object at first?", s.resting.colour, [s.turned, s.mover.colour, *COLOURS]
+
+
+def _resting_shape(s: Scene) -> tuple[str, str, list[str]]:
+    return "Which shape is the resting object?", s.resting.shape, list(SHAPES)
+
+
+def _moving_shape(s: Scene) -> tuple[str, str, list[str]]:
+    return "Which shape is the moving object?", s.mover.shape, list(SHAPES)
+
+
+def _flashing_colour(s: Scene) -> tuple[str, str, list[str]]:
+    return "Which colour flashes up last?", s.flashes[1][1].colour, [s.flashes[0][1].colour, s.mover.colour, *COLOURS]
+
+
+STEPPING_STONES = {
+    "resting_colour": _resting_colour,
+    "resting_shape": _resting_shape,
+    "moving_shape": _moving_shape,
+    "flashing_colour": _flashing_colour,
+}
+
+
 def ask(scene: Scene, task: str, rng: np.random.Generator) -> Question:
-    """The task's question about the scene, with its four options in random order."""
-    text, answer, wrong = TASKS[task](scene)
+    """The question of a task or stepping stone about the scene, with its four options in random order."""
+    text, answer, wrong = (TASKS | STEPPING_STONES)[task](scene)
     options = list(dict.fromkeys([answer, *wrong]))
     # Two tempting wrong options where there are any, the last at random.
     options = [*options[:3], str(rng.choice(options[3:]))]

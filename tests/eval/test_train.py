@@ -2,17 +2,27 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from eval.demo.train import QUESTIONS, Lesson, Lessons, Plan, Training, answer_loss, build_model, build_tokenizer
-from eval.demo.world import SIZE, UNITS
+from eval.demo.train import (
+    QUESTIONS,
+    Lesson,
+    Lessons,
+    Plan,
+    Training,
+    answer_loss,
+    build_model,
+    build_tokenizer,
+    patch_labels,
+    video_pass,
+)
+from eval.demo.world import BACKGROUNDS, COLOURS, SIZE, UNITS, draw_scene, render
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.builder import load_pretrained_model
 
-PLAN = Plan(
-    vision=2, lessons=(Lesson("words", 2, {"word": 1.0}), Lesson("letters", 2, {"choice": 1.0})), videos=2, save_every=2
-)
+PLAN = Plan(vision=2, lessons=(Lesson("names", 2, {}), Lesson("letters", 2, {"choice": 1.0})), videos=2, save_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +36,7 @@ def test_sharing_a_video_equals_asking_alone(kind, tokenizer, tmp_path):
     model = build_model(tmp_path, tokenizer, seed=1).eval()
     batch = Lessons(tokenizer, 2).batch(2, {kind: 1.0})
     with torch.no_grad():
-        shared, right = answer_loss(model, batch)
+        shared, right = answer_loss(model, batch, video_pass(model, batch)[0])
         total, count, firsts = 0.0, 0, []
         for i, (ids, labels) in enumerate(zip(batch.ids, batch.labels, strict=True)):
             length = int((labels != IGNORE_INDEX).nonzero().max()) + 1
@@ -57,6 +67,20 @@ def test_batches_are_seeded_and_well_formed(tokenizer):
         assert answer.removesuffix("<|im_end|>") in "ABCD"
 
 
+def test_names_are_what_the_pixels_show(tokenizer):
+    """Every named colour is in the frame, and a frame's background is named."""
+    lessons = Lessons(tokenizer, 5)
+    scene = draw_scene(np.random.default_rng(5))
+    frames = render(scene)
+    named = lessons.names(patch_labels(scene, frames, np.arange(UNITS))).reshape(UNITS, -1, 2)
+    palette = {**COLOURS, **BACKGROUNDS}
+    for frame, words in zip(frames, named, strict=True):
+        said = {tokenizer.decode([word]) for word in words[:, 0].tolist()}
+        shown = {name for name, rgb in palette.items() if (frame == rgb).all(-1).any()}
+        assert said <= shown
+        assert said & set(BACKGROUNDS)
+
+
 class Interrupted(Training):
     def save(self) -> None:
         super().save()
@@ -76,5 +100,5 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         assert torch.equal(a, b), name
     reports = [json.loads(line) for line in (tmp_path / "parts" / "curve.jsonl").read_text().splitlines()]
-    assert [(r["lesson"], r["step"]) for r in reports] == [("words", 2), ("letters", 4)]
+    assert [(r["lesson"], r["step"]) for r in reports] == [("names", 2), ("letters", 4)]
     assert set(reports[-1]["choice"]) >= {"overall", "action_count"}
