@@ -67,8 +67,8 @@ class RunConfig:
         self.output.mkdir(parents=True, exist_ok=True)
 
 
-def run(config: RunConfig, quiet: bool = False) -> int:
-    """Evaluate in this process (one of several under torchrun); rank 0 writes the results, and unless `quiet` prints.
+def run(config: RunConfig) -> int:
+    """Evaluate in this process (one of several under torchrun); rank 0 writes the results.
 
     Returns the number of questions that failed because their video could not be read.
     """
@@ -104,10 +104,9 @@ def run(config: RunConfig, quiet: bool = False) -> int:
         write_results(config.output, summary, lines)
         for leftover in config.output.glob("answers.rank*.jsonl"):
             leftover.unlink()
-        if not quiet:
-            console = Console()
-            print_table(console, summary)
-            console.print(f"results in {config.output}", highlight=False)
+        console = Console()
+        print_table(console, summary)
+        console.print(f"results in {config.output}", highlight=False)
         failed = [len(summary["failures"])]
     if accelerator.num_processes > 1:
         torch.distributed.broadcast_object_list(failed, src=0)
