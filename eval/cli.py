@@ -63,14 +63,16 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.set_defaults(prepare=prepare_run)
 
 
-def make_demo(root: Path) -> tuple[str, Path]:
-    """A tiny checkpoint and a mini MVBench, made anew in `root`."""
+def make_demo(benchmark: str, root: Path) -> tuple[str, Path]:
+    """A tiny checkpoint and a small edition of the benchmark, made anew in `root`."""
     from eval.demo.benchmark import make_mvbench
     from eval.demo.checkpoint import make_checkpoint
+    from eval.demo.minibench import WRITERS
 
     shutil.rmtree(root, ignore_errors=True)
     print("demo: the model's weights are random, so its accuracy is chance; only the pipeline is real", file=sys.stderr)
-    return str(make_checkpoint(root, "onevision")), make_mvbench(root / "mvbench")
+    data = make_mvbench(root / benchmark) if benchmark == "mvbench" else WRITERS[benchmark](root / benchmark, 2)
+    return str(make_checkpoint(root, "onevision")), data
 
 
 def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -79,7 +81,7 @@ def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
 
     benchmark, _ = select_tasks(arguments.tasks)
     if arguments.demo:
-        arguments.model, arguments.data = make_demo(Path("outputs/demo"))
+        arguments.model, arguments.data = make_demo(benchmark.name, Path("outputs/demo"))
         arguments.overwrite = True
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = {} if arguments.retention is None else {"retention": arguments.retention}

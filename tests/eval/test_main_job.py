@@ -150,6 +150,15 @@ def test_other_benchmarks(benchmark, categories, average, onevision, tmp_path):
     assert results["run"]["sampling"] == "uniform:4"
 
 
+@pytest.mark.parametrize("benchmark", ["mvbench", "mlvu", "videomme"])
+def test_demo(benchmark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second replaces the first
+        assert run("--tasks", benchmark, "--demo", "--limit", 1) == 0
+    (output,) = (tmp_path / "outputs" / benchmark).glob("llava-*/vidcom2@0.25")
+    assert results_of(output)["samples"] == (20 if benchmark == "mvbench" else 1)
+
+
 def test_limit(onevision, mvbench, tasks, tmp_path):
     flags = ("--tasks", tasks, "--model", onevision, "--data", mvbench, "--output", tmp_path / "out", "--limit", 2)
     assert run(*flags) == 0
