@@ -1,6 +1,7 @@
 """lmms-eval as a library: its tasks, prompts and scoring around our engine.
 
-The only module that imports lmms_eval, and only inside functions: the import takes half a minute.
+With a benchmark's `harness_utils`, the only place that imports lmms_eval, and only inside functions: the import takes
+half a minute.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ def harness_log(file: Path) -> Iterator[None]:
     logger.remove()
     logger.add(terminal, level="ERROR")
     with file.open("a") as log, redirect_stderr(log):
-        logger.add(log, level="INFO")
-        yield
-        logger.remove()
+        sink = logger.add(log, level="INFO")
+        try:
+            yield
+        finally:
+            logger.remove(sink)  # also after an exception: the file is about to be closed
 
 
 def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, model_name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """MiniBench: the world's scenes as real H.264 files, with questions in the schemas of MVBench, MLVU and Video-MME.
 
-Every question has a scene of its own. Scenes are drawn from seeds that training never uses (train.HELD_OUT).
+Every question has a scene of its own. Scenes are drawn from seeds that training never uses (from HELD_OUT on).
 """
 
 from __future__ import annotations
