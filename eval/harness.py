@@ -52,11 +52,11 @@ def harness_log(file: Path) -> Iterator[None]:
     logger.remove()
     logger.add(terminal, level="ERROR")
     with file.open("a") as log, redirect_stderr(log):
-        sink = logger.add(log, level="INFO")
+        logger.add(log, level="INFO")
         try:
             yield
         finally:
-            logger.remove(sink)  # also after an exception: the file is about to be closed
+            logger.remove()  # all, since lmms-eval sets up its own; also after an exception, which closes the file
 
 
 def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, model_name: str) -> dict[str, Any]:
