@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from eval.benchmarks import Benchmark
-from eval.engine import LlavaEngine, PromptTooLong
+from eval.engine import Engine, PromptTooLong
 from llava.video import VideoError
 
 # Stands for the answer to a video that could not be read. No option letter can be parsed from it, and it is not
@@ -84,7 +84,7 @@ def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., 
     return doc_to_visual
 
 
-def build_model(engine: LlavaEngine, accelerator: Accelerator, answers: TextIO, advance: Callable[[int], None]) -> Any:
+def build_model(engine: Engine, accelerator: Accelerator, answers: TextIO, advance: Callable[[int], None]) -> Any:
     """An lmms-eval model that answers with `engine`.
 
     Every answer is at once appended to `answers` as a JSON line, so that a crash loses none, and reported by

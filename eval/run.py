@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eval.benchmarks import select_tasks
-from eval.engine import LlavaEngine
+from eval.engine import Engine
 from eval.harness import build_model, evaluate, harness_log, load_tasks
-from eval.protocol import protocol_for
+from eval.models import Protocol, load_engine, protocol_for
 from eval.provenance import provenance
 from eval.results import join_samples, print_table, summarise, write_results
 from llava.model.builder import resolve_attention, resolve_dtype
@@ -48,15 +48,18 @@ class RunConfig:
     device: str = "cuda"
     overwrite: bool = False
 
+    def protocol(self) -> Protocol:
+        """How the model is evaluated; ValueError, OSError where it is not, or not with this sampling."""
+        protocol = protocol_for(self.model)
+        return protocol if self.sampling is None else protocol.sampled(FrameSampling.parse(self.sampling))
+
     def check(self) -> None:
         """Raise ValueError, OSError or ImportError for what cannot work, before anything is loaded."""
         benchmark, tasks = select_tasks(self.tasks)
         compressor(self.compressor)
         resolve_attention(self.attn)
         resolve_dtype(self.dtype)
-        protocol_for(self.model)
-        if self.sampling is not None:
-            FrameSampling.parse(self.sampling)
+        self.protocol()
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
         if self.data is not None:
@@ -67,8 +70,8 @@ class RunConfig:
         self.output.mkdir(parents=True, exist_ok=True)
 
 
-def run(config: RunConfig) -> int:
-    """Evaluate in this process (one of several under torchrun); rank 0 writes the results.
+def run(config: RunConfig, quiet: bool = False) -> int:
+    """Evaluate in this process (one of several under torchrun); rank 0 writes the results, and unless `quiet` prints.
 
     Returns the number of questions that failed because their video could not be read.
     """
@@ -76,9 +79,7 @@ def run(config: RunConfig) -> int:
     kwargs = InitProcessGroupKwargs(timeout=timedelta(days=7))  # ranks meet only at the end
     accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[kwargs])
     benchmark, names = select_tasks(config.tasks)
-    protocol = protocol_for(config.model)
-    if config.sampling is not None:
-        protocol = replace(protocol, sampling=FrameSampling.parse(config.sampling))
+    protocol = config.protocol()
     harness_file = config.output / f"harness.rank{accelerator.process_index}.log"
     # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
     log = harness_log(harness_file) if config.data is not None else nullcontext()
@@ -86,7 +87,7 @@ def run(config: RunConfig) -> int:
         tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
 
     device = f"cuda:{accelerator.local_process_index}" if config.device == "cuda" else config.device
-    engine = LlavaEngine(config.model, protocol, compressor(config.compressor), device, config.dtype, config.attn)
+    engine = load_engine(config.model, protocol, compressor(config.compressor), device, config.dtype, config.attn)
     answers_file = config.output / f"answers.rank{accelerator.process_index}.jsonl"
     with answers_file.open("w") as answers, progress(accelerator) as advance, harness_log(harness_file):
         model = build_model(engine, accelerator, answers, advance)
@@ -99,14 +100,15 @@ def run(config: RunConfig) -> int:
         lines = join_samples(benchmark, results["samples"], samples)
         summary = summarise(benchmark, lines)
         summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
-        summary["run"] = settings(config, engine, tasks, accelerator.num_processes)
+        summary["run"] = settings(config, protocol, engine, tasks, accelerator.num_processes)
         summary["provenance"] = provenance()
         write_results(config.output, summary, lines)
         for leftover in config.output.glob("answers.rank*.jsonl"):
             leftover.unlink()
-        console = Console()
-        print_table(console, summary)
-        console.print(f"results in {config.output}", highlight=False)
+        if not quiet:
+            console = Console()
+            print_table(console, summary)
+            console.print(f"results in {config.output}", highlight=False)
         failed = [len(summary["failures"])]
     if accelerator.num_processes > 1:
         torch.distributed.broadcast_object_list(failed, src=0)
@@ -114,18 +116,15 @@ def run(config: RunConfig) -> int:
     return failed[0]
 
 
-def settings(config: RunConfig, engine: LlavaEngine, tasks: dict[str, Any], processes: int) -> dict[str, Any]:
+def settings(
+    config: RunConfig, protocol: Protocol, engine: Engine, tasks: dict[str, Any], processes: int
+) -> dict[str, Any]:
     """What was run, for results.json."""
     return {
         "model": config.model,
         "compressor": engine.compressor.spec if engine.compressor else "none",
         "compressor_settings": engine.compressor.settings if engine.compressor else {},
-        "protocol": engine.protocol.harness_name,
-        "sampling": str(engine.protocol.sampling),
-        "decoder": "decord",
-        "conv_template": engine.protocol.conv_template,
-        "time_instruction": engine.protocol.time_instruction,
-        "model_config": engine.protocol.overwrite_config,
+        **protocol.describe(),
         "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
         "dtype": config.dtype,
         "attention": engine.attention,

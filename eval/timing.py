@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 STAGES = ("decode", "preprocess", "vision", "compress", "prefill", "generate")
 """decode the video file; resize and normalise frames; tower and projector; pool, compress, arrange and splice; the
@@ -33,8 +34,8 @@ class StageTimer:
         self._stage, self._since = stage, now
 
     @contextmanager
-    def watching(self, model: Any) -> Iterator[None]:
-        """Switch stages as a LLaVA model's generate passes through its parts."""
+    def watching(self, tower: nn.Module, projector: nn.Module, language: nn.Module) -> Iterator[None]:
+        """Switch stages as a model's generate passes through these parts, of which the first two may be one."""
 
         def before(*_: Any) -> None:
             if self._stage == "compress":
@@ -44,10 +45,9 @@ class StageTimer:
             if self._stage == "prefill":
                 self.switch("generate")
 
-        language = model.get_model()
         hooks = [
-            model.get_vision_tower().register_forward_pre_hook(lambda *_: self.switch("vision")),
-            language.mm_projector.register_forward_hook(lambda *_: self.switch("compress")),
+            tower.register_forward_pre_hook(lambda *_: self.switch("vision")),
+            projector.register_forward_hook(lambda *_: self.switch("compress")),
             language.register_forward_pre_hook(before),
             language.register_forward_hook(after),
         ]

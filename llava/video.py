@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -94,11 +96,11 @@ class FrameSampling:
         return spread, [index / avg_fps for index in spread]
 
 
-def read_video(path: str | os.PathLike[str], sampling: FrameSampling) -> Video:
-    """Decode the sampled frames of a video file.
+@contextmanager
+def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """decord's reader of a video file; whatever goes wrong inside the with-block is a VideoError.
 
-    VideoError if the file is missing, not a video, has no frames or does not decode; ImportError without decord.
-    Damage a decoder conceals (flipped bits, a cut .mkv) goes unnoticed: only checksums of the data could tell.
+    VideoError if the file is missing or not a video; ImportError without decord.
     """
     try:
         from decord import VideoReader, cpu
@@ -114,12 +116,21 @@ def read_video(path: str | os.PathLike[str], sampling: FrameSampling) -> Video:
     if os.path.getsize(file) == 0:
         raise VideoError(file, "the file is empty")
     try:
-        reader = VideoReader(file, ctx=cpu(0), num_threads=1)
-        total_frames, fps = len(reader), float(reader.get_avg_fps())
-        indices, times = sampling.indices_and_times(total_frames, fps)
-        frames = reader.get_batch(indices).asnumpy()
+        yield VideoReader(file, ctx=cpu(0), num_threads=1)
     except Exception as cause:  # decord raises DECORDError, RuntimeError, IndexError ... for the same damage
         # Only the first line: a native stack trace follows.
         first_line = str(cause).partition("\n")[0]
         raise VideoError(file, f"cannot be read ({type(cause).__name__}: {first_line})") from cause
+
+
+def read_video(path: str | os.PathLike[str], sampling: FrameSampling) -> Video:
+    """Decode the sampled frames of a video file.
+
+    VideoError if the file is missing, not a video, has no frames or does not decode; ImportError without decord.
+    Damage a decoder conceals (flipped bits, a cut .mkv) goes unnoticed: only checksums of the data could tell.
+    """
+    with open_video(path) as reader:
+        total_frames, fps = len(reader), float(reader.get_avg_fps())
+        indices, times = sampling.indices_and_times(total_frames, fps)
+        frames = reader.get_batch(indices).asnumpy()
     return Video(frames=frames, times=times, duration=total_frames / fps, total_frames=total_frames, fps=fps)

@@ -71,15 +71,16 @@ class Record:
 
 @dataclass
 class Attachment:
-    """A compressor on a model. `records` tells what the model's latest call did; `detach` undoes it."""
+    """A compressor on a model. `records` tells what the model's latest call with a video did; `detach` undoes it."""
 
     compressor: Compressor
     model: Any
     _undo: Callable[[], None]
+    _records: Callable[[], list[Record]]
 
     @property
     def records(self) -> list[Record]:
-        return list(self.model.visual_records)
+        return self._records()
 
     def detach(self) -> None:
         self._undo()
@@ -157,7 +158,7 @@ class Compressor:
         """
         from vidcom2.models import attach
 
-        return Attachment(self, model, attach(self, model))
+        return Attachment(self, model, *attach(self, model))
 
     @contextmanager
     def __call__(self, model: nn.Module) -> Iterator[Attachment]:

@@ -2,14 +2,16 @@
 
     python -m eval.demo.train OUTPUT
 
-Four lessons, each of which the next needs:
+The lessons, each of which the next needs:
 1. vision: the tower learns which object and which background cover each patch. Without it the LLM alone never
    discovers vision.
-2. names: at every visual token the LLM says what is there (colour and shape, or background). Without it answers that
+2. letters: multiple choice without a video, in the benchmarks' own prompts, the answer's word given ("The answer is
+   red."). After each option's word the LLM says whether that is the answer; without this finding a word's letter stays
+   at chance.
+3. names: at every visual token the LLM says what is there (colour and shape, or background). Without it answers that
    hang on a few tokens out of hundreds stay at chance; it goes on, as a part of the loss, in the lessons that follow.
-3. words: projector and LLM answer in words.
-4. letters: the same questions as multiple choice, in the benchmarks' own prompts. Some of them give the answer's word
-   away ("The answer is red."), so that finding a word's letter can be learned apart from seeing.
+4. words: after a question's question mark the LLM says the answer's word.
+5. choice: the whole, with all that was learned before.
 
 Eight questions share one video: its rows go through tower and LLM once, and every question continues from their keys
 and values, exactly as if it were alone.
@@ -34,11 +36,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from eval.demo.checkpoint import QWEN2_SPLIT
 from eval.demo.minibench import HELD_OUT
 from eval.demo.world import (
     BACKGROUNDS,
     COLOURS,
+    COUNTS,
+    DIRECTIONS,
+    LAMP_ON,
+    QUARTERS,
     SHAPES,
     SIZE,
     STEPPING_STONES,
@@ -54,9 +59,14 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import conv_templates
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
-PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH, LAYERS = 8, 64, 2, 128, 4
+PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH, LAYERS = 8, 64, 2, 128, 5
 QUESTIONS = 8  # per video
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+WORDS = (*COLOURS, *BACKGROUNDS, *SHAPES, *DIRECTIONS, *QUARTERS, *COUNTS)
+"""All answers; each is one token."""
+# A word with the space before it, or one digit, or one sign: so an option's letter and its word are always the same two
+# tokens, whatever stands around them, and the very ones that are to be answered.
+SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s*[\r\n]+|\s+"
 
 # ---- text
 
@@ -83,10 +93,6 @@ def videomme_prompt(q: Question) -> str:
 CHOICES = (mvbench_prompt, mlvu_prompt, videomme_prompt)
 
 
-def word_prompt(q: Question) -> str:
-    return f"Question:{q.text}\nAnswer in words.\n"
-
-
 def conversation(prompt: str) -> tuple[str, str]:
     """The chat text before and after the video's rows."""
     chat = conv_templates["qwen_1_5"].copy()
@@ -97,19 +103,18 @@ def conversation(prompt: str) -> tuple[str, str]:
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, split like Qwen2's, with merges learned from the lessons' own text."""
+    """Byte-level BPE with merges learned from the lessons' own text."""
     rng = np.random.default_rng(seed)
     corpus = []
     for _ in range(300):
         scene = draw_scene(rng)
         for task in (*TASKS, *STEPPING_STONES):
             q = ask(scene, task, rng)
-            corpus += ["".join(conversation(p(q))) for p in (*CHOICES, word_prompt)] + [f"The answer is {q.answer}. "]
-            corpus += [q.answer, f" {q.answer}"]
+            corpus += ["".join(conversation(p(q))) for p in CHOICES] + [f"The answer is {q.answer}. "]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -174,7 +179,14 @@ def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> An
     config = LlavaQwenConfig(**fields)
     config._name_or_path = str(root)
     torch.manual_seed(seed)
-    return LlavaQwenForCausalLM(config)
+    model = LlavaQwenForCausalLM(config)
+    # At first every head looks for tokens like its own (mimetic initialisation, arXiv 2305.09828): otherwise the LLM
+    # takes very long to discover that two places of a text can hold the same word.
+    layers: Any = model.model.layers
+    for layer in layers:
+        layer.self_attn.q_proj.weight.data.mul_(3)
+        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight)
+    return model
 
 
 # ---- data
@@ -191,7 +203,7 @@ def patch_labels(scene: Scene, frames: np.ndarray, units: np.ndarray) -> np.ndar
     side = SIZE // PATCH
     blocks = frames.reshape(len(frames), side, PATCH, side, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
     blocks = blocks.reshape(len(frames), side * side, PATCH * PATCH, 3)
-    counts = np.stack([(blocks == np.array(rgb)).all(-1).sum(-1) for rgb in COLOURS.values()], -1)
+    counts = np.stack([(blocks == np.array(rgb)).all(-1).sum(-1) for rgb in (*COLOURS.values(), LAMP_ON)], -1)
     colour = np.where(counts.max(-1) >= 8, counts.argmax(-1) + 1, 0)
     shape = np.zeros_like(colour)
     things = [scene.resting, scene.mover, scene.flashes[0][1], scene.flashes[1][1]]
@@ -215,10 +227,11 @@ class Batch:
     ids: Tensor
     labels: Tensor
     names: Tensor
+    kind: str
     asked: list[str]
 
     def to(self, device: str) -> Batch:
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "asked"}
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("kind", "asked")}
         return replace(self, **moved)
 
 
@@ -230,8 +243,12 @@ class Lessons:
         self.before = tokenizer(conversation("")[0], add_special_tokens=False).input_ids
         self._cache: dict[str, list[int]] = {}
         # The first id of each label's word, by label; colours and shapes count from 1.
-        labels = (("nothing", *COLOURS), ("nothing", *SHAPES), BACKGROUNDS)
-        self.words = [np.array([self.text_ids(word)[0] for word in words]) for words in labels]
+        labels = (("nothing", *COLOURS, "light"), ("light", *SHAPES), BACKGROUNDS)
+        self.letters = {self.text_ids(letter)[0]: letter for letter in "ABCD"}
+        (self.question_mark,) = self.text_ids("?")
+        self.marks = {self.text_ids(mark)[0] for mark in (")", ".")}
+        self.options = {self.text_ids(f" {word}")[0] for word in WORDS}
+        self.words = [np.array([self.text_ids(f" {word}")[0] for word in words]) for words in labels]
 
     def text_ids(self, text: str) -> list[int]:
         if text not in self._cache:
@@ -241,15 +258,26 @@ class Lessons:
         return self._cache[text]
 
     def question_ids(self, q: Question, kind: str, style: Callable[[Question], str]) -> tuple[list[int], list[int]]:
-        """(ids, labels) of one question with its answer; only the answer and the end of the turn are learned."""
-        if kind == "word":
-            prompt, answer = word_prompt(q), q.answer
-        else:
-            prompt, answer = style(q), q.letter
-            if kind == "hint":
-                prompt = f"The answer is {q.answer}. {prompt}"
-        ids, target = self.text_ids(conversation(prompt)[1]), [*self.text_ids(answer), self.tokenizer.eos_token_id]
-        return ids + target, [IGNORE_INDEX] * len(ids) + target
+        """(ids, labels) of one question with its answer.
+
+        Learned are the answer and the end of the turn, and on the way there the answer's word after the question mark,
+        and after each option's word whether that is the answer: the option's letter, or padding where it is not.
+        """
+        prompt, answer = style(q), q.letter
+        if kind == "text":
+            prompt = f"The answer is {q.answer}. {prompt}"
+        ids = self.text_ids(conversation(prompt)[1])
+        if kind in ("word", "names"):
+            ids, answer = ids[: ids.index(self.question_mark) + 1], f" {q.answer}"
+        labels = [IGNORE_INDEX] * len(ids)
+        for place, one in enumerate(ids[2:-1], start=2):
+            letter = self.letters.get(ids[place - 2])
+            if one == self.question_mark:
+                (labels[place + 1],) = self.text_ids(f" {q.answer}")
+            elif letter and ids[place - 1] in self.marks and one in self.options:
+                labels[place + 1] = ids[place - 2] if letter == q.letter else self.tokenizer.pad_token_id
+        target = [*self.text_ids(answer), self.tokenizer.eos_token_id]
+        return ids + target, labels + target
 
     def names(self, labels: np.ndarray) -> np.ndarray:
         """Patch labels [T, P, 3] -> ids of words [T*M, 2], for the patches that pooling mostly looks at."""
@@ -273,17 +301,26 @@ class Lessons:
     def batch(self, videos: int, shares: dict[str, float]) -> Batch:
         """All questions of a batch are of one kind, so that lengths are alike; `shares` are the kinds' chances.
 
-        Kinds: "word", "hint" (multiple choice with the answer's word given) and "choice".
+        Kinds: "choice"; "word", cut off after the question mark; "names", as "word", but only naming counts; and
+        "text", multiple choice without a video, the answer's word given, any words for options.
         """
         kind = str(self.rng.choice(list(shares), p=list(shares.values())))
         style = CHOICES[self.rng.choice(len(CHOICES), p=(0.5, 0.3, 0.2))]
         frames, names, rows, asked = [], [], [], []
         for _ in range(videos):
             scene = draw_scene(self.rng)
-            frames.append(render(scene))
-            names.append(self.names(patch_labels(scene, frames[-1], np.arange(UNITS))))
             asked += self.rng.permutation([*TASKS, *STEPPING_STONES])[:QUESTIONS].tolist()
-            rows += [self.question_ids(ask(scene, t, self.rng), kind, style) for t in asked[-QUESTIONS:]]
+            posed = [ask(scene, task, self.rng) for task in asked[-QUESTIONS:]]
+            if kind == "text":
+                options = [self.rng.permutation(WORDS)[:4].tolist() for _ in posed]
+                answers = self.rng.integers(4, size=len(posed))
+                posed = [replace(q, options=o, answer=o[a]) for q, o, a in zip(posed, options, answers, strict=True)]
+                frames.append(np.empty((0, SIZE, SIZE, 3), dtype=np.uint8))
+                names.append(np.empty((0, 2), dtype=np.int64))
+            else:
+                frames.append(render(scene))
+                names.append(self.names(patch_labels(scene, frames[-1], np.arange(UNITS))))
+            rows += [self.question_ids(q, kind, style) for q in posed]
         length = max(len(ids) for ids, _ in rows)
         ids = [one + [self.tokenizer.pad_token_id] * (length - len(one)) for one, _ in rows]
         labels = [target + [IGNORE_INDEX] * (length - len(target)) for _, target in rows]
@@ -293,6 +330,7 @@ class Lessons:
             torch.tensor(ids),
             torch.tensor(labels),
             torch.from_numpy(np.stack(names)),
+            kind,
             asked,
         )
 
@@ -301,13 +339,15 @@ class Lessons:
 
 
 def video_pass(model: Any, batch: Batch) -> tuple[Any, Tensor]:
-    """The LLM on the chat's beginning and the video: (its key-value cache, the naming loss)."""
+    """The LLM on the chat's beginning and the video, if there is one: (its key-value cache, the naming loss)."""
     videos = len(batch.pixels)
+    embed = model.model.embed_tokens
+    before = embed(batch.before).expand(videos, -1, -1)
+    if not batch.names.numel():
+        return model.model(inputs_embeds=before, use_cache=True).past_key_values, torch.zeros((), device=before.device)
     features = model.encode_images(batch.pixels.flatten(0, 1))
     pooled = model.get_2dPool(features, 2).unflatten(0, (videos, UNITS)).flatten(1, 2)  # [B, T*M, D]
     newline = model.model.image_newline.expand(videos, 1, -1)
-    embed = model.model.embed_tokens
-    before = embed(batch.before).expand(videos, -1, -1)
     video = model.model(inputs_embeds=torch.cat([before, pooled, newline], dim=1), use_cache=True)
     seen = video.last_hidden_state[:, len(batch.before) : -1]  # without the newline
     log_words = model.lm_head(seen).float().log_softmax(-1)
@@ -318,7 +358,7 @@ def video_pass(model: Any, batch: Batch) -> tuple[Any, Tensor]:
 
 
 def answer_loss(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the answers, and for each question whether its answer's first token is right.
+    """Cross entropy of what is learned, and for each question whether its answer is right.
 
     cache: what `video_pass` gave; used up.
     """
@@ -329,8 +369,9 @@ def answer_loss(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Tensor]:
     targets = batch.labels[:, 1:]
     learned = targets != IGNORE_INDEX
     logits = model.lm_head(hidden[:, :-1][learned])
-    first = learned & (batch.labels[:, :-1] == IGNORE_INDEX)
-    right = logits.argmax(-1)[first[learned]] == targets[first]
+    places = torch.arange(targets.shape[1], device=targets.device)
+    answer = places == (learned * places).amax(dim=1, keepdim=True) - 1  # the end of the turn comes last
+    right = logits.argmax(-1)[answer[learned]] == targets[answer]
     return cross_entropy(logits.float(), targets[learned]), right
 
 
@@ -339,7 +380,7 @@ class PatchHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.colour, self.shape = nn.Linear(TOWER_WIDTH, len(COLOURS) + 1), nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
+        self.colour, self.shape = nn.Linear(TOWER_WIDTH, len(COLOURS) + 2), nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
         self.background = nn.Linear(TOWER_WIDTH, len(BACKGROUNDS))
 
     def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, float]:
@@ -358,7 +399,7 @@ class PatchHeads(nn.Module):
 
 @dataclass(frozen=True)
 class Lesson:
-    """steps of batches of those kinds of questions, shares as `Lessons.batch` takes them; none: naming only."""
+    """shares: of the kinds of batches, as `Lessons.batch` takes them."""
 
     name: str
     steps: int
@@ -371,9 +412,10 @@ class Plan:
 
     vision: int = 1500
     lessons: tuple[Lesson, ...] = (
-        Lesson("names", 400, {}),
-        Lesson("words", 1000, {"word": 0.8, "hint": 0.2}),
-        Lesson("letters", 2400, {"word": 0.2, "hint": 0.1, "choice": 0.7}),
+        Lesson("letters", 500, {"text": 1.0}),
+        Lesson("names", 300, {"names": 0.8, "text": 0.2}),
+        Lesson("words", 1200, {"word": 0.9, "text": 0.1}),
+        Lesson("choice", 1500, {"choice": 0.8, "word": 0.15, "text": 0.05}),
     )
     videos: int = 16
     save_every: int = 200
@@ -440,12 +482,12 @@ class Training:
         self.model.get_vision_tower().requires_grad_(False)
         for step in range(self.done, self.plan.steps):
             lesson = self.plan.lesson(step)
-            batch = self.lessons.batch(self.plan.videos, lesson.shares or {"word": 1.0}).to(self.device)
+            batch = self.lessons.batch(self.plan.videos, lesson.shares).to(self.device)
             with torch.autocast(self.device, torch.bfloat16):
                 cache, naming = video_pass(self.model, batch)
-                loss, right = answer_loss(self.model, batch, cache) if lesson.shares else (naming, torch.zeros(1))
-                loss = loss + 0.3 * naming
-            update(self.optimizer, loss, self.parameters, 2e-3 * schedule(step, self.plan.steps))
+                answers, right = answer_loss(self.model, batch, cache)
+                loss = naming if batch.kind == "names" else answers + 0.3 * naming
+            update(self.optimizer, loss, self.parameters, 1.5e-3 * schedule(step, self.plan.steps))
             self.done = step + 1
             bar(f"{lesson.name} loss {loss.item():.3f} naming {naming.item():.3f} right {right.float().mean():.3f}")
             if self.done % self.plan.save_every == 0 or self.done == self.plan.steps:

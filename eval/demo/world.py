@@ -26,11 +26,11 @@ COLOURS = {
 BACKGROUNDS = {"black": (12, 12, 12), "white": (242, 242, 242), "grey": (125, 125, 125), "brown": (95, 58, 30)}
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-MOMENTS = {
-    "at the start": range(2, 4),
-    "before the middle": range(5, 7),
-    "after the middle": range(9, 11),
-    "at the end": range(12, 14),
+QUARTERS = {
+    "first": range(1, 3),
+    "second": range(5, 7),
+    "third": range(9, 11),
+    "fourth": range(13, 15),
 }
 COUNTS = ("one", "two", "three", "four")
 
@@ -50,11 +50,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """moment: key of MOMENTS; cut: the first unit with the second background. mover goes in `direction`. resting
+    """quarter: key of QUARTERS; cut: the first unit with the second background. mover goes in `direction`. resting
     turns into `turned` (a colour) at unit `turn`. flashes: (unit, thing), in time. lit: units with the lamp on."""
 
     backgrounds: tuple[str, str]
-    moment: str
+    quarter: str
     cut: int
     mover: Thing
     direction: str
@@ -84,14 +84,14 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     mover, resting, turned, first, second, _ = rng.permutation(list(COLOURS)).tolist()
     shapes = rng.choice(SHAPES, 3).tolist()
     direction = str(rng.choice(list(DIRECTIONS)))
-    moment = str(rng.choice(list(MOMENTS)))
+    quarter = str(rng.choice(list(QUARTERS)))
     flash_shape = str(rng.choice(SHAPES))
     early, late = int(rng.integers(1, 8)), int(rng.integers(9, 15))
     spot = (int(rng.integers(16, 26)), int(rng.integers(1, 6)))
     return Scene(
         backgrounds=tuple(rng.permutation(list(BACKGROUNDS))[:2].tolist()),
-        moment=moment,
-        cut=int(rng.choice(MOMENTS[moment])),
+        quarter=quarter,
+        cut=int(rng.choice(QUARTERS[quarter])),
         mover=Thing(shapes[0], mover, (int(rng.integers(0, 3)), int(rng.integers(SIZE - OBJECT - 3, SIZE - OBJECT)))),
         direction=direction,
         resting=Thing(shapes[1], resting, (int(rng.integers(32, 42)), int(rng.integers(18, 24)))),
@@ -181,7 +181,7 @@ def _action_prediction(s: Scene) -> tuple[str, str, list[str]]:
 
 
 def _action_localization(s: Scene) -> tuple[str, str, list[str]]:
-    return "When does the background change?", s.moment, list(MOMENTS)
+    return "In which quarter of the video does the background change?", s.quarter, list(QUARTERS)
 
 
 def _action_count(s: Scene) -> tuple[str, str, list[str]]:

@@ -50,13 +50,21 @@ class LlavaMetaModel(LanguageModel):
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """One image or video after tower and projector, features [V, tokens, D]: stands for its pixels in `images`, for
+    further questions and under any compressor, without another pass through the tower."""
+
+    features: Tensor
+
+
+@dataclass(frozen=True)
 class VisualInput:
-    """One image or video of a call: views [V, 3, S, S] (frames, or an image's base view and tiles).
+    """One image or video of a call: views [V, 3, S, S] (frames, or an image's base view and tiles), or encoded.
 
     `merge` is False for the rows of a plain 4-D tensor, which are used as they are: no pooling, no newline.
     """
 
-    views: Tensor
+    views: Tensor | Encoded
     modality: str
     image_size: tuple[int, int] | None
     merge: bool = True
@@ -94,6 +102,11 @@ class LlavaMetaForCausalLM(LanguageModel):
         dtype = next((p.dtype for p in projector.parameters()), features.dtype)
         return projector(features.to(dtype))
 
+    @torch.no_grad()
+    def encode(self, views: Tensor) -> Encoded:
+        """One image or video [V, 3, S, S] through tower and projector, to be passed in `images` any number of times."""
+        return Encoded(self.encode_images(views))
+
     def get_2dPool(self, image_feature: Tensor, stride: int = 2) -> Tensor:
         """Shrink each frame's square token grid by `stride`: [T, side*side, D] -> [T, M, D].
 
@@ -130,8 +143,9 @@ class LlavaMetaForCausalLM(LanguageModel):
     ) -> tuple[Any, ...]:
         """Replace the image slots (IMAGE_TOKEN_INDEX) of input_ids [B, n] by visual rows.
 
-        images: a list with one [V, 3, S, S] or [3, S, S] tensor per slot, or a 5-D or 4-D tensor; a text-only sample
-        may have a dummy entry. modalities: "video" or anything else (an image), for each of `images`.
+        images: a list with one [V, 3, S, S] or [3, S, S] tensor, or what `encode` made of it, per slot; or a 5-D or
+        4-D tensor; a text-only sample may have a dummy entry. modalities: "video" or anything else (an image), for
+        each of `images`.
         Returns (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, L, D], labels). Position ids,
         mask and labels come back only if they were given, or if the sequence cannot be read without them.
 
@@ -198,9 +212,13 @@ class LlavaMetaForCausalLM(LanguageModel):
             return []
         tower, config = self.get_vision_tower(), self.config
         newline = getattr(self.get_model(), "image_newline", None)
-        features = self.encode_images(torch.cat([entry.views for entry in inputs]))
+        pixels = [entry.views for entry in inputs if isinstance(entry.views, Tensor)]
+        fresh: Iterator[Tensor] = iter(())
+        if pixels:
+            fresh = iter(self.encode_images(torch.cat(pixels)).split([len(views) for views in pixels]))
         visuals = []
-        for entry, feature in zip(inputs, features.split([len(entry.views) for entry in inputs]), strict=True):
+        for entry in inputs:
+            feature = entry.views.features if isinstance(entry.views, Encoded) else next(fresh)
             if not entry.merge:
                 visuals.append(plain_rows(feature.flatten(0, 1)))
             elif entry.modality == "video":
@@ -349,7 +367,7 @@ def visual_inputs(
         return [VisualInput(view[None], "image", None, merge=False) for view in images]
     if isinstance(images, Tensor) and images.ndim != 5:
         raise ValueError(f"images of shape {tuple(images.shape)}: pass a list of [V, 3, S, S] or [3, S, S] tensors")
-    views = [view[None] if view.ndim == 3 else view for view in images]
+    views = [view[None] if isinstance(view, Tensor) and view.ndim == 3 else view for view in images]
     if not views:
         return []  # a text-only call; nothing is left that `modalities` could speak of
     if isinstance(modalities, str):

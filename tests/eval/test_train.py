@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from eval.demo.train import (
     QUESTIONS,
+    WORDS,
     Lesson,
     Lessons,
     Plan,
@@ -18,11 +20,27 @@ from eval.demo.train import (
     patch_labels,
     video_pass,
 )
-from eval.demo.world import BACKGROUNDS, COLOURS, SIZE, UNITS, draw_scene, render
+from eval.demo.world import (
+    BACKGROUNDS,
+    COLOURS,
+    LAMP_ON,
+    SIZE,
+    STEPPING_STONES,
+    TASKS,
+    UNITS,
+    ask,
+    draw_scene,
+    render,
+)
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.builder import load_pretrained_model
 
-PLAN = Plan(vision=2, lessons=(Lesson("names", 2, {}), Lesson("letters", 2, {"choice": 1.0})), videos=2, save_every=2)
+PLAN = Plan(
+    vision=2,
+    lessons=(Lesson("names", 2, {"names": 1.0}), Lesson("letters", 2, {"choice": 1.0})),
+    videos=2,
+    save_every=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +48,7 @@ def tokenizer():
     return build_tokenizer(0)
 
 
-@pytest.mark.parametrize("kind", ["word", "hint", "choice"])
+@pytest.mark.parametrize("kind", ["word", "choice"])
 def test_sharing_a_video_equals_asking_alone(kind, tokenizer, tmp_path):
     """The loss of questions that share one video's keys and values is that of every question by itself."""
     model = build_model(tmp_path, tokenizer, seed=1).eval()
@@ -48,8 +66,8 @@ def test_sharing_a_video_equals_asking_alone(kind, tokenizer, tmp_path):
             tokens = int((labels != IGNORE_INDEX).sum())
             total += model(alone, labels=targets, images=video, modalities=["video"]).loss.item() * tokens
             count += tokens
-            logits = model(alone, images=video, modalities=["video"]).logits[0, -tokens - 1]
-            firsts.append(bool(logits.argmax() == labels[length - tokens]))
+            logits = model(alone, images=video, modalities=["video"]).logits[0, -3]  # then answer and end of the turn
+            firsts.append(bool(logits.argmax() == labels[length - 2]))
     assert shared.item() == pytest.approx(total / count, rel=1e-4)
     assert right.tolist() == firsts
 
@@ -62,9 +80,36 @@ def test_batches_are_seeded_and_well_formed(tokenizer):
     assert not torch.equal(a.pixels, c.pixels)
     assert a.pixels.shape == (2, UNITS, 3, SIZE, SIZE)
     assert a.ids.shape == a.labels.shape == (2 * QUESTIONS, a.ids.shape[1])
-    for labels in a.labels:
-        answer = tokenizer.decode(labels[labels != IGNORE_INDEX])
-        assert answer.removesuffix("<|im_end|>") in "ABCD"
+
+
+@pytest.mark.parametrize("kind", ["choice", "text"])
+def test_every_option_is_judged(kind, tokenizer):
+    """Learned are the answer's word; the right option's letter, after its word, and padding after the others; the
+    answer and its end."""
+    lessons, styles = Lessons(tokenizer, 0), set()
+    for _ in range(8):
+        batch = lessons.batch(1, {kind: 1.0})
+        for ids, labels in zip(batch.ids, batch.labels, strict=True):
+            word, *judged, answer, end = labels[labels != IGNORE_INDEX].tolist()
+            assert end == tokenizer.eos_token_id
+            letter = tokenizer.decode([answer])
+            assert [tokenizer.decode([label]) for label in judged] == [
+                option if option == letter else "<|endoftext|>" for option in "ABCD"
+            ]
+            text = tokenizer.decode(ids)
+            styles.add("Best option: (" in text)
+            assert re.search(rf"{letter}[).]{tokenizer.decode([word])}\n", text)
+            assert (f"The answer is{tokenizer.decode([word])}." in text) == (kind == "text")
+    assert styles == {True, False}
+
+
+def test_every_answer_is_one_token(tokenizer):
+    ids = [tokenizer(f" {word}", add_special_tokens=False).input_ids for word in WORDS]
+    assert {len(one) for one in ids} == {1}
+    assert len({one[0] for one in ids}) == len(WORDS)
+    rng = np.random.default_rng(3)
+    for task in (*TASKS, *STEPPING_STONES):
+        assert set(ask(draw_scene(rng), task, rng).options) <= set(WORDS)
 
 
 def test_names_are_what_the_pixels_show(tokenizer):
@@ -73,9 +118,9 @@ def test_names_are_what_the_pixels_show(tokenizer):
     scene = draw_scene(np.random.default_rng(5))
     frames = render(scene)
     named = lessons.names(patch_labels(scene, frames, np.arange(UNITS))).reshape(UNITS, -1, 2)
-    palette = {**COLOURS, **BACKGROUNDS}
+    palette = {**COLOURS, **BACKGROUNDS, "light": LAMP_ON}
     for frame, words in zip(frames, named, strict=True):
-        said = {tokenizer.decode([word]) for word in words[:, 0].tolist()}
+        said = {tokenizer.decode([word]).strip() for word in words[:, 0].tolist()}
         shown = {name for name, rgb in palette.items() if (frame == rgb).all(-1).any()}
         assert said <= shown
         assert said & set(BACKGROUNDS)

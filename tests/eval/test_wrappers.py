@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from eval.benchmarks import select_tasks
-from eval.engine import LlavaEngine
 from eval.harness import load_tasks
-from eval.protocol import PROTOCOLS, protocol_for
+from eval.models import protocol_for
+from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine
 from vidcom2 import VidCom2
 
 WRAPPERS = {
@@ -66,12 +66,12 @@ def test_environment_ratio_reaches_the_model(onevision, monkeypatch):
 
 
 def test_protocols_are_told_apart_by_what_the_checkpoint_says(onevision, llava_video, tmp_path):
-    assert protocol_for(str(onevision)) is PROTOCOLS["llava_onevision"]
-    assert protocol_for(str(llava_video)) is PROTOCOLS["llava_vid"]
+    assert protocol_for(str(onevision)) is LLAVA_PROTOCOLS["llava_onevision"]
+    assert protocol_for(str(llava_video)) is LLAVA_PROTOCOLS["llava_vid"]
     named = tmp_path / "LLaVA-Video-7B-Qwen2"
     named.mkdir()
     (named / "config.json").write_text(json.dumps({"model_type": "llava_qwen"}))
-    assert protocol_for(str(named)) is PROTOCOLS["llava_vid"]
+    assert protocol_for(str(named)) is LLAVA_PROTOCOLS["llava_vid"]
 
 
 def test_identity_tells_settings_apart(onevision):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.llava_arch import LlavaMetaForCausalLM, used_inputs, visual_inputs
 from llava.model.splice import pad_rows, splice
 from llava.model.visual_layout import (
@@ -487,3 +489,20 @@ def test_plain_image_of_the_towers_size(model):
         embeds = prepare(model, prompt(1, "image", 2)[None], [video(1)[0]], "image", image_sizes=[(SIZE, SIZE)])[4]
     assert embeds.shape[1] == 1 + 50 + 2
     assert torch.equal(embeds[0, 50], model.model.image_newline)
+
+
+@pytest.mark.parametrize("retention", [None, 0.3])
+def test_encoded_videos_serve_many_questions(retention, tmp_path, monkeypatch):
+    """One pass through the tower, then any number of questions and compressors, with the answers of the pixels."""
+    model = tiny_model(tmp_path)
+    pixels = [torch.randn(frames, 3, SIZE, SIZE) for frames in (4, 3)]
+    ids = [torch.tensor([[5, IMAGE_TOKEN_INDEX, 7, IMAGE_TOKEN_INDEX, last]]) for last in (9, 11)]
+    call = {"modalities": ["video", "video"], "max_new_tokens": 3, "do_sample": False}
+    with nullcontext() if retention is None else VidCom2(retention)(model):
+        expected = [model.generate(one, images=pixels, **call) for one in ids]
+        encoded = [model.encode(one) for one in pixels]
+        mixed = model.generate(ids[0], images=[encoded[0], pixels[1]], **call)
+        monkeypatch.setattr(model, "encode_images", None)
+        again = [model.generate(one, images=encoded, **call) for one in ids]
+    assert torch.equal(mixed, expected[0])
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))

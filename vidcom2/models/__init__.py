@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from vidcom2.models import llava
+from vidcom2.models import llava, transformers
 
 if TYPE_CHECKING:
-    from vidcom2.compressor import Compressor
+    from vidcom2.compressor import Compressor, Record
 
-FAMILIES = (llava,)
+FAMILIES = (llava, transformers)
 
 
-def attach(compressor: Compressor, model: nn.Module) -> Callable[[], None]:
-    """Put `compressor` on `model` and return what takes it off again.
+def attach(compressor: Compressor, model: nn.Module) -> tuple[Callable[[], None], Callable[[], list[Record]]]:
+    """Put `compressor` on `model`; returns what takes it off again, and what tells the records of the latest call.
 
     Raises TypeError for a model that no family knows, RuntimeError for one that is compressed already.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidcom2.compressor import Compressor
+    from vidcom2.compressor import Compressor, Record
 
 NEEDS = "a LLaVA model of this project's llava package (attributes `compressor` and `visual_records`)"
 
@@ -19,7 +19,7 @@ def supports(model: Any) -> bool:
     return hasattr(model, "compressor") and hasattr(model, "visual_records")
 
 
-def attach(compressor: Compressor, model: Any) -> Callable[[], None]:
+def attach(compressor: Compressor, model: Any) -> tuple[Callable[[], None], Callable[[], list[Record]]]:
     if model.compressor is not None:
         raise RuntimeError(
             f"{type(model).__name__} is compressed already, by {model.compressor.spec}; leave its with-block or "
@@ -30,4 +30,4 @@ def attach(compressor: Compressor, model: Any) -> Callable[[], None]:
     def undo() -> None:
         model.compressor = None
 
-    return undo
+    return undo, lambda: list(model.visual_records)

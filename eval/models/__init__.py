@@ -1,0 +1,45 @@
+"""How model families are evaluated: one file each, a protocol (frames, prompts) and an engine (the loaded model)."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+
+from eval.engine import Engine
+from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine, LlavaProtocol
+from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
+from llava.mm_utils import get_model_name_from_path
+from vidcom2 import Compressor
+
+Protocol = LlavaProtocol | QwenProtocol
+
+
+def protocol_for(model: str) -> Protocol:
+    """The protocol of a checkpoint, by its config.json.
+
+    LLaVA-Video's where its config says grid newlines or its name says so. ValueError for a family without a protocol.
+    """
+    config = PreTrainedConfig.get_config_dict(model)[0]
+    family = config.get("model_type")
+    if family in QWEN_PROTOCOLS:
+        return QWEN_PROTOCOLS[family]
+    if not str(family).startswith("llava") or "text_config" in config:
+        raise ValueError(
+            f"{model} is a {family!r} model; evaluated are LLaVA checkpoints in LLaVA-NeXT's layout and "
+            f"{', '.join(QWEN_PROTOCOLS)}"
+        )
+    name = get_model_name_from_path(model).lower()
+    video = config.get("mm_newline_position") == "grid" or "llava-video" in name
+    return LLAVA_PROTOCOLS["llava_vid" if video else "llava_onevision"]
+
+
+def load_engine(
+    model: str, protocol: Protocol, compressor: Compressor | None, device: str, dtype: str, attn: str | None = None
+) -> Engine:
+    """Load a checkpoint and put the compressor on it.
+
+    device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
+    attn: None for the best installed attention. Raises what loading the checkpoint raises.
+    """
+    if isinstance(protocol, QwenProtocol):
+        return QwenEngine(model, protocol, compressor, device, dtype, attn)
+    return LlavaEngine(model, protocol, compressor, device, dtype, attn)

@@ -1,0 +1,169 @@
+"""LLaVA checkpoints through the llava tree: frames, prompts and configs as lmms-eval's own wrappers have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+
+from eval.engine import Answer, PromptTooLong, generate_arguments
+from eval.timing import StageTimer
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.conversation import SeparatorStyle, conv_templates
+from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
+from llava.model.builder import load_pretrained_model
+from llava.video import FrameSampling, Video, read_video
+from vidcom2 import Compressor, Record
+
+
+@dataclass(frozen=True)
+class LlavaProtocol:
+    """harness_name: the lmms-eval wrapper that this equals; task prompts are chosen by it.
+    overwrite_config: what that wrapper sets in the model's config. time_instruction: tell the model the frames'
+    times, before the question.
+    """
+
+    harness_name: str
+    sampling: FrameSampling
+    overwrite_config: dict[str, Any] = field(default_factory=dict)
+    conv_template: str = "qwen_1_5"
+    time_instruction: bool = False
+    default_dtype: ClassVar[str] = "float16"  # on GPUs
+
+    def prompt(self, question: str, video: Video) -> str:
+        """The whole text the model gets, with one image slot for the video."""
+        if self.time_instruction:
+            times = ",".join(f"{second:.2f}s" for second in video.times)
+            question = (
+                f"The video lasts for {video.duration:.2f} seconds, and {len(video.frames)} frames are uniformly "
+                f"sampled from it. These frames are located at {times}.Please answer the following questions related "
+                f"to this video.\n{question}"
+            )
+        conversation = conv_templates[self.conv_template].copy()
+        conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{question}")
+        conversation.append_message(conversation.roles[1], None)
+        return conversation.get_prompt()
+
+    def sampled(self, sampling: FrameSampling) -> LlavaProtocol:
+        """The same with other frames."""
+        return replace(self, sampling=sampling)
+
+    def describe(self) -> dict[str, Any]:
+        """How videos and prompts are made, for results.json."""
+        return {
+            "protocol": self.harness_name,
+            "sampling": str(self.sampling),
+            "decoder": "decord",
+            "conv_template": self.conv_template,
+            "time_instruction": self.time_instruction,
+            "model_config": self.overwrite_config,
+        }
+
+    @property
+    def stop_text(self) -> str:
+        """What ends an answer."""
+        template = conv_templates[self.conv_template]
+        return (template.sep2 if template.sep_style == SeparatorStyle.TWO else template.sep) or ""
+
+
+LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {
+    "llava_onevision": LlavaProtocol(
+        "llava_onevision",
+        FrameSampling("uniform", 32),
+        {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear"},
+    ),
+    "llava_vid": LlavaProtocol(
+        "llava_vid",
+        FrameSampling("fps", 64, fps=1.0),
+        {
+            "mm_spatial_pool_stride": 2,
+            "mm_spatial_pool_mode": "average",
+            "mm_pooling_position": "before",
+            "mm_newline_position": "grid",
+            "delay_load": False,
+        },
+    ),
+}
+
+
+class LlavaEngine:
+    """Answers questions about video files.
+
+    device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
+    attn: None for the best installed attention. Raises what `load_pretrained_model` raises.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        protocol: LlavaProtocol,
+        compressor: Compressor | None,
+        device: str,
+        dtype: str,
+        attn: str | None = None,
+    ):
+        self.protocol, self.compressor = protocol, compressor
+        self.tokenizer, self.model, self.processor, _ = load_pretrained_model(
+            model,
+            None,
+            get_model_name_from_path(model),
+            device_map=device,
+            torch_dtype=dtype,
+            attn_implementation=attn,
+            overwrite_config=protocol.overwrite_config,
+            compressor=compressor,
+        )
+        self.device = self.model.device
+        self.dtype = getattr(torch, dtype)
+        self.attention = self.model.config._attn_implementation
+        self.identity = "|".join(
+            [model, compressor.spec if compressor else "none", str(protocol), dtype, self.attention]
+        )
+        """Names everything that an answer depends on besides the question, for caches and results."""
+
+    @torch.inference_mode()
+    def answer(self, video_file: str, question: str, generation: dict[str, Any]) -> Answer:
+        """Greedy or sampled answer to `question` (without image slot) about the video.
+
+        generation: transformers' generate arguments, as lmms-eval's tasks give them.
+        Raises llava.video.VideoError for a video that cannot be read, PromptTooLong.
+        """
+        timer = StageTimer(self.device)
+        timer.switch("decode")
+        video = read_video(video_file, self.protocol.sampling)
+        timer.switch("preprocess")
+        pixels = self.processor.preprocess(video.frames, return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(self.device, self.dtype)
+        prompt = self.protocol.prompt(question, video)
+        tokens = tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX)
+        ids = torch.tensor([tokens], device=self.device)
+        stop = KeywordsStoppingCriteria([self.protocol.stop_text], self.tokenizer, ids)
+        language = self.model.get_model()
+        with timer.watching(self.model.get_vision_tower(), language.mm_projector, language):
+            new = self.model.generate(
+                ids,
+                images=[pixels],
+                modalities=["video"],
+                attention_mask=torch.ones_like(ids),
+                pad_token_id=self._pad_token_id,
+                stopping_criteria=[stop],
+                **generate_arguments(generation, max_new_tokens=1024),
+            )
+        records = list(self.model.visual_records)
+        self._check_length(ids, records)
+        text = self.tokenizer.batch_decode(new, skip_special_tokens=True)[0].strip()
+        return Answer(text, prompt, len(video.frames), video.duration, records, timer.seconds)
+
+    @property
+    def _pad_token_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def _check_length(self, ids: torch.Tensor, records: list[Record]) -> None:
+        limit = getattr(self.model.config, "tokenizer_model_max_length", None)
+        length = ids.shape[1] - len(records) + sum(record.tokens_after + record.cut for record in records)
+        if limit is not None and length > limit:
+            raise PromptTooLong(
+                f"{length} tokens do not fit the model's {limit}: use fewer frames or a lower retention"
+            )

@@ -1,0 +1,165 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through transformers: the part of an evaluation that knows these models.
+
+Frames are read and resized by qwen_vl_utils and prompts put together as lmms-eval's own wrappers do for these ids, so
+answers are theirs; but a video that cannot be read is an error here, not a question without its video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from eval.engine import Answer, generate_arguments
+from eval.timing import StageTimer
+from llava.model.builder import resolve_attention
+from llava.video import FrameSampling, VideoError, open_video
+from vidcom2 import Attachment, Compressor, Record
+
+
+@dataclass(frozen=True)
+class QwenProtocol:
+    """harness_name: the lmms-eval wrapper that this equals; task prompts are chosen by it.
+
+    frames: at most that many per video. thin_out: read two frames per second and thin them out evenly (the qwen2_vl
+    wrapper), instead of reading `frames` evenly spaced ones. patch: pixels; sizes are rounded to twice that.
+    min_pixels, max_pixels: of a frame. system: the system prompt, None for the chat template's own.
+    """
+
+    harness_name: str
+    frames: int = 32
+    thin_out: bool = False
+    patch: int = 14
+    min_pixels: int = 256 * 28 * 28
+    max_pixels: int = 2048 * 28 * 28
+    system: str | None = None
+    max_new_tokens: int = 128
+    default_dtype: ClassVar[str] = "bfloat16"  # on GPUs
+
+    @property
+    def sampling(self) -> str:
+        return f"2 per second, at most {self.frames}" if self.thin_out else f"uniform:{self.frames}"
+
+    def sampled(self, sampling: FrameSampling) -> QwenProtocol:
+        """The same with another number of frames; ValueError for a sampling these models' readers do not have."""
+        if sampling.kind != "uniform" or sampling.max_frames < 2:
+            raise ValueError(f"--sampling {sampling} is not for {self.harness_name}: use uniform:N, N at least 2")
+        return replace(self, frames=sampling.max_frames)
+
+    def message(self, video_file: str, question: str, total_frames: int) -> list[dict[str, Any]]:
+        """The chat, with what qwen_vl_utils is to do with the video."""
+        limits: dict[str, int] = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        if not self.thin_out:
+            limits["nframes"] = max(2, min(self.frames, total_frames) // 2 * 2)
+        video = {"type": "video", "video": video_file, **limits}
+        content = [video, {"type": "text", "text": question.replace("<image>", "") if self.thin_out else question}]
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": content}]
+
+    def describe(self) -> dict[str, Any]:
+        """How videos and prompts are made, for results.json."""
+        return {
+            "protocol": self.harness_name,
+            "sampling": self.sampling,
+            "decoder": "qwen_vl_utils",
+            "min_pixels": self.min_pixels,
+            "max_pixels": self.max_pixels,
+            "system_prompt": self.system,
+        }
+
+
+QWEN_PROTOCOLS: dict[str, QwenProtocol] = {
+    "qwen2_vl": QwenProtocol(
+        "qwen2_vl", thin_out=True, min_pixels=3136, max_pixels=602112, system="You are a helpful assistant."
+    ),
+    "qwen2_5_vl": QwenProtocol("qwen2_5_vl"),
+    "qwen3_vl": QwenProtocol("qwen3_vl", patch=16),
+}
+"""By model_type in config.json, which is also lmms-eval's id."""
+
+
+class QwenEngine:
+    """Answers questions about video files; arguments as LlavaEngine's. Raises what transformers' loading raises."""
+
+    def __init__(
+        self,
+        model: str,
+        protocol: QwenProtocol,
+        compressor: Compressor | None,
+        device: str,
+        dtype: str,
+        attn: str | None = None,
+    ):
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.protocol, self.compressor = protocol, compressor
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            model, dtype=getattr(torch, dtype), device_map=device, attn_implementation=resolve_attention(attn)
+        ).eval()
+        self.processor = AutoProcessor.from_pretrained(
+            model, min_pixels=protocol.min_pixels, max_pixels=protocol.max_pixels
+        )
+        self.device = self.model.device
+        self.attention = self.model.config._attn_implementation
+        self.attachment: Attachment | None = compressor.attach(self.model) if compressor else None
+        self.identity = "|".join(
+            [model, compressor.spec if compressor else "none", str(protocol), dtype, self.attention]
+        )
+
+    @torch.inference_mode()
+    def answer(self, video_file: str, question: str, generation: dict[str, Any]) -> Answer:
+        """Answer to `question` about the video; arguments and errors as LlavaEngine's."""
+        timer = StageTimer(self.device)
+        timer.switch("decode")
+        with open_video(video_file) as reader:
+            total, fps = len(reader), float(reader.get_avg_fps())
+        message = self.protocol.message(video_file, question, total)
+        frames, metadata = self._read(message, video_file)
+        timer.switch("preprocess")
+        prompt = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        extra: dict[str, Any] = {"video_metadata": [metadata]} if not self.protocol.thin_out else {}
+        if self.protocol.harness_name == "qwen3_vl":
+            extra |= {"do_sample_frames": False, "do_resize": False}
+        inputs = self.processor(text=[prompt], videos=[frames], return_tensors="pt", **extra).to(self.device)
+        tokenizer = self.processor.tokenizer
+        settings = generate_arguments(generation, self.protocol.max_new_tokens)
+        parts = self.model.model
+        with timer.watching(parts.visual, parts.visual, parts.language_model):
+            out = self.model.generate(
+                **inputs, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **settings
+            )
+        new = out[:, inputs.input_ids.shape[1] :]
+        (text,) = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if self.protocol.thin_out:
+            for stop in generation.get("until", []):
+                text = text.split(stop)[0] if stop else text
+            text = text.strip()
+        return Answer(
+            text=text,
+            prompt=prompt,
+            frames=len(frames),
+            duration=total / fps,
+            records=self.attachment.records if self.attachment else [self._dense_record(inputs)],
+            seconds=timer.seconds,
+        )
+
+    def _read(self, message: list[dict[str, Any]], video_file: str) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The message's frames, float [T, 3, H, W] from 0 to 255, and qwen_vl_utils' notes on where they come from."""
+        from qwen_vl_utils import process_vision_info
+
+        try:
+            _, videos = process_vision_info(message, return_video_metadata=True, image_patch_size=self.protocol.patch)
+        except Exception as cause:  # of any kind, from several decoders
+            raise VideoError(video_file, f"qwen_vl_utils: {type(cause).__name__}: {cause}") from cause
+        frames, metadata = videos[0]
+        if self.protocol.thin_out:
+            frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
+        return frames, metadata
+
+    def _dense_record(self, inputs: Any) -> Record:
+        t, h, w = inputs["video_grid_thw"][0].tolist()
+        frames = (h * w // self.model.model.visual.spatial_merge_size**2,) * t
+        start = int((inputs["input_ids"][0] == self.model.config.video_token_id).int().argmax())
+        return Record(0, "video", "none", "original", start, frames, frames, 0, 0)
