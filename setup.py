@@ -25,7 +25,7 @@ setup(
         "decord",
     ],
     extras_require={
-        "eval": ["lmms-eval==0.7.3", "av<16", "rich"],
+        "eval": ["lmms-eval==0.7.3", "qwen-vl-utils", "av<16", "rich"],
         "gpu": ["flash-attn", "deepspeed"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from eval.benchmarks import select_tasks
 from eval.launch import launch, processes
+from eval.models import protocol_for
 from eval.run import RunConfig
 from llava.mm_utils import get_model_name_from_path
 from vidcom2 import METHODS, compressor
@@ -57,7 +58,7 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--attn", default=env.get("ATTN") or None, help="eager, sdpa or flash_attention_2")
     run.add_argument("--data", default=env.get("DATA") or None, type=Path, help="local benchmark instead of the hub")
     run.add_argument("--sampling", default=None, help="frames, such as uniform:16 or fps:1.0:max64")
-    run.add_argument("--dtype", default=None, help="float16, bfloat16 or float32; float16 on GPUs, float32 on CPU")
+    run.add_argument("--dtype", default=None, help="float16, bfloat16 or float32; on GPUs as released, on CPU float32")
     run.add_argument("--device", default=None, help="cuda, cpu, or auto (one model over all GPUs)")
     run.add_argument("--demo", action="store_true", help="a tiny random model on a tiny benchmark, both made here")
     run.set_defaults(prepare=prepare_run)
@@ -97,7 +98,7 @@ def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
         limit=arguments.limit,
         sampling=arguments.sampling,
         attn=arguments.attn,
-        dtype=arguments.dtype or ("float32" if device == "cpu" else "float16"),
+        dtype=arguments.dtype or ("float32" if device == "cpu" else protocol_for(arguments.model).default_dtype),
         device=device,
         overwrite=arguments.overwrite,
     )

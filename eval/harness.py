@@ -39,7 +39,7 @@ class Sample:
     frames: int
     duration_s: float
     tokens_before: int
-    tokens_after: int
+    tokens_after: float
     seconds: dict[str, float]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "lmms-eval", "decord", "av", "accelerate", "flash-attn")
+PACKAGES = ("torch", "transformers", "lmms-eval", "decord", "qwen-vl-utils", "av", "accelerate", "flash-attn")
 
 
 def provenance() -> dict[str, Any]:

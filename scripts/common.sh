@@ -33,7 +33,7 @@ evaluate() {
     local benchmark=$1
     shift
     case " $* " in *" --help "* | *" -h "*) usage "$benchmark"; exit ;; esac
-    environment eval vidcom2 llava eval lmms_eval decord
+    environment eval vidcom2 llava eval lmms_eval decord qwen_vl_utils
     exec "$PYTHON" -m eval run --tasks "$benchmark" "$@"
 }
 

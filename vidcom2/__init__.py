@@ -11,10 +11,12 @@ from vidcom2.compressor import (
     Attachment,
     Compressor,
     Kept,
+    Ranking,
     Record,
     compressor,
     compressor_from_env,
 )
+from vidcom2.frames import FrameAdjustment
 from vidcom2.methods.vidcom2 import Explanation, VidCom2
 
 __version__ = "0.1.0"
@@ -23,7 +25,9 @@ __all__ = [
     "Attachment",
     "Compressor",
     "Explanation",
+    "FrameAdjustment",
     "Kept",
+    "Ranking",
     "Record",
     "VidCom2",
     "compressor",

@@ -25,6 +25,17 @@ def frame_retention(uniqueness: Tensor, retention: float, tau: float = 0.01) -> 
     return (retention * (1 + sigma - 1 / len(uniqueness))).clamp_max(1.0)
 
 
+def total_budget(retention: float, frames: int, tokens_per_frame: int) -> int:
+    """The tokens that a video keeps at retention R: round(R·T·M), but no less than one per frame."""
+    return max(frames, round(retention * frames * tokens_per_frame))
+
+
+def equal_budgets(total: int, frames: int) -> Tensor:
+    """int64 [frames] that sums to `total`, as equal as can be; earlier frames get what is left over."""
+    base, rest = divmod(total, frames) if frames else (0, 0)
+    return torch.full((frames,), base).index_add_(0, torch.arange(rest), torch.ones(rest, dtype=torch.int64))
+
+
 def token_budgets(share: Tensor, tokens_per_frame: int, rounding: Rounding, retention: float) -> Tensor:
     """Integer tokens per frame k_t in [1, M], int64 [T], from the frames' retention `share` [T].
 
@@ -34,8 +45,7 @@ def token_budgets(share: Tensor, tokens_per_frame: int, rounding: Rounding, rete
     frames, m = share.shape[0], tokens_per_frame
     wanted = share * m
     if rounding == "exact":
-        total = max(frames, round(retention * frames * m))
-        return _largest_remainder(wanted, m, total)
+        return _largest_remainder(wanted, m, total_budget(retention, frames, m))
     rounded = (wanted - _SLACK).ceil() if rounding == "ceil" else wanted.round()
     return rounded.long().clamp(1, m)
 

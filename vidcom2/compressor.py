@@ -12,6 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from vidcom2.budget import equal_budgets, total_budget
+from vidcom2.frames import FrameAdjustment
+
 METHODS: dict[str, type[Compressor]] = {}
 """All methods by name; filled by `register`, read by `compressor`, the eval CLI and the docs."""
 
@@ -41,6 +44,8 @@ class Record:
     frames_before, frames_after: patch tokens of each frame; separators_*: newline tokens.
     sample: row of the batch. start: where the visual rows begin in the (padded) sequence of that row.
     cut: visual rows lost because the sequence was longer than the model's `tokenizer_model_max_length`.
+    layers: of methods inside the LLM, visual rows that each of its layers processed, merged tokens and separators
+        included. Their frames_after are the patch tokens in the last layer, merged ones left out.
     """
 
     sample: int
@@ -53,14 +58,25 @@ class Record:
     separators_before: int
     separators_after: int
     cut: int = 0
+    layers: tuple[int, ...] = ()
 
     @property
     def tokens_before(self) -> int:
         return sum(self.frames_before) + self.separators_before
 
     @property
-    def tokens_after(self) -> int:
-        """What the LLM really saw: kept patches and separators, less what a too long sequence lost."""
+    def tokens_after(self) -> float:
+        """What the LLM really saw: kept patches and separators, less what a too long sequence lost. A whole number,
+        but for methods inside the LLM: there it is the mean over the layers."""
+        if self.layers:
+            return sum(self.layers) / len(self.layers)
+        return self.prompt_rows
+
+    @property
+    def prompt_rows(self) -> int:
+        """The visual input's rows in the prompt that the LLM got."""
+        if self.layers:
+            return self.layers[0]
         return sum(self.frames_after) + self.separators_after - self.cut
 
     @property
@@ -97,6 +113,12 @@ class Compressor:
         its newlines. "rows": raster order, a newline after each row that kept a token, empty rows vanish.
 
     Raises ValueError for settings out of range.
+
+    What the table in docs/methods.md says about a method:
+    venue, paper: where it was published, and the paper's URL.
+    needs_attention: scores come from attention rows. flash_attention: flash and SDPA attention stay on.
+    video_specific: looks across frames. frame_adaptive: what is in a frame decides its budget.
+    merges: kept tokens are means of several. reachable: which retention it really gives.
     """
 
     retention: float = 0.25
@@ -105,6 +127,15 @@ class Compressor:
 
     name: ClassVar[str] = ""
     presets: ClassVar[tuple[str, ...]] = ()
+    venue: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    stage: ClassVar[Literal["before LLM", "inside LLM"]] = "before LLM"
+    needs_attention: ClassVar[bool] = False
+    video_specific: ClassVar[bool] = False
+    frame_adaptive: ClassVar[bool] = False
+    flash_attention: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
+    reachable: ClassVar[str] = "any"
 
     def __post_init__(self) -> None:
         r = self.retention
@@ -126,7 +157,7 @@ class Compressor:
         """
         check_features(x)
         if self.retention == 1:
-            require_finite(bool(x.sum(dtype=torch.float32).isfinite()), x)
+            require_finite(bool(all_finite(x)), x)
             return Kept(
                 torch.arange(x.shape[0] * x.shape[1], device=x.device),
                 torch.full((x.shape[0],), x.shape[1], device=x.device),
@@ -144,12 +175,9 @@ class Compressor:
     @property
     def spec(self) -> str:
         """The shortest text that `compressor` turns back into this object; identifies it in results and caches."""
-        changed = [
-            f":{f.name}={value}"
-            for f in dataclasses.fields(self)
-            if f.name != "retention" and (value := getattr(self, f.name)) != f.default
-        ]
-        return f"{self.name}@{self.retention}{''.join(changed)}"
+        fca: FrameAdjustment | None = getattr(self, "fca", None)
+        changed = _changed(self, "", ("retention", "fca")) + (_changed(fca, "fca.") if fca else [])
+        return f"{self.name}{'+fca' if fca else ''}@{self.retention}{''.join(changed)}"
 
     def attach(self, model: nn.Module) -> Attachment:
         """Compress every later call of `model` until `.detach()`. Prefer `with compressor(model):`.
@@ -169,6 +197,54 @@ class Compressor:
             attachment.detach()
 
 
+def _changed(settings: Any, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
+    """A dataclass's settings that are not at their default, as parts of a spec."""
+    return [
+        f":{prefix}{f.name}={value}"
+        for f in dataclasses.fields(settings)
+        if f.name not in skip and (value := getattr(settings, f.name)) != f.default
+    ]
+
+
+@dataclass(frozen=True)
+class Ranking(Compressor):
+    """Base of methods that rank tokens: they say which of a frame's tokens are best, and any budgets will do.
+
+    fca: gives the frames VidCom²'s budgets ("name+fca"); None, equal ones. Either way (unless fca.rounding says
+        otherwise) they add up to round(R·T·M), but never to less than one token for each frame.
+
+    A subclass has `scores`; one that does more with its budgets than keep the best has `keep` instead.
+    """
+
+    fca: FrameAdjustment | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fca is not None and not isinstance(self.fca, FrameAdjustment):
+            raise ValueError(f"fca={self.fca!r} must be a FrameAdjustment or None; in a spec, write {self.name}+fca")
+
+    def scores(self, x: Tensor) -> Tensor:
+        """How much each token of x [T, M, D] deserves to stay: [T, M]; only the order within a frame matters."""
+        raise NotImplementedError
+
+    def budgets(self, x: Tensor) -> Tensor:
+        """Tokens that each frame of x [T, M, D] may keep: int64 [T] in [1, M]. Does not wait for the device."""
+        if self.fca is not None:
+            return self.fca.budgets(x, self.retention)
+        frames, m = x.shape[:2]
+        return equal_budgets(total_budget(self.retention, frames, m), frames).to(x.device)
+
+    def keep(self, x: Tensor, budgets: Tensor, size: int) -> Kept:
+        """Keep budgets[t] of the tokens of each frame t of x [T, M, D]; size is the sum of the budgets."""
+        return Kept(top_per_frame(self.scores(x), budgets, size), budgets)
+
+    def _select(self, x: Tensor) -> Kept:
+        budgets = self.budgets(x)
+        size, finite = torch.stack([budgets.sum(), all_finite(x).long()]).tolist()  # the only host synchronisation
+        require_finite(bool(finite), x)
+        return self.keep(x, budgets, size)
+
+
 def check_features(x: Tensor) -> None:
     """Raise ValueError unless x is a non-empty [T, M, D] float tensor."""
     if x.ndim != 3:
@@ -177,6 +253,11 @@ def check_features(x: Tensor) -> None:
         raise ValueError(f"features of shape {tuple(x.shape)} hold no token")
     if not x.is_floating_point():
         raise ValueError(f"features are {x.dtype}; pass a floating-point tensor")
+
+
+def all_finite(x: Tensor) -> Tensor:
+    """0-d bool tensor: x holds no NaN or Inf, and is not so large that its sum overflows float32."""
+    return x.sum(dtype=torch.float32).isfinite()
 
 
 def require_finite(finite: bool, x: Tensor) -> None:
@@ -223,19 +304,26 @@ def register(name: str) -> Callable[[type[Compressor]], type[Compressor]]:
 def compressor(spec: str, **settings: Any) -> Compressor | None:
     """Build a compressor from its name or spec; "none" and "dense" give None, which means no compression.
 
-    A spec is `name[.preset][@retention][:setting=value ...]`, for example `vidcom2.released@0.15` or
-    `vidcom2@0.25:rounding=exact:positions=original`. Keyword settings win over those in the spec.
+    A spec is `name[+fca][.preset][@retention][:setting=value ...]`, for example `vidcom2.released@0.15` or
+    `vidcom2@0.25:rounding=exact:positions=original`. `+fca` gives a method VidCom²'s budgets for frames
+    (`FrameAdjustment`, whose own settings are `:fca.tau=0.02` and so on). Keyword settings win over those in the spec.
 
     Raises ValueError that names an unknown method, preset or setting and lists the known ones.
     """
     head, *pairs = spec.strip().split(":")
     head, _, retention = head.partition("@")
-    name, _, preset = head.partition(".")
-    if name in ("none", "dense"):
+    head, _, preset = head.partition(".")
+    name, plus, addition = head.partition("+")
+    if head in ("none", "dense"):
         return None
     if name not in METHODS:
         raise ValueError(f"compressor {name!r} is unknown; known are {', '.join(sorted(METHODS))} and none")
     method = METHODS[name]
+    if plus and addition != "fca":
+        raise ValueError(f"{addition!r} in compressor spec {spec!r} cannot be added to a method; only +fca can")
+    if plus and not _has_fca(method):
+        able = ", ".join(sorted(other for other in METHODS if _has_fca(METHODS[other])))
+        raise ValueError(f"{name!r} has frame budgets of its own, so it cannot take +fca; these can: {able}")
     if preset and preset not in method.presets:
         raise ValueError(f"{name!r} has no preset {preset!r}; it has {', '.join(method.presets) or 'none'}")
 
@@ -245,11 +333,25 @@ def compressor(spec: str, **settings: Any) -> Compressor | None:
         if not equals:
             raise ValueError(f"{pair!r} in compressor spec {spec!r} is not setting=value")
         chosen[key] = _value(value)
+    adjustment = {key[4:]: chosen.pop(key) for key in list(chosen) if key.startswith("fca.")}
+    if adjustment and not plus:
+        raise ValueError(f"compressor spec {spec!r} has settings fca.{', fca.'.join(adjustment)}, but no +fca")
+    if plus:
+        _check_known("fca", FrameAdjustment, adjustment)
+        chosen["fca"] = FrameAdjustment(**adjustment)
     chosen |= settings
-    known = [f.name for f in dataclasses.fields(method)]
+    _check_known(name, method, chosen)
+    return getattr(method, preset)(**chosen) if preset else method(**chosen)
+
+
+def _has_fca(method: type[Compressor]) -> bool:
+    return "fca" in {f.name for f in dataclasses.fields(method)}
+
+
+def _check_known(name: str, made: type, chosen: Mapping[str, Any]) -> None:
+    known = [f.name for f in dataclasses.fields(made)]
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(f"{name!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
-    return getattr(method, preset)(**chosen) if preset else method(**chosen)
 
 
 def compressor_from_env(env: Mapping[str, str]) -> Compressor | None:

@@ -414,8 +414,8 @@ class Plan:
     lessons: tuple[Lesson, ...] = (
         Lesson("letters", 500, {"text": 1.0}),
         Lesson("names", 300, {"names": 0.8, "text": 0.2}),
-        Lesson("words", 1200, {"word": 0.9, "text": 0.1}),
-        Lesson("choice", 1500, {"choice": 0.8, "word": 0.15, "text": 0.05}),
+        Lesson("words", 2000, {"word": 0.9, "text": 0.1}),
+        Lesson("choice", 1800, {"choice": 0.8, "word": 0.15, "text": 0.05}),
     )
     videos: int = 16
     save_every: int = 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from transformers import PreTrainedConfig
 
 from eval.engine import Engine
@@ -16,11 +18,14 @@ Protocol = LlavaProtocol | QwenProtocol
 def protocol_for(model: str) -> Protocol:
     """The protocol of a checkpoint, by its config.json.
 
-    LLaVA-Video's where its config says grid newlines or its name says so. ValueError for a family without a protocol.
+    LLaVA-Video's where its config says grid newlines or its name says so. ValueError for a family without a protocol,
+    ImportError where what reads its videos is not installed.
     """
     config = PreTrainedConfig.get_config_dict(model)[0]
     family = config.get("model_type")
     if family in QWEN_PROTOCOLS:
+        if find_spec("qwen_vl_utils") is None:
+            raise ImportError(f"evaluating {family} models needs qwen-vl-utils: pip install qwen-vl-utils")
         return QWEN_PROTOCOLS[family]
     if not str(family).startswith("llava") or "text_config" in config:
         raise ValueError(

@@ -162,7 +162,7 @@ class LlavaEngine:
 
     def _check_length(self, ids: torch.Tensor, records: list[Record]) -> None:
         limit = getattr(self.model.config, "tokenizer_model_max_length", None)
-        length = ids.shape[1] - len(records) + sum(record.tokens_after + record.cut for record in records)
+        length = ids.shape[1] - len(records) + sum(record.prompt_rows + record.cut for record in records)
         if limit is not None and length > limit:
             raise PromptTooLong(
                 f"{length} tokens do not fit the model's {limit}: use fewer frames or a lower retention"

@@ -23,15 +23,18 @@ from vidcom2 import Attachment, Compressor, Record
 class QwenProtocol:
     """harness_name: the lmms-eval wrapper that this equals; task prompts are chosen by it.
 
-    frames: at most that many per video. thin_out: read two frames per second and thin them out evenly (the qwen2_vl
-    wrapper), instead of reading `frames` evenly spaced ones. patch: pixels; sizes are rounded to twice that.
-    min_pixels, max_pixels: of a frame. system: the system prompt, None for the chat template's own.
+    frames: at most that many per video, evenly spaced. simple: as lmms-eval's older kind of wrapper does (qwen2_vl),
+    read two frames per second and thin these out, tell the processor nothing of their times, and end the answer at the
+    task's stop texts. patch: pixels; sizes are rounded to twice that. resized: the processor is to take the frames as
+    qwen_vl_utils sized them. min_pixels, max_pixels: of a frame. system: the system prompt, None for the chat
+    template's own.
     """
 
     harness_name: str
     frames: int = 32
-    thin_out: bool = False
+    simple: bool = False
     patch: int = 14
+    resized: bool = False
     min_pixels: int = 256 * 28 * 28
     max_pixels: int = 2048 * 28 * 28
     system: str | None = None
@@ -40,30 +43,33 @@ class QwenProtocol:
 
     @property
     def sampling(self) -> str:
-        return f"2 per second, at most {self.frames}" if self.thin_out else f"uniform:{self.frames}"
+        return f"2 per second, at most {self.frames}" if self.simple else f"uniform:{self.frames}"
 
     def sampled(self, sampling: FrameSampling) -> QwenProtocol:
-        """The same with another number of frames; ValueError for a sampling these models' readers do not have."""
-        if sampling.kind != "uniform" or sampling.max_frames < 2:
-            raise ValueError(f"--sampling {sampling} is not for {self.harness_name}: use uniform:N, N at least 2")
+        """The same with another number of frames; ValueError for a sampling that qwen_vl_utils would change."""
+        if sampling.kind != "uniform" or sampling.max_frames % 2:
+            raise ValueError(f"--sampling {sampling} is not for {self.harness_name}: use uniform:N with an even N")
         return replace(self, frames=sampling.max_frames)
 
     def message(self, video_file: str, question: str, total_frames: int) -> list[dict[str, Any]]:
-        """The chat, with what qwen_vl_utils is to do with the video."""
-        limits: dict[str, int] = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-        if not self.thin_out:
-            limits["nframes"] = max(2, min(self.frames, total_frames) // 2 * 2)
-        video = {"type": "video", "video": video_file, **limits}
-        content = [video, {"type": "text", "text": question.replace("<image>", "") if self.thin_out else question}]
+        """The chat about a video of `total_frames`, with what qwen_vl_utils is to do with it."""
+        video = {"type": "video", "video": video_file, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        if self.simple:
+            question = question.replace("<image>", "")
+        else:
+            video["nframes"] = max(2, min(self.frames, total_frames) // 2 * 2)
+        content = [video, {"type": "text", "text": question}]
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": content}]
 
     def describe(self) -> dict[str, Any]:
         """How videos and prompts are made, for results.json."""
+        from qwen_vl_utils.vision_process import get_video_reader_backend
+
         return {
             "protocol": self.harness_name,
             "sampling": self.sampling,
-            "decoder": "qwen_vl_utils",
+            "decoder": f"qwen_vl_utils, {get_video_reader_backend()}",
             "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
             "system_prompt": self.system,
@@ -72,10 +78,10 @@ class QwenProtocol:
 
 QWEN_PROTOCOLS: dict[str, QwenProtocol] = {
     "qwen2_vl": QwenProtocol(
-        "qwen2_vl", thin_out=True, min_pixels=3136, max_pixels=602112, system="You are a helpful assistant."
+        "qwen2_vl", simple=True, min_pixels=3136, max_pixels=602112, system="You are a helpful assistant."
     ),
     "qwen2_5_vl": QwenProtocol("qwen2_5_vl"),
-    "qwen3_vl": QwenProtocol("qwen3_vl", patch=16),
+    "qwen3_vl": QwenProtocol("qwen3_vl", patch=16, resized=True, system="You are a helpful assistant."),
 }
 """By model_type in config.json, which is also lmms-eval's id."""
 
@@ -119,10 +125,12 @@ class QwenEngine:
         frames, metadata = self._read(message, video_file)
         timer.switch("preprocess")
         prompt = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        extra: dict[str, Any] = {"video_metadata": [metadata]} if not self.protocol.thin_out else {}
-        if self.protocol.harness_name == "qwen3_vl":
-            extra |= {"do_sample_frames": False, "do_resize": False}
-        inputs = self.processor(text=[prompt], videos=[frames], return_tensors="pt", **extra).to(self.device)
+        extra: dict[str, Any] = {} if self.protocol.simple else {"video_metadata": [metadata]}
+        if self.protocol.resized:
+            extra["do_resize"] = False
+        inputs = self.processor(
+            text=[prompt], videos=[frames], do_sample_frames=False, return_tensors="pt", **extra
+        ).to(self.device)
         tokenizer = self.processor.tokenizer
         settings = generate_arguments(generation, self.protocol.max_new_tokens)
         parts = self.model.model
@@ -132,8 +140,9 @@ class QwenEngine:
             )
         new = out[:, inputs.input_ids.shape[1] :]
         (text,) = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if self.protocol.thin_out:
-            for stop in generation.get("until", []):
+        if self.protocol.simple:
+            until = generation.get("until") or []
+            for stop in [until] if isinstance(until, str) else until:
                 text = text.split(stop)[0] if stop else text
             text = text.strip()
         return Answer(
@@ -148,13 +157,18 @@ class QwenEngine:
     def _read(self, message: list[dict[str, Any]], video_file: str) -> tuple[torch.Tensor, dict[str, Any]]:
         """The message's frames, float [T, 3, H, W] from 0 to 255, and qwen_vl_utils' notes on where they come from."""
         from qwen_vl_utils import process_vision_info
+        from qwen_vl_utils.vision_process import get_video_reader_backend
 
         try:
             _, videos = process_vision_info(message, return_video_metadata=True, image_patch_size=self.protocol.patch)
-        except Exception as cause:  # of any kind, from several decoders
-            raise VideoError(video_file, f"qwen_vl_utils: {type(cause).__name__}: {cause}") from cause
+        except Exception as last:  # of any kind, from several decoders
+            cause = last.__context__ or last  # not that the decoder it falls back on fails too
+            first_line = str(cause).partition("\n")[0]  # a native stack trace follows
+            raise VideoError(video_file, f"qwen_vl_utils: {type(cause).__name__}: {first_line}") from last
         frames, metadata = videos[0]
-        if self.protocol.thin_out:
+        if metadata["video_backend"] != get_video_reader_backend():
+            raise VideoError(video_file, f"{get_video_reader_backend()} cannot decode it, only the fallback can")
+        if self.protocol.simple:
             frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
         return frames, metadata
 

@@ -29,7 +29,7 @@ def test_pixels_alone_answer_every_question(scene):
     background = [tuple(frame[0, -1]) for frame in frames]
     cut = next(t for t in range(1, UNITS) if background[t] != background[0])
     assert len(set(background)) == 2
-    quarter = ["at the start", "before the middle", "after the middle", "at the end"][cut * 4 // UNITS]
+    quarter = ["first", "second", "third", "fourth"][cut * 4 // UNITS]
     assert answers["action_localization"] == quarter
 
     lit = [tuple(frame[LAMP_ROWS, LAMP_COLUMNS].reshape(-1, 3)[0]) == LAMP_ON for frame in frames]

@@ -87,7 +87,7 @@ def test_every_option_is_judged(kind, tokenizer):
     """Learned are the answer's word; the right option's letter, after its word, and padding after the others; the
     answer and its end."""
     lessons, styles = Lessons(tokenizer, 0), set()
-    for _ in range(8):
+    for _ in range(24):
         batch = lessons.batch(1, {kind: 1.0})
         for ids, labels in zip(batch.ids, batch.labels, strict=True):
             word, *judged, answer, end = labels[labels != IGNORE_INDEX].tolist()

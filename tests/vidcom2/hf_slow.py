@@ -110,8 +110,7 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
     places = [place for place, stays in enumerate(kept) if stays]
     positions = full_positions(model, row)[..., places]
     if compressor.positions == "repack":
-        assert positions.ndim == 1, "TODO: what repacking means for three-dimensional positions"
-        positions = torch.arange(len(places))
+        positions = torch.arange(len(places)).expand(*positions.shape[:-1], -1)  # mRoPE's three alike, as for text
     seen = [place for place in places if place in deep]
     depth = len(deep[seen[0]]) if seen else 0
     return Shortened(

@@ -50,10 +50,11 @@ TOWER = {
 }
 
 
-def _config(kind: str) -> Any:
-    """The kind's config class, filled."""
-    mrope = {**TEXT, "rope_parameters": {**ROPE, "mrope_section": [2, 2, 2]}}
-    plain = {**TEXT, "rope_parameters": dict(ROPE)}
+def _config(kind: str, layers: int) -> Any:
+    """The kind's config class, filled, with so many layers in the language model."""
+    text = {**TEXT, "num_hidden_layers": layers}
+    mrope = {**text, "rope_parameters": {**ROPE, "mrope_section": [2, 2, 2]}}
+    plain = {**text, "rope_parameters": dict(ROPE)}
     qwen = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START}
     qwen |= {"vision_end_token_id": END, "tie_word_embeddings": False}
     llava = {"image_token_index": IMAGE, "video_token_index": VIDEO, "tie_word_embeddings": False}
@@ -73,9 +74,9 @@ def _config(kind: str) -> Any:
         return hf.Qwen3VLConfig(text_config={**mrope, "head_dim": 12}, vision_config=vision, **qwen)
     if kind == "llava_onevision":
         vision = {"model_type": "siglip_vision_model", "vision_use_head": False, **tower}
-        text = {"model_type": "qwen2", **plain}
+        own = {"model_type": "qwen2", **plain}
         grid = [[pixels, pixels]]
-        return hf.LlavaOnevisionConfig(text_config=text, vision_config=vision, image_grid_pinpoints=grid, **llava)
+        return hf.LlavaOnevisionConfig(text_config=own, vision_config=vision, image_grid_pinpoints=grid, **llava)
     if kind == "llava_next_video":
         vision = {"model_type": "clip_vision_model", "projection_dim": 32, **tower}
         return hf.LlavaNextVideoConfig(text_config={"model_type": "llama", **plain}, vision_config=vision, **llava)
@@ -95,10 +96,10 @@ CLASSES = {
 }
 
 
-def tiny(kind: str, attn_implementation: str = "sdpa", seed: int = 0) -> Any:
+def tiny(kind: str, attn_implementation: str = "sdpa", seed: int = 0, layers: int = 3) -> Any:
     """A model on CPU in float32, in eval mode, whose answers end by their length only."""
     model_class = getattr(hf, f"{CLASSES[kind]}ForConditionalGeneration")
-    model = model_class._from_config(_config(kind), attn_implementation=attn_implementation)
+    model = model_class._from_config(_config(kind, layers), attn_implementation=attn_implementation)
     randomise(model, seed)
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from torch import nn
 
-from vidcom2 import METHODS, Record, VidCom2, compressor, compressor_from_env
+from vidcom2 import METHODS, FrameAdjustment, Record, VidCom2, compressor, compressor_from_env
+from vidcom2.methods.dycoke import DyCoke
+from vidcom2.methods.random import Random
+from vidcom2.methods.visionzip import VisionZip
 
 
 @pytest.mark.parametrize(
@@ -17,6 +22,9 @@ from vidcom2 import METHODS, Record, VidCom2, compressor, compressor_from_env
             VidCom2(0.5, rounding="exact", positions="original", window=4),
         ),
         (" vidcom2:frame_weight=2 ", VidCom2(frame_weight=2)),
+        ("random+fca@0.5", Random(0.5, fca=FrameAdjustment())),
+        ("visionzip+fca@0.5:dominant=0.5", VisionZip(0.5, dominant=0.5, fca=FrameAdjustment())),
+        ("random+fca:fca.tau=0.1:seed=3:fca.score=max", Random(seed=3, fca=FrameAdjustment(0.1, "max"))),
         ("none", None),
         ("dense", None),
     ],
@@ -25,9 +33,27 @@ def test_specs(spec, expected):
     assert compressor(spec) == expected
 
 
-@pytest.mark.parametrize("made", [VidCom2(), VidCom2(1 / 3), VidCom2.released(newlines="rows"), VidCom2(window=8)])
+@pytest.mark.parametrize(
+    "made",
+    [
+        VidCom2(),
+        VidCom2(1 / 3),
+        VidCom2.released(newlines="rows"),
+        VidCom2(window=8),
+        Random(0.15, seed=7, fca=FrameAdjustment()),
+        VisionZip(0.5, merge=False, fca=FrameAdjustment(window=4, rounding="ceil", similarity="gaussian")),
+        DyCoke.released(0.25, merging=0.7),
+    ],
+    ids=lambda made: made.spec,
+)
 def test_spec_identifies_the_compressor(made):
     assert compressor(made.spec) == made
+    assert json.loads(json.dumps(made.settings)) == made.settings
+
+
+def test_spec_tells_the_adjustment():
+    assert Random(0.25, fca=FrameAdjustment(tau=0.1), seed=2).spec == "random+fca@0.25:seed=2:fca.tau=0.1"
+    assert Random(0.25, fca=FrameAdjustment()).settings["fca"]["tau"] == 0.01
 
 
 def test_keywords_win_over_the_spec():
@@ -43,6 +69,16 @@ def test_keywords_win_over_the_spec():
         ("vidcom2:budget=3", "no setting budget; it has retention"),
         ("vidcom2:exact", "not setting=value"),
         ("vidcom2@much", "retention='much'"),
+        ("vidcom2+fca", "'vidcom2' has frame budgets of its own, so it cannot take .fca; these can: .*uniform"),
+        ("fastvid+fca", "'fastvid' has frame budgets of its own"),
+        ("random+fcb", "'fcb' in compressor spec 'random.fcb' cannot be added"),
+        ("random:fca.tau=0.1", "settings fca.tau, but no .fca"),
+        ("random+fca:fca.speed=1", "'fca' has no setting speed; it has tau"),
+        ("random+fca:fca.tau=0", "tau=0 must be positive"),
+        ("random+fca:fca.score=median", "score='median' must be one of"),
+        ("random:fca=1", "fca=1 must be a FrameAdjustment or None; in a spec, write random.fca"),
+        ("dycoke+fca.released", "cannot take .fca; dycoke.fca can"),
+        ("visionzip+fca.released", "visionzip.fca"),
     ],
 )
 def test_bad_specs(spec, message):

@@ -114,6 +114,32 @@ def test_everything_kept_is_the_model_as_it_was(kind, attention, case):
     assert_follows(bare, references(model, rows, WHOLE))
 
 
+@over_kinds
+@pytest.mark.parametrize("case", ["padded", "uneven", "text_only"])
+def test_repacked_positions(kind, case):
+    if (kind, case) in MISSING:
+        pytest.skip("InternVL takes one video")
+    repacked = VidCom2(0.3, positions="repack")
+    model, rows = model_of(kind), rows_of(kind, case)
+    with repacked(model):
+        out = generate(model, batch(rows))
+    assert_follows(out, references(model, rows, repacked))
+
+
+@over_three
+@pytest.mark.parametrize("case", ["one", "padded"])
+def test_repacked_positions_in_a_second_turn(kind, case):
+    repacked = VidCom2(0.3, positions="repack")
+    model, rows = model_of(kind), first_turn(kind, case)
+    with repacked(model):
+        first = generate(model, batch(rows))
+        rows = [row + answer + prompt(kind, text(4), seed=9) for row, answer in zip(rows, answers(first), strict=True)]
+        both = batch(rows)
+        inputs = {"input_ids": both["input_ids"], "attention_mask": both["attention_mask"]}
+        out = generate(model, inputs, past_key_values=first.past_key_values)
+    assert_follows(out, references(model, rows, repacked))
+
+
 @over_matrix
 def test_records(kind, case):
     model, rows = model_of(kind), rows_of(kind, case)
@@ -204,6 +230,24 @@ def test_beams(kind, use_cache):
     expected = [beam for row in rows for beam in beam_search(model, row, PRUNED, 3, STEPS)[:2]]
     assert answers(out) == [tokens for tokens, _ in expected]
     assert_close(out.sequences_scores, torch.tensor([score / STEPS for _, score in expected]))
+
+
+@over_three
+def test_compiled_decoding_stays_one_graph(kind):
+    """With a cache of fixed size, generate() compiles the steps after the prompt; our hooks must not break them up."""
+    model, rows = tiny(kind, seed=5), rows_of(kind, "padded")
+    graphs = []
+
+    def backend(graph: Any, inputs: Any, **options: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiling = hf.CompileConfig(backend=backend, fullgraph=True)
+    compiling._compile_all_devices = True
+    with PRUNED(model):
+        out = generate(model, batch(rows), cache_implementation="static", compile_config=compiling)
+        assert_follows(out, references(model, rows))
+    assert len(graphs) == 1
 
 
 @over_three

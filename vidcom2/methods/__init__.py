@@ -1,5 +1,16 @@
 """One file per method. Importing the package registers them all in `vidcom2.METHODS`."""
 
-from vidcom2.methods import vidcom2
+from vidcom2.methods import dycoke, fastv, fastvid, holitom, pdrop, random, sparsevlm, uniform, vidcom2, visionzip
 
-__all__ = ["vidcom2"]
+__all__ = [
+    "dycoke",
+    "fastv",
+    "fastvid",
+    "holitom",
+    "pdrop",
+    "random",
+    "sparsevlm",
+    "uniform",
+    "vidcom2",
+    "visionzip",
+]

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidcom2.budget import ROUNDINGS, Rounding, frame_retention, token_budgets
+from vidcom2.budget import Rounding
 from vidcom2.compressor import Compressor, Kept, check_features, register, require_finite, top_per_frame
-from vidcom2.uniqueness import Similarity, cosine, gaussian
+from vidcom2.frames import FrameAdjustment
+from vidcom2.uniqueness import Similarity
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,17 @@ class VidCom2(Compressor):
     rounding: Rounding = "ceil"
 
     presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "EMNLP 2025"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2505.14454"
+    video_specific: ClassVar[bool] = True
+    frame_adaptive: ClassVar[bool] = True
+    reachable: ClassVar[str] = "any, up to one token per frame above R; `rounding=exact`: any"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_choice("sign", (-1, 1))
         self._check_choice("frame_score", ("mean", "max", "uniform"))
-        self._check_choice("similarity", ("cosine", "gaussian"))
-        self._check_choice("rounding", ROUNDINGS)
-        if self.tau <= 0:
-            raise ValueError(f"tau={self.tau!r} must be positive; the paper uses 0.01")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window!r} must be at least one frame, or None for the whole video")
-        if not 0 < self.channels <= 1:
-            raise ValueError(f"channels={self.channels!r} must be in (0, 1]; the released code uses 0.5")
+        _ = self.stage1  # checks the settings it is made of
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> VidCom2:
@@ -84,33 +83,28 @@ class VidCom2(Compressor):
         """
         return cls(retention, **{"similarity": "gaussian", "channels": 0.5, "rounding": "half_even", **settings})
 
+    @property
+    def stage1(self) -> FrameAdjustment:
+        """What gives the frames their budgets."""
+        return FrameAdjustment(self.tau, self.frame_score, self.rounding, self.window, self.similarity, self.channels)
+
     def explain(self, x: Tensor) -> Explanation:
         """The uniqueness and retention behind `select`, for x [T, M, D]; raises like `select`."""
         check_features(x)
-        scores = self._similarity(x)
+        scores = self.stage1.measure(x)
         require_finite(bool(scores.finite), x)
         return self._explain(scores)
 
     def _select(self, x: Tensor) -> Kept:
-        scores = self._similarity(x)
+        scores = self.stage1.measure(x)
         why = self._explain(scores)
-        budgets = token_budgets(why.retention, x.shape[1], self.rounding, self.retention)
+        budgets = self.stage1.rounded(why.retention, x.shape[1], self.retention)
         # The only host synchronisation: the size of the output, and whether the features were sound.
         size, finite = torch.stack([budgets.sum(), scores.finite.long()]).tolist()
         require_finite(bool(finite), x)
         ranking = -self.sign * (self.frame_weight * why.frame + self.video_weight * why.video)
         return Kept(top_per_frame(ranking, budgets, size), budgets)
 
-    def _similarity(self, x: Tensor) -> Similarity:
-        if self.similarity == "gaussian":
-            return gaussian(x, self.window, self.channels)
-        return cosine(x, self.window)
-
     def _explain(self, scores: Similarity) -> Explanation:
-        u_video = -scores.video
-        u = {
-            "mean": lambda: u_video.mean(dim=1),
-            "max": lambda: u_video.amax(dim=1),
-            "uniform": lambda: torch.zeros_like(u_video[:, 0]),
-        }[self.frame_score]()
-        return Explanation(u_video, -scores.frame, u, frame_retention(u, self.retention, self.tau))
+        u_t = self.stage1.uniqueness(-scores.video)
+        return Explanation(-scores.video, -scores.frame, u_t, self.stage1.shares(u_t, self.retention))

@@ -244,7 +244,7 @@ def _outer(model: Any) -> Any:
 
 
 def attach(compressor: Compressor, model: Any) -> tuple[Callable[[], None], Callable[[], list[Record]]]:
-    hooks = Hooks(compressor, model)
+    hooks = (InsideHooks if compressor.stage == "inside LLM" else Hooks)(compressor, model)
     return hooks.remove, lambda: list(hooks.records)
 
 
@@ -350,15 +350,7 @@ class Hooks:
 
         keep = torch.ones(batch, length, dtype=torch.bool, device=embeds.device)
         merged, kept_videos = embeds, []
-        for video in self.videos(positions):
-            patches = len(video.columns) - self.layout.separators
-            body = Video(video.row, video.columns[:patches], video.positions[..., :patches])
-            frames = self.layout.frames(self.outer, body)
-            if frames < 1 or patches % frames:
-                raise ValueError(
-                    f"{patches} video tokens in row {video.row} are not {frames} equal frames: the prompt or its "
-                    f"positions do not fit {_model_type(self.model)}'s layout"
-                )
+        for video, body, frames in self.measured(positions):
             features = embeds[video.row, body.columns].unflatten(0, (frames, -1))
             kept = self.compressor.select(features)
             keep[video.row, body.columns] = False
@@ -392,8 +384,8 @@ class Hooks:
                 start -= (~cache.valid).sum(dim=1)
             new = (start[:, None] + live.cumsum(dim=1) - 1).clamp(min=0).expand_as(new)
             if cache is not None:
-                cache.behind = positions[..., -1].amax(dim=0) if positions.ndim == 3 else positions[:, -1]
-                cache.behind = cache.behind - (start + live.sum(dim=1) - 1)
+                last = positions[-3:, :, -1].amax(dim=0) if positions.ndim == 3 else positions[:, -1]
+                cache.behind = last - (start + live.sum(dim=1) - 1)
         elif positions.ndim == 3 and len(positions) == 4:
             # Row 0 only tells packed sequences apart: a gap would be taken for the start of another one.
             new[0] = (rows + live.cumsum(dim=1) - 1).clamp(min=0)
@@ -438,6 +430,19 @@ class Hooks:
             return _extend(cache.valid, rows + live.shape[1])
         return live.new_ones(len(live), rows + live.shape[1]) if cache.is_compileable else None
 
+    def measured(self, positions: Tensor) -> Iterator[tuple[Video, Video, int]]:
+        """Each video, the same without its separators, and its number of frames."""
+        for video in self.videos(positions):
+            patches = len(video.columns) - self.layout.separators
+            body = Video(video.row, video.columns[:patches], video.positions[..., :patches])
+            frames = self.layout.frames(self.outer, body)
+            if frames < 1 or patches % frames:
+                raise ValueError(
+                    f"{patches} video tokens in row {video.row} are not {frames} equal frames: the prompt or its "
+                    f"positions do not fit {_model_type(self.model)}'s layout"
+                )
+            yield video, body, frames
+
     def videos(self, positions: Tensor) -> Iterator[Video]:
         """The call's videos, in the order of the batch."""
         assert self.called is not None
@@ -480,6 +485,86 @@ class Hooks:
                     frames_after=tuple(kept.budgets.tolist()),
                     separators_before=self.layout.separators,
                     separators_after=self.layout.separators,
+                )
+            )
+
+
+class InsideHooks(Hooks):
+    """A method that drops tokens between the layers: these hooks only find the videos, and `LayerHooks` does the rest.
+
+    An answer that is generated without a cache goes through the model whole for each token. The wrapped generate() says
+    how long the prompt is, so that the choice is the same every time.
+    """
+
+    def __init__(self, compressor: Any, model: Any):
+        from vidcom2.models.layers import LayerHooks
+
+        super().__init__(compressor, model)
+        self.positions = compressor.numbers
+        self.prompt: int | None = None
+        try:
+            self.layers = LayerHooks(compressor, self.outer.language_model, self.find, self.report)
+        except ValueError:
+            super().remove()
+            raise
+        if model is not self.outer:
+            model.generate = partial(self.generate, model.generate)
+
+    def remove(self) -> None:
+        super().remove()
+        self.layers.remove()
+        vars(self.model).pop("generate", None)
+
+    def generate(self, original: Callable[..., Any], inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        ids = kwargs.get("input_ids", inputs)
+        self.prompt = None if ids is None else ids.shape[1]
+        try:
+            return original(**kwargs) if inputs is None else original(inputs, **kwargs)
+        finally:
+            self.prompt = None
+
+    def before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Nothing goes out of the language model's inputs."""
+
+    def find(self, kwargs: dict[str, Any]) -> Any:
+        from vidcom2.models.layers import Place, Prompt
+
+        if self.called is None:
+            return None
+        embeds = kwargs["inputs_embeds"]
+        batch, length = embeds.shape[:2]
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(length, device=embeds.device)[None]
+        positions = positions.expand(*positions.shape[:-2], batch, length)
+        videos = [
+            Place(video.row, body.columns, frames, self.layout.separators)
+            for video, body, frames in self.measured(positions)
+        ]
+        valid = _valid(kwargs, length, kwargs.get("past_key_values"))
+        if valid is None:
+            valid = torch.ones(batch, length, dtype=torch.bool, device=embeds.device)
+        text = valid.clone()
+        for name in ("video_token_id", "image_token_id"):
+            text &= self.called["input_ids"].to(text.device) != getattr(self.outer.config, name, None)
+        return Prompt(videos, valid, text, self.prompt or length)
+
+    def report(self, visuals: Any) -> None:
+        for visual in visuals:
+            frames, separators = visual.place.frames, visual.place.separators
+            first = visual.place.columns[0]
+            self.records.append(
+                Record(
+                    sample=visual.place.row,
+                    modality="video",
+                    method=self.compressor.spec,
+                    positions=self.positions,
+                    start=int(first),
+                    frames_before=(len(visual.place.columns) // frames,) * frames,
+                    frames_after=visual.frames_after,
+                    separators_before=separators,
+                    separators_after=separators,
+                    layers=visual.layers,
                 )
             )
 

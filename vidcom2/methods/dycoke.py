@@ -1,0 +1,114 @@
+"""DyCoke, stage 1 (temporal token merging): "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language
+Models", https://arxiv.org/abs/2411.15024, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from vidcom2.budget import equal_budgets, total_budget
+from vidcom2.compressor import Ranking, register
+
+WINDOW = 4
+# How far back the frame lies that a frame is compared with, by its place in the window.
+STEPS = (4, 1, 2, 1)
+
+
+@register("dycoke")
+@dataclass(frozen=True)
+class DyCoke(Ranking):
+    """In windows of four frames, keep the first whole; of the others, the tokens least like those at the same place.
+
+        score = -cos(x_t,m, x_r,m)    with r = t - 1 for the second and fourth frame of a window, t - 2 for the third
+
+    Before the LLM. "Merging" is dropping: nothing is averaged. Stage 2, which prunes the key-value cache while
+    decoding, is not part of this.
+
+    form="mended", the default, reaches every R: the three compared frames of each window share what whole first
+    frames leave of round(R·T·M). Where this is less than one token per frame (R below about 1/4), those keep one token
+    each, and the first frames are thinned too: to the tokens least like the first frame of the window before, or, in
+    the very first frame, least like its own mean. With +fca, VidCom²'s budgets take the place of all this.
+
+    See `released` for the other form. merging is for that form only.
+    """
+
+    form: Literal["mended", "released"] = "mended"
+    merging: float | None = None
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "CVPR 2025"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2411.15024"
+    video_specific: ClassVar[bool] = True
+    frame_adaptive: ClassVar[bool] = False
+    reachable: ClassVar[str] = "any; `released`: from about 1/4 up (9/32 at 32 frames)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("form", ("mended", "released"))
+        if self.form == "released" and self.fca is not None:
+            raise ValueError("dycoke.released keeps frames whole, so it cannot take +fca; dycoke+fca can")
+        if self.merging is not None and (self.form != "released" or not 0 <= self.merging <= 1):
+            raise ValueError(
+                f"merging={self.merging!r} must be in [0, 1] and needs dycoke.released; dycoke solves for R"
+            )
+
+    @classmethod
+    def released(cls, retention: float = 0.25, **settings: Any) -> DyCoke:
+        """What the authors' code does, with its quirks; `select` raises ValueError for an R that it cannot reach.
+
+        - Frames 1, 3, 5, ... keep the n tokens least like the frame before. Frame i + 2 of a window that begins at i
+          keeps the n least like frame i, but only while i < T - 4: in the last window it stays whole.
+        - Of an odd number of frames, the last is dropped (unless it is the only one).
+        - n = int((1 - merging) M), truncated in floating point. merging=None solves for n, so that the kept tokens are
+          as near to R·T·M as whole n allow. The authors' scripts have merging 0.7; one later adoption sets it to
+          1 - R, which keeps far more than R. With merging given, R has no effect, except that R = 1 keeps everything.
+
+        With q = floor(T/2) and w = max(0, ceil((T-4)/4)), (q-w) M + (q+w) n tokens stay.
+        """
+        return cls(retention, **{"form": "released", **settings})
+
+    def scores(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        t = torch.arange(len(x), device=x.device)
+        other = x[(t - torch.tensor(STEPS, device=x.device)[t % WINDOW]).clamp_min(0)]
+        other[0] = x[0].mean(dim=0)
+        return -cosine_similarity(x, other, dim=-1)
+
+    def budgets(self, x: Tensor) -> Tensor:
+        if self.fca is not None:
+            return super().budgets(x)
+        frames, m = x.shape[:2]
+        budgets = torch.zeros(frames, dtype=torch.int64)
+        place = torch.arange(frames)
+        if self.form == "released":
+            compared = (place % 2 == 1) | ((place % WINDOW == 2) & (place < frames - 2))
+            whole = ~compared
+            if frames > 1 and frames % 2 == 1:
+                whole[-1] = False
+            budgets[whole] = m
+            budgets[compared] = self._released_n(frames, m, int(whole.sum()), int(compared.sum()))
+        else:
+            first = place % WINDOW == 0
+            total, firsts, others = total_budget(self.retention, frames, m), int(first.sum()), int((~first).sum())
+            for_others = max(others, total - firsts * m)
+            budgets[first] = equal_budgets(total - for_others, firsts)
+            budgets[~first] = equal_budgets(for_others, others)
+        return budgets.to(x.device)
+
+    def _released_n(self, frames: int, m: int, whole: int, compared: int) -> int:
+        if self.merging is not None:
+            return int((1 - self.merging) * m)
+        n = (self.retention * frames - whole) * m / compared if compared else math.inf
+        if not -1e-6 <= n <= m + 1e-6:
+            raise ValueError(
+                f"dycoke.released cannot reach retention={self.retention!r} on {frames} frames: it keeps from "
+                f"{whole / frames:.4g} to {(whole + compared) / frames:.4g}, since {whole} frames stay whole; "
+                "dycoke (without .released) reaches any"
+            )
+        return round(n)

@@ -1,0 +1,68 @@
+"""FastV: "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large Vision-Language
+Models", https://arxiv.org/abs/2403.06764, section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from vidcom2.compressor import register
+from vidcom2.inside import InsideLLM, Stage
+
+
+@register("fastv")
+@dataclass(frozen=True)
+class FastV(InsideLLM):
+    """After the first K layers, keep the visual tokens that the prompt's last token attends to most.
+
+        score = mean over heads of softmax(q_last k^T / sqrt(d)), in layer K - 1
+        R     = (K + (L - K) f) / L, with L layers and the share f of the tokens that stay from layer K on
+
+    Inside the LLM, once, in the prefill: layers 0..K-1 have all visual tokens, the others round(f V). Rows that stay
+    keep their positions. f is solved for R, whose floor is K/L.
+
+    As the authors' version with a key-value cache; their other versions choose anew for every token they generate. Ours
+    does not: without a cache, generate() gives the same answer.
+
+    k: K, 2 in the paper. keep: f, instead of solving for R; `retention` must then be what it amounts to.
+    attention: "rows" computes the one attention row. "eager" takes it from the layer's attention map, as the authors'
+        code does and at its cost: load the model with attn_implementation="eager".
+    """
+
+    k: int = 2
+    keep: float | None = None
+    attention: Literal["rows", "eager"] = "rows"
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "ECCV 2024"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2403.06764"
+    reachable: ClassVar[str] = "above K/L: 2 of the LLM's L layers have all tokens"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("attention", ("rows", "eager"))
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"k={self.k!r} must be a positive number of layers; the paper uses 2")
+        if self.keep is not None and not 0 <= self.keep <= 1:
+            raise ValueError(f"keep={self.keep!r} must be a share of the visual tokens in [0, 1], or None")
+
+    @classmethod
+    def released(cls, retention: float = 0.53125, **settings: Any) -> FastV:
+        """The paper's main setting: half of the tokens from layer 2 on; the default R is what it is on 32 layers."""
+        return cls(retention, **{"keep": 0.5, **settings})
+
+    @property
+    def by_hand(self) -> bool:
+        return self.keep is not None
+
+    def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
+        if self.k >= layers:
+            raise ValueError(f"k={self.k} leaves none of the {layers} layers of this LLM to be shortened")
+        share = self.keep
+        if share is None:
+            share = (self.retention * layers - self.k) / (layers - self.k)
+            if share <= 0:
+                raise self.unreachable(self.k / layers, layers, f"k={self.k} layers have all tokens")
+            return (Stage(self.k - 1, self.k, max(1, round(tokens * share))),)
+        return (Stage(self.k - 1, self.k, round(tokens * share)),)

@@ -1,0 +1,80 @@
+"""PyramidDrop: "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction",
+https://arxiv.org/abs/2410.17247, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from vidcom2.compressor import register
+from vidcom2.inside import InsideLLM, Stage, layer_numbers, shares_of
+
+
+@register("pdrop")
+@dataclass(frozen=True)
+class PDrop(InsideLLM):
+    """Keep fewer visual tokens at each of several layers: those that the prompt's last token attends to most.
+
+        score     = mean over heads of softmax(q_last k^T / sqrt(d)), by layer l_i's own projections of its full input
+        kept at i = V f^i, i = 1, 2, ...
+        R         = (l_1 + (l_2 - l_1) f + (l_3 - l_2) f^2 + (L - l_3) f^3) / L
+
+    Inside the LLM, in the prefill, before layers l_i, which are L/4, L/2 and 3L/4. What stays is numbered anew at each
+    stage. f is solved for R (0.469 is the paper's f = 0.5); the floor is l_1/L, 0.25 unless `layers` says otherwise.
+
+    Mended: grouped-query attention, batches, several videos, any position of the video; the published code fails there.
+
+    layers: the l_i. ratios: the shares kept, instead of solving for R; `retention` must then be what they amount to,
+        and counts are cut off to whole tokens as in the authors' code.
+    There is no attention="eager": the published code computes the one row, too.
+    """
+
+    layers: tuple[int, ...] | None = None
+    ratios: tuple[float, ...] | None = None
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "CVPR 2025"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2410.17247"
+    numbering: ClassVar[Literal["repack", "original"]] = "repack"
+    reachable: ClassVar[str] = "above 1/4, where its first stage is; lower with earlier `layers`"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers is not None:
+            layer_numbers("layers", self.layers)
+            if self.layers[0] == 0:
+                raise ValueError(f"layers={self.layers!r}: layer 0 has nothing to rank by yet; begin with layer 1")
+        if self.ratios is not None:
+            shares_of("ratios", self.ratios)
+            if self.layers is None or len(self.ratios) != len(self.layers):
+                raise ValueError(f"ratios={self.ratios!r} need as many layers, not layers={self.layers!r}")
+
+    @classmethod
+    def released(cls, retention: float = 0.46875, **settings: Any) -> PDrop:
+        """The authors' script: layers 8, 16, 24 with 1/2, 1/4, 1/8; the default R is what it is on 32 layers."""
+        return cls(retention, **{"layers": (8, 16, 24), "ratios": (0.5, 0.25, 0.125), **settings})
+
+    @property
+    def by_hand(self) -> bool:
+        return self.ratios is not None
+
+    def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
+        at = self.layers or tuple(sorted({max(1, layers * i // 4) for i in (1, 2, 3)}))
+        if at[-1] >= layers:
+            raise ValueError(f"layers={at!r} are too many for an LLM of {layers} layers")
+        if self.ratios is not None:
+            return tuple(Stage(i, i, int(tokens * r)) for i, r in zip(at, self.ratios, strict=True))
+        if self.retention * layers <= at[0]:
+            raise self.unreachable(at[0] / layers, layers, f"drop earlier, for example with layers={_earlier(layers)}")
+        spans = [b - a for a, b in zip((0, *at), (*at, layers), strict=True)]
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            f = (low + high) / 2
+            mean = sum(span * f**i for i, span in enumerate(spans)) / layers
+            low, high = (f, high) if mean < self.retention else (low, f)
+        return tuple(Stage(i, i, max(1, round(tokens * high ** (n + 1)))) for n, i in enumerate(at))
+
+
+def _earlier(layers: int) -> tuple[int, ...]:
+    return tuple(sorted({max(1, layers // 16), max(1, layers // 4), max(1, layers // 2)}))

@@ -1,0 +1,175 @@
+"""SparseVLM: "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference",
+https://arxiv.org/abs/2410.04417, section 3, in the two versions that the authors released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vidcom2.clustering import centres, nearest_centre
+from vidcom2.compressor import register
+from vidcom2.inside import InsideLLM, Merged, Stage, layer_numbers, shares_of
+
+LAYERS, OF = (2, 6, 15), 32
+"""The layers that rank, in an LLM of 32."""
+TABLES = {
+    1: ((66, 30, 17), (238, 48, 26), (303, 110, 36), (300, 200, 110)),
+    2: ((66, 34, 20), (246, 54, 28), (238, 108, 60), (300, 200, 118)),
+}
+"""Tokens of 576 that each stage keeps: the authors' budgets of "64", "96", "128" and "192" tokens."""
+
+
+@register("sparsevlm")
+@dataclass(frozen=True)
+class SparseVLM(InsideLLM):
+    """Keep the visual tokens that the question's visually relevant words attend to, and merge some of the others.
+
+        raters = words whose mean over visual tokens of softmax over words (x_visual x_word^T) is above its mean
+        score  = mean over heads and raters of the attention probabilities of layer l
+        merged = of the d dropped tokens the int(0.3 d) + 1 best, DPC-KNN clustered into a tenth of their number, plus 1
+
+    Inside the LLM, in the prefill, after layers 2, 6, 15 of 32 (in proportion for others), which themselves still have
+    all. Merged tokens stand after those that stay. What stays is numbered anew.
+    The authors have budgets for four mean counts of 576 tokens. Budgets between them, and towards none and all, are
+    interpolated so that the rows that the layers really process, merged ones and the ranking layer's own included, are
+    R on average: their "192", "128", "96", "64" of 576 tokens are R = 0.358, 0.252, 0.198, 0.143.
+
+    Mended: batches, grouped queries, several videos; clusters without noise, equal scores in order of their index;
+    where no word is a rater, all words of the question are, and where there is no question, the prompt's last token.
+
+    version: 2 is the later "SparseVLM+": no merging, positions are kept, probabilities are divided by what rotary
+        embedding does to all-ones vectors, only the `heads` heads with the highest sum count (all, if there are fewer).
+        Its correction changes sign beyond about 1700 positions of distance at rotary base 10000.
+    layers: that rank. shares: of the visual tokens that each stage keeps, instead of solving for R; `retention` must
+        then be what they amount to.
+    attention: "rows" computes the raters' rows; "eager" takes them from the layer's map, at the cost of the authors'
+        code: load the model with attn_implementation="eager".
+    """
+
+    version: Literal[1, 2] = 1
+    layers: tuple[int, ...] | None = None
+    shares: tuple[float, ...] | None = None
+    heads: int = 14
+    attention: Literal["rows", "eager"] = "rows"
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "ICML 2025"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2410.04417"
+    merges: ClassVar[bool] = True
+    reachable: ClassVar[str] = "above 3/32, more for the merged tokens: 3 of 32 layers have all tokens"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("version", (1, 2))
+        self._check_choice("attention", ("rows", "eager"))
+        if self.layers is not None:
+            layer_numbers("layers", self.layers)
+        if self.shares is not None:
+            shares_of("shares", self.shares)
+        if self.layers is not None and len(self.layers) != len(self.shares or LAYERS):
+            raise ValueError(f"layers={self.layers!r} need as many shares; without shares they must be {len(LAYERS)}")
+        if self.shares is not None and self.layers is None and len(self.shares) != len(LAYERS):
+            raise ValueError(f"shares={self.shares!r} need as many layers")
+        if isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1:
+            raise ValueError(f"heads={self.heads!r} must be a positive number; the released code uses 14")
+
+    @classmethod
+    def released(cls, retention: float = 0.358, **settings: Any) -> SparseVLM:
+        """The authors' "192" budgets at layers 2, 6 and 15; the default R is what they are on 32 layers."""
+        table = TABLES[settings.get("version", 1)][-1]
+        shares = tuple(budget / 576 for budget in table)
+        return cls(retention, **{"layers": LAYERS, "shares": shares, **settings})
+
+    @property
+    def numbers(self) -> Literal["repack", "original"]:
+        return self.positions or ("repack" if self.version == 1 else "original")
+
+    @property
+    def wants_rotary(self) -> bool:
+        return self.version == 2
+
+    # ---- when and how many
+
+    def extra(self, present: int, keep: int) -> int:
+        return clusters(recycled(present - keep)) if self.version == 1 and present > keep else 0
+
+    def limit(self, keep: int, present: int) -> int:
+        """Version 1 drops one token at least, which then is merged with itself."""
+        return min(keep, present - 1 if self.version == 1 else present)
+
+    @property
+    def by_hand(self) -> bool:
+        return self.shares is not None
+
+    def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
+        at = self.layers or tuple(round(layer * layers / OF) for layer in LAYERS)
+        if self.layers is not None and at[-1] + 1 >= layers:
+            raise ValueError(f"layers={at!r} are too many for an LLM of {layers} layers")
+
+        def stages(shares: tuple[float, ...]) -> tuple[Stage, ...]:
+            # In an LLM of few layers some coincide, or there is none left to be shortened.
+            last = {layer: share for layer, share in zip(at, shares, strict=True) if layer + 1 < layers}
+            return tuple(Stage(i, i + 1, max(1, round(tokens * share))) for i, share in last.items())
+
+        if self.shares is not None:
+            return stages(self.shares)
+        if layers < 2:
+            raise ValueError(f"{layers} layers are too few: the first has all tokens")
+        points = [(0.0,) * 3, *(tuple(b / 576 for b in table) for table in TABLES[self.version]), (1.0,) * 3]
+
+        def at_point(u: float) -> tuple[Stage, ...]:
+            i = min(int(u), len(points) - 2)
+            return stages(tuple(a + (u - i) * (b - a) for a, b in zip(points[i], points[i + 1], strict=True)))
+
+        def mean(u: float) -> float:
+            return sum(self.processed(at_point(u), layers, tokens)) / layers / tokens
+
+        low, high = 0.0, len(points) - 1.0
+        if mean(low) > self.retention:
+            raise self.unreachable(mean(low), layers, f"for {tokens} tokens")
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if mean(middle) < self.retention else (low, middle)
+        return at_point(min((low, high), key=lambda u: abs(mean(u) - self.retention)))
+
+    # ---- which
+
+    def raters(self, visual: Tensor, question: Tensor) -> Tensor | None:
+        if len(question) == 0:
+            return None
+        relevance = (visual.float() @ question.float().mT).softmax(dim=1).mean(dim=0)
+        # Words that are all the same differ by rounding only.
+        chosen = relevance > relevance.mean() * (1 + 1e-6)
+        return chosen if bool(chosen.any()) else torch.ones_like(chosen)
+
+    def scores(self, attention: Tensor, rotary: Tensor | None) -> Tensor:
+        if rotary is not None:
+            attention = attention / rotary
+            best = attention.sum(dim=(1, 2)).argsort(descending=True, stable=True)[: self.heads]
+            attention = attention[best]
+        return attention.mean(dim=0).mean(dim=0)
+
+    def merge(self, hidden: Tensor, scores: Tensor) -> Merged | None:
+        if self.version == 2 or not len(hidden):
+            return None
+        chosen = scores.argsort(descending=True, stable=True)[: recycled(len(hidden))]
+        x = hidden[chosen].float()
+        number = clusters(len(x))
+        centre = centres(x, number, number)
+        belongs = nearest_centre(x, centre) == torch.arange(number, device=x.device)[:, None]  # [C, n]
+        belongs = belongs.to(x.dtype)
+        mean = belongs @ x / (belongs.sum(dim=1, keepdim=True) + 1e-6)
+        return Merged(mean.to(hidden.dtype), chosen[centre])
+
+
+def recycled(dropped: int) -> int:
+    """How many of the dropped tokens are merged."""
+    return int(0.3 * dropped) + 1
+
+
+def clusters(tokens: int) -> int:
+    return tokens // 10 + 1

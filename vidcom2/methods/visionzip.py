@@ -1,0 +1,98 @@
+"""VisionZip: "VisionZip: Longer is Better but Not Necessary in Vision Language Models",
+https://arxiv.org/abs/2412.04467, section 3.2, as adapted to VideoLLMs that hand over no attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vidcom2.compressor import Kept, Ranking, register, top_per_frame
+
+NEIGHBOURS = 5
+
+
+@register("visionzip")
+@dataclass(frozen=True)
+class VisionZip(Ranking):
+    """In each frame keep the strongest tokens, and merge the rest into the centres of its densest places.
+
+    With k_t the frame's budget:
+        dominant    the max(1, int(0.6 k_t)) tokens with the largest |x|
+        density     of any other token, its mean cosine to the 5 other tokens nearest to it, dominant ones left out
+        contextual  the k_t - dominant densest of them; every token that is not dominant belongs to the contextual one
+                    with the highest cosine, and that one becomes the mean of all that belong to it
+
+    Before the LLM. The paper ranks by the attention that the vision tower's CLS token pays. SigLIP-like towers have
+    none, so the length |x| stands in for it, as in a later adoption by VidCom²'s authors, which `released` equals.
+
+    form: how R gives k_t. "mended", the default: R·M, rounded so that the total is round(R·T·M), or VidCom²'s budgets
+        with +fca. "released": max(1, int(R·M)).
+    dominant: share of the dominant tokens. merge=False leaves the contextual tokens as they are.
+    """
+
+    form: Literal["mended", "released"] = "mended"
+    dominant: float = 0.6
+    merge: bool = True
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "CVPR 2025"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2412.04467"
+    merges: ClassVar[bool] = True
+    reachable: ClassVar[str] = "any; `released`: multiples of 1/M, rounded down"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("form", ("mended", "released"))
+        self._check_choice("merge", (True, False))
+        if not 0 < self.dominant <= 1:
+            raise ValueError(f"dominant={self.dominant!r} must be in (0, 1]; 0.6 is the default")
+        if self.form == "released" and self.fca is not None:
+            raise ValueError("visionzip.released has int(R·M) tokens for every frame, so use visionzip+fca")
+
+    @classmethod
+    def released(cls, retention: float = 0.25, **settings: Any) -> VisionZip:
+        """Budgets as in the adoption by VidCom²'s authors: max(1, int(R·M)) tokens of every frame."""
+        return cls(retention, **{"form": "released", **settings})
+
+    def budgets(self, x: Tensor) -> Tensor:
+        if self.form == "mended":
+            return super().budgets(x)
+        frames, m = x.shape[:2]
+        return torch.full((frames,), max(1, int(m * self.retention)), device=x.device)
+
+    def keep(self, x: Tensor, budgets: Tensor, size: int) -> Kept:
+        m = x.shape[1]
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        length = torch.linalg.vector_norm(exact, dim=-1)  # [T, M]
+        unit = exact / length.clamp_min(torch.finfo(exact.dtype).tiny)[..., None]
+        cosine = unit @ unit.mT  # [T, M, M]
+
+        dominant = _best(length, (budgets.double() * self.dominant).long().clamp_min(1))
+        near = cosine.masked_fill(dominant[:, None, :], -torch.inf)
+        near.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+        near = near.topk(min(NEIGHBOURS, m), dim=-1).values  # fewer than five others: -inf for those that are missing
+        there = near.isfinite()
+        density = near.where(there, 0).sum(-1) / there.sum(-1).clamp_min(1)
+        contextual = _best(density.masked_fill(dominant, -torch.inf), budgets - dominant.sum(dim=1))
+
+        index = top_per_frame((dominant | contextual).to(exact.dtype), budgets, size)
+        if not self.merge:
+            return Kept(index, budgets)
+        cosine.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # a contextual token belongs to itself
+        owner = cosine.masked_fill(~contextual[:, None, :], -torch.inf).argmax(dim=-1)  # [T, M]
+        # A product with a matrix, not index_add_, whose sums on a GPU differ from run to run.
+        belongs = (owner[:, None, :] == torch.arange(m, device=x.device)[:, None]) & ~dominant[:, None, :]  # [T, M, M]
+        belongs = belongs.to(exact.dtype)
+        mean = belongs @ exact / belongs.sum(dim=-1, keepdim=True).clamp_min(1)
+        merged = torch.where(contextual[..., None], mean, exact)
+        return Kept(index, budgets, merged.flatten(0, 1)[index].to(x.dtype))
+
+
+def _best(scores: Tensor, counts: Tensor) -> Tensor:
+    """bool [T, M]: the counts[t] highest of scores [T, M] in each frame; of equal ones the earlier."""
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rank < counts[:, None]
