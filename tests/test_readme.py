@@ -39,9 +39,7 @@ def video(tmp_path: Path) -> Path:
 def test_readme_example(video, tmp_path, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     checkpoint = make_checkpoint(tmp_path, "onevision")
-    before, after = run_example(
-        code, {"lmms-lab/llava-onevision-qwen2-7b-ov": checkpoint, "video.mp4": video}, capsys
-    )
+    before, after = run_example(code, {"lmms-lab/llava-onevision-qwen2-7b-ov": checkpoint, "video.mp4": video}, capsys)
     assert before == 32 * 16 + 1
     assert after < before / 2
 
