@@ -43,7 +43,12 @@ def video_rows(model: Any, pixels: Tensor, at: int, counts: Counts) -> tuple[Pla
     features = model.get_2dPool(model.encode_images(pixels))
     frames, m, _ = features.shape
     side = int(m**0.5)
-    kept = set(range(frames * m)) if compressor is None else set(compressor.select(features).index.tolist())
+    shown = dict(enumerate(features.flatten(0, 1)))  # by number of the token, merged ones as the compressor made them
+    if compressor is not None:
+        chosen = compressor.select(features)
+        into = [shown[i] for i in chosen.index.tolist()] if chosen.features is None else chosen.features
+        shown = dict(zip(chosen.index.tolist(), into, strict=True))
+    kept = set(shown)
     moves = compressor is not None and compressor.newlines == "released" and len(kept) < frames * m
     drops = compressor is not None and compressor.newlines == "rows"
 
@@ -65,7 +70,7 @@ def video_rows(model: Any, pixels: Tensor, at: int, counts: Counts) -> tuple[Pla
                 if t * m + y * side + x in kept:
                     alive = True
                     survivors += 1
-                    rows.append((features[t, y * side + x], at))
+                    rows.append((shown[t * m + y * side + x], at))
                 at += 1
             if newlines == "grid":
                 at = separate(behind if moves else rows, at, alive or not drops)

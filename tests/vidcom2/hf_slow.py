@@ -101,7 +101,11 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
             deep[place] = [level[i] for level in levels]
         if visual.modality == "video":
             frames, m = visual.frames, visual.tokens
-            index = compressor.select(features[: frames * m].view(frames, m, -1)).index.tolist()
+            chosen = compressor.select(features[: frames * m].view(frames, m, -1))
+            index = chosen.index.tolist()
+            if chosen.features is not None:
+                for i, merged in zip(index, chosen.features, strict=True):
+                    rows[visual.patches[i]] = merged
             for i, place in enumerate(visual.patches):
                 kept[place] = i in index
             after = [sum(i // m == frame for i in index) for frame in range(frames)]
