@@ -41,6 +41,7 @@ class Sample:
     tokens_before: int
     tokens_after: float
     seconds: dict[str, float]
+    positions: str | None = None  # of the kept tokens: "original" or "repack"
 
 
 @contextmanager
@@ -139,6 +140,7 @@ def build_model(engine: Engine, accelerator: Accelerator, answers: TextIO, advan
                 tokens_before=sum(record.tokens_before for record in answer.records),
                 tokens_after=sum(record.tokens_after for record in answer.records),
                 seconds=answer.seconds,
+                positions=next((record.positions for record in answer.records), None),
             )
 
         def clean(self) -> None:

@@ -47,6 +47,7 @@ def join_samples(benchmark: Benchmark, scored: dict[str, list[Line]], answered: 
                     "duration_s": round(sample.duration_s, 3),
                     "tokens_before": sample.tokens_before,
                     "tokens_after": sample.tokens_after,
+                    "positions": sample.positions,
                     "seconds": {stage: round(value, 6) for stage, value in sample.seconds.items()},
                 }
             )

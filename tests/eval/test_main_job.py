@@ -74,6 +74,7 @@ def test_script_writes_complete_results(both, onevision):
     assert {line["tokens_before"] for line in lines} == {32 * 4 * 4 + 1}
     assert all(0.15 * 512 <= line["tokens_after"] <= 0.25 * 512 + 1 for line in lines)  # ceil of 2.4 tokens per frame
     assert results["visual_tokens"]["after"] == sum(line["tokens_after"] for line in lines)
+    assert {line["positions"] for line in lines} == {"repack"}
     assert all(line["seconds"][stage] > 0 for line in lines for stage in STAGES)
     assert all("<image>\nQuestion:" in line["prompt"] for line in lines)
     assert all(line["parsed"] in (None, *"ABCDE") and line["target"] in "ABCDE" for line in lines)

@@ -176,6 +176,7 @@ def test_command_line(qwen, mvbench, tasks, tmp_path):
     assert results_of(tmp_path / "four")["run"]["sampling"] == "2 per second, at most 4"
     assert results["provenance"]["versions"]["qwen-vl-utils"]
     assert results["visual_tokens"]["after"] == sum(line["tokens_after"] for line in lines["quarter"])
+    assert {line["positions"] for line in lines["quarter"]} == {"original"}
     assert results["failures"] == []
 
 
