@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache as memoised
 from functools import partial
 from itertools import pairwise
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -249,7 +250,7 @@ def attach(compressor: Compressor, model: Any) -> tuple[Callable[[], None], Call
 
 
 class Hooks:
-    """A compressor on one transformers model. Not for several threads on the same model; these models keep state."""
+    """A compressor on one transformers model. Several threads may call it; `records` are those of the latest call."""
 
     def __init__(self, compressor: Compressor, model: Any):
         outer = _outer(model)
@@ -259,7 +260,7 @@ class Hooks:
         self.layout = LAYOUTS[_model_type(model)]  # type: ignore[index]
         self.positions = compressor.positions or "original"
         self.signature = inspect.signature(outer.forward)
-        self.called: dict[str, Any] | None = None  # the outer part's arguments, while it runs on a video
+        self.calls: dict[int, dict[str, Any]] = {}  # the outer part's arguments, by thread, while it runs on a video
         self.records: list[Record] = []
         self.attached = True
         lm: nn.Module = outer.language_model
@@ -313,10 +314,15 @@ class Hooks:
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
         encoded = kwargs.get("mm_encoder_outputs") or {}
         if kwargs.get(pixels) is not None or encoded.get(modality) is not None:
-            self.called, self.records = kwargs, []
+            self.calls[get_ident()], self.records = kwargs, []
 
     def forget_call(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.called = None
+        if self.calls:
+            self.calls.pop(get_ident(), None)
+
+    @property
+    def called(self) -> dict[str, Any] | None:
+        return self.calls.get(get_ident()) if self.calls else None
 
     def before_language_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
