@@ -8,10 +8,12 @@ The lessons, each of which the next needs:
 2. letters: multiple choice without a video, in the benchmarks' own prompts, the answer's word given ("The answer is
    red."). After each option's word the LLM says whether that is the answer; without this finding a word's letter stays
    at chance.
-3. names: at every visual token the LLM says what is there (colour and shape, or background). Without it answers that
-   hang on a few tokens out of hundreds stay at chance; it goes on, as a part of the loss, in the lessons that follow.
+3. names: at every visual token the LLM says what is there: an object's colour and shape; the background and the
+   quarter of the video; a lit lamp and how often it was lit so far. Without it answers that hang on a few tokens out of
+   hundreds stay at chance; it goes on, as a part of the loss, in the next lesson.
 4. words: after a question's question mark the LLM says the answer's word.
-5. choice: the whole, with all that was learned before.
+5. choice: the whole. What was learned stays as it is, and new layers on top learn to find the word among the options.
+   Without them letters stay at chance: below, the word comes up in the last layer only, too late to be looked up.
 
 Eight questions share one video: its rows go through tower and LLM once, and every question continues from their keys
 and values, exactly as if it were alone.
@@ -59,7 +61,8 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import conv_templates
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
-PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH, LAYERS = 8, 64, 2, 128, 5
+PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH = 8, 64, 2, 128
+BASE_LAYERS, LAYERS = 5, 8  # until words, and in the end
 QUESTIONS = 8  # per video
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = (*COLOURS, *BACKGROUNDS, *SHAPES, *DIRECTIONS, *QUARTERS, *COUNTS)
@@ -186,6 +189,9 @@ def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> An
     for layer in layers:
         layer.self_attn.q_proj.weight.data.mul_(3)
         layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight)
+    for layer in layers[BASE_LAYERS:]:  # they begin by changing nothing
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.mlp.down_proj.weight.data.zero_()
     return model
 
 
@@ -219,14 +225,15 @@ def patch_labels(scene: Scene, frames: np.ndarray, units: np.ndarray) -> np.ndar
 @dataclass(frozen=True)
 class Batch:
     """pixels [B, UNITS, 3, S, S]; before [P], ids of the chat's beginning; ids, labels [B * QUESTIONS, L] of what
-    follows the video, padded on the right. names [B, T*M, 2]: ids of the two words for what each visual token shows
-    (colour and shape, or the background twice). asked: the task of every question."""
+    follows the video, padded on the right. names [B, T*M, 2]: ids of the two words for what each visual token shows,
+    and weights [B, T*M], how much each counts. asked: the task of every question."""
 
     pixels: Tensor
     before: Tensor
     ids: Tensor
     labels: Tensor
     names: Tensor
+    weights: Tensor
     kind: str
     asked: list[str]
 
@@ -242,8 +249,8 @@ class Lessons:
         self.tokenizer, self.rng = tokenizer, np.random.default_rng(seed)
         self.before = tokenizer(conversation("")[0], add_special_tokens=False).input_ids
         self._cache: dict[str, list[int]] = {}
-        # The first id of each label's word, by label; colours and shapes count from 1.
-        labels = (("nothing", *COLOURS, "light"), ("light", *SHAPES), BACKGROUNDS)
+        # The ids of each label's word, by label; colours and shapes count from 1.
+        labels = (("nothing", *COLOURS, "light"), ("nothing", *SHAPES), BACKGROUNDS, QUARTERS, COUNTS)
         self.letters = {self.text_ids(letter)[0]: letter for letter in "ABCD"}
         (self.question_mark,) = self.text_ids("?")
         self.marks = {self.text_ids(mark)[0] for mark in (")", ".")}
@@ -279,14 +286,24 @@ class Lessons:
         target = [*self.text_ids(answer), self.tokenizer.eos_token_id]
         return ids + target, labels + target
 
-    def names(self, labels: np.ndarray) -> np.ndarray:
-        """Patch labels [T, P, 3] -> ids of words [T*M, 2], for the patches that pooling mostly looks at."""
+    def names(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For the patches that pooling mostly looks at: patch labels [UNITS, P, 3] -> ids of words [T*M, 2] and how
+        much each token counts [T*M].
+
+        The words are an object's colour and shape; the background and the quarter; "light" and how often so far.
+        """
         side = SIZE // PATCH
-        grid = labels.reshape(len(labels), side, side, 3)[:, ::2, ::2].reshape(-1, 3)
-        colour, shape, background = (grid[:, i] for i in range(3))
-        first = np.where(colour > 0, self.words[0][colour], self.words[2][background])
-        second = np.where(colour > 0, self.words[1][shape], self.words[2][background])
-        return np.stack([first, second], -1)
+        colour, shape, background = labels.reshape(UNITS, side, side, 3)[:, ::2, ::2].reshape(UNITS, -1, 3).T
+        colours, shapes, backgrounds, quarters, counts = self.words
+        lit, covered = colour == len(COLOURS) + 1, colour > 0
+        so_far = lit.any(0).cumsum() - 1
+        second = np.where(
+            lit, counts[so_far], np.where(covered, shapes[shape], quarters[np.arange(UNITS) * 4 // UNITS])
+        )
+        words = np.stack([np.where(covered, colours[colour], backgrounds[background]), second])
+        # Most tokens show the background, and very few the lamp.
+        weights = np.where(lit, 8.0, np.where(covered, 1.0, 0.1))
+        return words.transpose(2, 1, 0).reshape(-1, 2), weights.T.flatten().astype(np.float32)
 
     def patches(self, scenes: int, each: int) -> tuple[Tensor, Tensor]:
         """Single frames: pixels [N, 3, S, S] and patch labels [N, P, 3], N = scenes * each."""
@@ -306,7 +323,7 @@ class Lessons:
         """
         kind = str(self.rng.choice(list(shares), p=list(shares.values())))
         style = CHOICES[self.rng.choice(len(CHOICES), p=(0.5, 0.3, 0.2))]
-        frames, names, rows, asked = [], [], [], []
+        frames, names, weights, rows, asked = [], [], [], [], []
         for _ in range(videos):
             scene = draw_scene(self.rng)
             asked += self.rng.permutation([*TASKS, *STEPPING_STONES])[:QUESTIONS].tolist()
@@ -316,10 +333,12 @@ class Lessons:
                 answers = self.rng.integers(4, size=len(posed))
                 posed = [replace(q, options=o, answer=o[a]) for q, o, a in zip(posed, options, answers, strict=True)]
                 frames.append(np.empty((0, SIZE, SIZE, 3), dtype=np.uint8))
-                names.append(np.empty((0, 2), dtype=np.int64))
+                named = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
             else:
                 frames.append(render(scene))
-                names.append(self.names(patch_labels(scene, frames[-1], np.arange(UNITS))))
+                named = self.names(patch_labels(scene, frames[-1], np.arange(UNITS)))
+            names.append(named[0])
+            weights.append(named[1])
             rows += [self.question_ids(q, kind, style) for q in posed]
         length = max(len(ids) for ids, _ in rows)
         ids = [one + [self.tokenizer.pad_token_id] * (length - len(one)) for one, _ in rows]
@@ -330,6 +349,7 @@ class Lessons:
             torch.tensor(ids),
             torch.tensor(labels),
             torch.from_numpy(np.stack(names)),
+            torch.from_numpy(np.stack(weights)),
             kind,
             asked,
         )
@@ -351,10 +371,8 @@ def video_pass(model: Any, batch: Batch) -> tuple[Any, Tensor]:
     video = model.model(inputs_embeds=torch.cat([before, pooled, newline], dim=1), use_cache=True)
     seen = video.last_hidden_state[:, len(batch.before) : -1]  # without the newline
     log_words = model.lm_head(seen).float().log_softmax(-1)
-    covered = batch.names[..., 0] != batch.names[..., 1]
-    weight = torch.where(covered, 1.0, 0.1)  # most tokens are background and soon learned
     named = -log_words.gather(-1, batch.names).mean(-1)
-    return video.past_key_values, (named * weight).sum() / weight.sum()
+    return video.past_key_values, (named * batch.weights).sum() / batch.weights.sum()
 
 
 def answer_loss(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Tensor]:
@@ -399,11 +417,14 @@ class PatchHeads(nn.Module):
 
 @dataclass(frozen=True)
 class Lesson:
-    """shares: of the kinds of batches, as `Lessons.batch` takes them."""
+    """shares: of the kinds of batches, as `Lessons.batch` takes them. layers: how many of the LLM's there are yet; the
+    ones that there were in earlier lessons of fewer layers do not change any more. rate: the highest learning rate."""
 
     name: str
     steps: int
     shares: dict[str, float]
+    layers: int = BASE_LAYERS
+    rate: float = 1.5e-3
 
 
 @dataclass(frozen=True)
@@ -412,10 +433,10 @@ class Plan:
 
     vision: int = 1500
     lessons: tuple[Lesson, ...] = (
-        Lesson("letters", 500, {"text": 1.0}),
-        Lesson("names", 300, {"names": 0.8, "text": 0.2}),
-        Lesson("words", 2000, {"word": 0.9, "text": 0.1}),
-        Lesson("choice", 1800, {"choice": 0.8, "word": 0.15, "text": 0.05}),
+        Lesson("letters", 400, {"text": 1.0}),
+        Lesson("names", 400, {"names": 0.9, "text": 0.1}),
+        Lesson("words", 3000, {"word": 0.95, "text": 0.05}),
+        Lesson("choice", 1200, {"choice": 0.85, "text": 0.15}, layers=LAYERS, rate=2e-3),
     )
     videos: int = 16
     save_every: int = 200
@@ -427,6 +448,13 @@ class Plan:
     def lesson(self, step: int) -> Lesson:
         ends = np.cumsum([lesson.steps for lesson in self.lessons])
         return self.lessons[int(np.searchsorted(ends, step, side="right"))]
+
+    def rate(self, step: int) -> float:
+        """The learning rate: one warm-up and one decay over all lessons with the same layers."""
+        lesson = self.lesson(step)
+        begin = sum(one.steps for one in self.lessons if one.layers < lesson.layers)
+        steps = sum(one.steps for one in self.lessons if one.layers == lesson.layers)
+        return lesson.rate * schedule(step - begin, steps)
 
 
 class Training:
@@ -462,6 +490,7 @@ class Training:
             else:
                 self.learn_to_see(bar)
             self.learn_to_answer(bar)
+        self.model.config.num_hidden_layers = LAYERS
         self.model.config.architectures = ["LlavaQwenForCausalLM"]
         self.model.half().save_pretrained(self.output)
         self.tokenizer.save_pretrained(self.output)
@@ -479,21 +508,33 @@ class Training:
                 self.report(lesson="vision", step=step + 1, loss=loss.item(), covered_patches_right=accuracy)
 
     def learn_to_answer(self, bar: Callable[[str], None]) -> None:
-        self.model.get_vision_tower().requires_grad_(False)
         for step in range(self.done, self.plan.steps):
             lesson = self.plan.lesson(step)
+            base = lesson.layers == BASE_LAYERS
+            self.use(lesson.layers)
             batch = self.lessons.batch(self.plan.videos, lesson.shares).to(self.device)
             with torch.autocast(self.device, torch.bfloat16):
                 cache, naming = video_pass(self.model, batch)
                 answers, right = answer_loss(self.model, batch, cache)
-                loss = naming if batch.kind == "names" else answers + 0.3 * naming
-            update(self.optimizer, loss, self.parameters, 1.5e-3 * schedule(step, self.plan.steps))
+                loss = naming if batch.kind == "names" else answers + (0.3 * naming if base else 0)
+            update(self.optimizer, loss, self.parameters, self.plan.rate(step))
             self.done = step + 1
             bar(f"{lesson.name} loss {loss.item():.3f} naming {naming.item():.3f} right {right.float().mean():.3f}")
             if self.done % self.plan.save_every == 0 or self.done == self.plan.steps:
                 losses = {"loss": loss.item(), "naming": naming.item()}
                 self.report(lesson=lesson.name, step=self.done, **losses, **self.examine())
                 self.save()
+
+    def use(self, layers: int) -> None:
+        """The LLM's first `layers` layers; where that is more than the base has, only those on top learn."""
+        self.model.config.num_hidden_layers = layers
+        self.model.requires_grad_(False)
+        learning = self.parameters
+        if layers > BASE_LAYERS:
+            top = (*self.model.model.layers[BASE_LAYERS:], self.model.model.norm)
+            learning = [parameter for module in top for parameter in module.parameters()]
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
     @torch.no_grad()
     def examine(self, batches: int = 6) -> dict[str, dict[str, float]]:

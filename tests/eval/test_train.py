@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from eval.demo.train import (
+    BASE_LAYERS,
+    LAYERS,
     QUESTIONS,
     WORDS,
     Lesson,
@@ -23,7 +25,9 @@ from eval.demo.train import (
 from eval.demo.world import (
     BACKGROUNDS,
     COLOURS,
+    COUNTS,
     LAMP_ON,
+    QUARTERS,
     SIZE,
     STEPPING_STONES,
     TASKS,
@@ -37,7 +41,7 @@ from llava.model.builder import load_pretrained_model
 
 PLAN = Plan(
     vision=2,
-    lessons=(Lesson("names", 2, {"names": 1.0}), Lesson("letters", 2, {"choice": 1.0})),
+    lessons=(Lesson("names", 2, {"names": 1.0}), Lesson("letters", 2, {"choice": 1.0}, layers=LAYERS)),
     videos=2,
     save_every=2,
 )
@@ -113,17 +117,40 @@ def test_every_answer_is_one_token(tokenizer):
 
 
 def test_names_are_what_the_pixels_show(tokenizer):
-    """Every named colour is in the frame, and a frame's background is named."""
+    """Every named colour is in the frame, and a frame's background with the quarter, a lit lamp with its number."""
     lessons = Lessons(tokenizer, 5)
     scene = draw_scene(np.random.default_rng(5))
     frames = render(scene)
-    named = lessons.names(patch_labels(scene, frames, np.arange(UNITS))).reshape(UNITS, -1, 2)
+    names, weights = lessons.names(patch_labels(scene, frames, np.arange(UNITS)))
+    named = [[tokenizer.decode([word]).strip() for word in pair] for pair in names.tolist()]
     palette = {**COLOURS, **BACKGROUNDS, "light": LAMP_ON}
-    for frame, words in zip(frames, named, strict=True):
-        said = {tokenizer.decode([word]).strip() for word in words[:, 0].tolist()}
+    lit = 0
+    for unit, frame in enumerate(frames):
         shown = {name for name, rgb in palette.items() if (frame == rgb).all(-1).any()}
-        assert said <= shown
-        assert said & set(BACKGROUNDS)
+        words = named[unit * 16 : unit * 16 + 16]
+        lit += "light" in shown
+        (background,) = shown & set(BACKGROUNDS)
+        assert {first for first, _ in words} <= shown
+        assert (background, list(QUARTERS)[unit // 4]) in map(tuple, words)
+        assert [second for first, second in words if first == "light"] == [COUNTS[lit - 1]] * ("light" in shown)
+    assert lit == len(scene.lit)
+    assert len(weights) == len(named) == UNITS * 16
+
+
+def test_new_layers_change_nothing_and_then_learn_alone(tokenizer, tmp_path):
+    training = Training(tmp_path, 0, "cpu", PLAN)
+    batch = Lessons(tokenizer, 1).batch(1, {"word": 1.0})
+    before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+    losses = []
+    for layers in (BASE_LAYERS, LAYERS):
+        training.use(layers)
+        loss, _ = answer_loss(training.model, batch, video_pass(training.model, batch)[0])
+        losses.append(loss.item())
+    assert losses[0] == losses[1]
+    loss.backward()
+    training.optimizer.step()
+    changed = {name for name, tensor in training.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[2] for name in changed if name != "model.norm.weight"} == {"5", "6", "7"}
 
 
 class Interrupted(Training):
