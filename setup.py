@@ -10,6 +10,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    package_data={"eval": ["published.json", "report.html"], "eval.demo": ["model/*", "model/vision_tower/*"]},
     python_requires=">=3.10",
     packages=find_packages(include=["vidcom2", "vidcom2.*", "llava", "llava.*", "eval", "eval.*"]),
     install_requires=[
@@ -25,7 +26,7 @@ setup(
         "decord",
     ],
     extras_require={
-        "eval": ["lmms-eval==0.7.3", "qwen-vl-utils", "av<16", "rich"],
+        "eval": ["lmms-eval==0.7.3", "qwen-vl-utils", "av<16", "rich", "matplotlib"],
         "gpu": ["flash-attn", "deepspeed"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,18 +31,32 @@ class Answer:
 class Engine(Protocol):
     """A loaded model that answers questions about video files.
 
-    attention: the implementation in use. identity: names everything that an answer depends on besides the question.
+    attention: the implementation in use. identity: names everything that an answer depends on besides video, question
+    and compressor.
     """
 
     device: torch.device
     attention: str
     identity: str
-    compressor: Compressor | None
 
-    def answer(self, video_file: str, question: str, generation: dict[str, Any]) -> Answer:
-        """Answer to `question` about the video; generation: transformers' generate arguments, as lmms-eval has them.
+    @property
+    def read(self) -> Callable[[str], Any]:
+        """Decodes a video file, and prepares it as far as is possible without the model.
 
-        Raises llava.video.VideoError for a video that cannot be read, PromptTooLong.
+        Picklable, for other processes to do it. Raises llava.video.VideoError for one that cannot be read.
+        """
+
+    def check(self, compressor: Compressor | None) -> None:
+        """Raise ValueError, TypeError where the compressor cannot serve this model."""
+
+    def see(self, read: Any) -> Any:
+        """What was read of a video, as `answer` takes it, any number of times."""
+
+    def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
+        """Answer to `question` (without image slot) about a video from `see`, compressed.
+
+        generation: transformers' generate arguments, as lmms-eval's tasks give them. Stages that several answers
+        share count in full in each one's seconds. Raises PromptTooLong.
         """
 
 

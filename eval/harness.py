@@ -6,42 +6,21 @@ half a minute.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from eval.answers import Answers, Key, Sample
 from eval.benchmarks import Benchmark
 from eval.engine import Engine, PromptTooLong
+from eval.readahead import ReadAhead, ReadNow
 from llava.video import VideoError
-
-# Stands for the answer to a video that could not be read. No option letter can be parsed from it, and it is not
-# empty, because lmms-eval's MVBench drops empty answers from the denominator.
-NO_ANSWER = "unreadable_video"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What our side knows of one question; lmms-eval's side is joined by (task, doc_id)."""
-
-    task: str
-    doc_id: int
-    video: str
-    prompt: str | None
-    answer: str
-    error: str | None
-    frames: int
-    duration_s: float
-    tokens_before: int
-    tokens_after: float
-    seconds: dict[str, float]
-    positions: str | None = None  # of the kept tokens: "original" or "repack"
 
 
 @contextmanager
@@ -85,11 +64,18 @@ def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., 
     return doc_to_visual
 
 
-def build_model(engine: Engine, accelerator: Accelerator, answers: TextIO, advance: Callable[[int], None]) -> Any:
-    """An lmms-eval model that answers with `engine`.
+def build_model(
+    engine: Engine,
+    accelerator: Accelerator,
+    settings: Sequence[Answers],
+    reader: ReadNow | ReadAhead,
+    advance: Callable[[int], None],
+) -> Any:
+    """An lmms-eval model that answers with `engine`, under several settings at once.
 
-    Every answer is at once appended to `answers` as a JSON line, so that a crash loses none, and reported by
-    `advance(how many there are in all)`. The model's `samples` holds them all afterwards.
+    The first request for a question gets its answers under all of them that have none yet, its video decoded and
+    encoded once. Which one lmms-eval is told is the model's `setting`, an index. Every question is reported by
+    `advance(how many there are in all)`.
     """
     from lmms_eval.api.model import lmms
 
@@ -100,48 +86,78 @@ def build_model(engine: Engine, accelerator: Accelerator, answers: TextIO, advan
             super().__init__()
             self.accelerator = accelerator
             self.device = engine.device
-            self.samples: dict[tuple[str, int], Sample] = {}
+            self.setting = 0
+            self.reported: set[Key] = set()
+            self.seen: tuple[str, Any] = ("", None)  # the latest video, and the error where it could not be read
 
         def __str__(self) -> str:
-            return engine.identity  # lmms-eval's caches take this for the model's identity
+            chosen = settings[self.setting].compressor
+            return f"{engine.identity}|{chosen.spec if chosen else 'none'}"  # for lmms-eval's caches
 
         __repr__ = __str__
 
         def generate_until(self, requests: list[Any]) -> Iterator[str]:
-            total = len({(request.args[4], request.args[3]) for request in requests})
+            total = len({self._key(request) for request in requests})
+            videos = {
+                self._key(request): self._video(request)
+                for request in requests
+                if any(self._key(request) not in answers.samples for answers in settings)
+            }
+            reader.plan(video for video, _ in groupby(videos.values()))  # several in a row may be about one
             for request in requests:
-                question, generation, doc_to_visual, doc_id, task, split = request.args
-                key = (task, int(doc_id))
-                if key not in self.samples:  # lmms-eval repeats a request to give every rank as many
-                    doc = self.task_dict[task][split][doc_id]
-                    self.samples[key] = self._answer(key, question, generation, doc_to_visual(doc))
-                    answers.write(json.dumps(asdict(self.samples[key])) + "\n")
-                    answers.flush()
+                key = self._key(request)
+                missing = [answers for answers in settings if key not in answers.samples]
+                if missing:
+                    self._answer(key, request, videos[key], missing)
+                if key not in self.reported:  # lmms-eval repeats a request to give every rank as many
+                    self.reported.add(key)
                     advance(total)
-                yield self.samples[key].answer
+                yield settings[self.setting].samples[key].answer
 
-        def _answer(
-            self, key: tuple[str, int], question: str, generation: dict[str, Any], visuals: list[Any]
-        ) -> Sample:
+        def _key(self, request: Any) -> Key:
+            *_, doc_id, task, _ = request.args
+            return task, int(doc_id)
+
+        def _video(self, request: Any) -> str:
+            _, _, doc_to_visual, doc_id, task, split = request.args
+            visuals = doc_to_visual(self.task_dict[task][split][doc_id])
             if len(visuals) != 1 or not isinstance(visuals[0], str):
-                raise TypeError(f"{key[0]} question {key[1]} has {visuals!r} for a video; one file's path is supported")
-            try:
-                answer = engine.answer(visuals[0], question, generation)
-            except (VideoError, PromptTooLong) as error:
-                return Sample(*key, visuals[0], None, NO_ANSWER, str(error), 0, 0.0, 0, 0, {})
-            return Sample(
-                *key,
-                video=visuals[0],
-                prompt=answer.prompt,
-                answer=answer.text,
-                error=None,
-                frames=answer.frames,
-                duration_s=answer.duration,
-                tokens_before=sum(record.tokens_before for record in answer.records),
-                tokens_after=sum(record.tokens_after for record in answer.records),
-                seconds=answer.seconds,
-                positions=next((record.positions for record in answer.records), None),
-            )
+                raise TypeError(f"{task} question {doc_id} has {visuals!r} for a video; one file's path is supported")
+            return visuals[0]
+
+        def _answer(self, key: Key, request: Any, video: str, missing: list[Answers]) -> None:
+            question, generation, *_ = request.args
+            if self.seen[0] != video:
+                self.seen = ("", None)  # before the next one takes memory
+                try:
+                    self.seen = (video, engine.see(reader.take(video)))
+                except VideoError as error:
+                    self.seen = (video, error)
+            if isinstance(self.seen[1], VideoError):
+                for answers in missing:
+                    answers.add(Sample.failed(key, video, self.seen[1]))
+                return
+            for answers in missing:
+                try:
+                    answer = engine.answer(self.seen[1], question, generation, answers.compressor)
+                except PromptTooLong as error:
+                    answers.add(Sample.failed(key, video, error))
+                    continue
+                answers.add(
+                    Sample(
+                        *key,
+                        video=video,
+                        prompt=answer.prompt,
+                        answer=answer.text,
+                        error=None,
+                        frames=answer.frames,
+                        duration_s=answer.duration,
+                        tokens_before=sum(record.tokens_before for record in answer.records),
+                        tokens_after=sum(record.tokens_after for record in answer.records),
+                        seconds=answer.seconds,
+                        positions=next((record.positions for record in answer.records), None),
+                    )
+                )
 
         def clean(self) -> None:
             """Keep the model: lmms-eval would delete it, but it may be asked again."""
@@ -155,14 +171,20 @@ def build_model(engine: Engine, accelerator: Accelerator, answers: TextIO, advan
     return EngineModel()
 
 
-def evaluate(model: Any, tasks: dict[str, Any], limit: int | None) -> tuple[dict[str, Any], list[Sample]] | None:
-    """Run and score all tasks; on rank 0 (lmms-eval's results, all ranks' samples), on the others None."""
+def evaluate(
+    model: Any, tasks: dict[str, Any], limit: int | None, settings: Sequence[Answers]
+) -> Iterator[tuple[dict[str, Any], list[Sample]] | None]:
+    """Run and score all tasks under each setting in turn; on rank 0 (lmms-eval's results, all ranks' samples), on the
+    others None."""
     from lmms_eval.evaluator import simple_evaluate
 
-    results = simple_evaluate(model=model, tasks=list(tasks.values()), limit=limit, bootstrap_iters=0, log_samples=True)
-    samples = list(model.samples.values())
-    if model.world_size > 1:
-        gathered: list[Any] = [None] * model.world_size
-        torch.distributed.all_gather_object(gathered, samples)
-        samples = [sample for part in gathered for sample in part]
-    return (results, samples) if model.rank == 0 else None
+    for model.setting, answers in enumerate(settings):
+        results = simple_evaluate(
+            model=model, tasks=list(tasks.values()), limit=limit, bootstrap_iters=0, log_samples=True
+        )
+        samples = list(answers.samples.values())
+        if model.world_size > 1:
+            gathered: list[Any] = [None] * model.world_size
+            torch.distributed.all_gather_object(gathered, samples)
+            samples = [sample for part in gathered for sample in part]
+        yield (results, samples) if model.rank == 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Sequence
 
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -27,15 +28,15 @@ def processes(requested: int | None, device: str) -> int:
     return count
 
 
-def launch(config: RunConfig, count: int) -> int:
-    """Run on `count` local processes; returns the number of failed questions.
+def launch(configs: Sequence[RunConfig], count: int, quiet: bool = False) -> int:
+    """`run` on `count` local processes; returns the number of failed questions.
 
     Under torchrun (RANK is set) this process is one of the workers already and only runs.
     Raises torch's ChildFailedError, after stopping the others, where a process dies.
     """
     if count == 1:
-        return run(config)
-    if config.device == "cpu":
+        return run(configs, quiet)
+    if configs[0].device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     settings = LaunchConfig(
         min_nodes=1,
@@ -47,4 +48,4 @@ def launch(config: RunConfig, count: int) -> int:
         max_restarts=0,
         start_method="spawn",
     )
-    return elastic_launch(settings, run)(config)[0]
+    return elastic_launch(settings, run)(configs, quiet)[0]

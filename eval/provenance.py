@@ -22,10 +22,14 @@ def provenance() -> dict[str, Any]:
         "command": sys.argv,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": versions(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
+
+
+def versions() -> dict[str, str | None]:
+    return {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rich.console import Console
 from rich.table import Table
 
+from eval.answers import Sample, write_whole
 from eval.benchmarks import Benchmark
-from eval.harness import Sample
 from eval.timing import STAGES
 
+Parser = Literal["current", "legacy"]
+PARSERS = get_args(Parser)
 Line = dict[str, Any]
 """One question of samples.jsonl."""
 
 
-def join_samples(benchmark: Benchmark, scored: dict[str, list[Line]], answered: list[Sample]) -> list[Line]:
+def join_samples(
+    benchmark: Benchmark, scored: dict[str, list[Line]], answered: list[Sample], parser: Parser = "current"
+) -> list[Line]:
     """One line per question, lmms-eval's scoring and our answer side by side, by task and question.
 
-    A question without a readable video is wrong, whatever a parser makes of its stand-in answer.
+    parser: whose reading of the raw answers counts, that of this lmms-eval or of 0.5.0, the paper's; a line's "scores"
+    are by every one that there is for the benchmark. A question without a readable video is wrong, whatever a parser
+    makes of its stand-in answer.
     """
     ours = {(sample.task, sample.doc_id): sample for sample in answered}
     lines = []
@@ -31,6 +36,8 @@ def join_samples(benchmark: Benchmark, scored: dict[str, list[Line]], answered: 
         for logged in sorted(scored[task], key=lambda logged: logged["doc_id"]):
             sample = ours[task, logged["doc_id"]]
             failed = sample.error is not None
+            readings = {name: (None, 0.0) if failed else read for name, read in benchmark.readings(logged).items()}
+            parsed, score = readings.get(parser, readings["current"])
             lines.append(
                 {
                     "task": task,
@@ -39,9 +46,10 @@ def join_samples(benchmark: Benchmark, scored: dict[str, list[Line]], answered: 
                     "video": sample.video,
                     "prompt": sample.prompt,
                     "answer": None if failed else sample.answer,
-                    "parsed": None if failed else benchmark.parsed(logged),
+                    "parsed": parsed,
                     "target": benchmark.target(logged),
-                    "score": 0.0 if failed else benchmark.score(logged),
+                    "score": score,
+                    "scores": {name: value for name, (_, value) in readings.items()},
                     "error": sample.error,
                     "frames": sample.frames,
                     "duration_s": round(sample.duration_s, 3),
@@ -62,11 +70,16 @@ def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
         "macro": statistics.fmean(score["accuracy"] for score in scores.values()),
         "micro": 100 * statistics.fmean(line["score"] for line in lines),
     }
+    parsers = {name: _overall(benchmark, lines, name) for name in lines[0]["scores"]}
     seen = [line for line in lines if line["error"] is None]
     before, after = (sum(line[f"tokens_{when}"] for line in seen) for when in ("before", "after"))
     return {
         "benchmark": benchmark.name,
         "scores": {"overall": averages[benchmark.overall], **averages, "categories": scores},
+        "parsers": {
+            "overall": parsers,
+            "differ": sum(len(set(line["scores"].values())) > 1 for line in lines),
+        },
         "samples": len(lines),
         "visual_tokens": {
             "before": before,
@@ -78,6 +91,14 @@ def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
         "seconds": {stage: _times([line["seconds"][stage] for line in seen]) for stage in STAGES},
         "failures": [{k: line[k] for k in ("task", "doc_id", "video", "error")} for line in lines if line["error"]],
     }
+
+
+def _overall(benchmark: Benchmark, lines: list[Line], parser: str) -> float:
+    """The overall accuracy, in percent, by this parser's readings."""
+    if benchmark.overall == "micro":
+        return 100 * statistics.fmean(line["scores"][parser] for line in lines)
+    groups = [[line["scores"][parser] for line in lines if line["category"] == name] for name in _categories(lines)]
+    return 100 * statistics.fmean(map(statistics.fmean, groups))
 
 
 def _categories(lines: list[Line]) -> list[str]:
@@ -103,15 +124,9 @@ def _times(values: list[float]) -> dict[str, float]:
 
 def write_results(output: Path, summary: dict[str, Any], lines: Iterable[Line]) -> None:
     """Each file appears whole or not at all; results.json last, so that its presence means a finished run."""
-    _write(output / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    _write(output / "table.md", markdown(summary))
-    _write(output / "results.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_whole(output / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_whole(output / "table.md", markdown(summary))
+    write_whole(output / "results.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
@@ -134,6 +149,9 @@ def notes(summary: dict[str, Any]) -> list[str]:
             f"visual tokens per sample: {tokens['before_per_sample']:.1f} -> {tokens['after_per_sample']:.1f} "
             f"({100 * tokens['retention']:.2f} % kept, separators included)"
         )
+    if summary["parsers"]["differ"]:
+        overall = ", ".join(f"{name} {value:.1f}" for name, value in summary["parsers"]["overall"].items())
+        lines.append(f"parsers score {summary['parsers']['differ']} answers differently; overall: {overall}")
     stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
     lines.append(f"mean seconds per sample: {stages}")
     lines += [f"FAILED {f['task']} question {f['doc_id']}: {f['error']}" for f in summary["failures"]]

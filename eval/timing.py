@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,14 @@ LLM's first pass (gives the first token); all later tokens."""
 
 
 class StageTimer:
-    """Sums seconds per stage; exactly one stage runs at a time. Waits for the GPU at every switch."""
+    """Sums seconds per stage; exactly one stage runs at a time. Waits for the GPU at every switch.
 
-    def __init__(self, device: torch.device):
+    spent: seconds that some stages took already.
+    """
+
+    def __init__(self, device: torch.device, spent: Mapping[str, float] | None = None):
         self.device = device
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.seconds = dict.fromkeys(STAGES, 0.0) | dict(spent or {})
         self._stage: str | None = None
         self._since = 0.0
 
@@ -34,8 +37,8 @@ class StageTimer:
         self._stage, self._since = stage, now
 
     @contextmanager
-    def watching(self, tower: nn.Module, projector: nn.Module, language: nn.Module) -> Iterator[None]:
-        """Switch stages as a model's generate passes through these parts, of which the first two may be one."""
+    def watching(self, language: nn.Module, tower: nn.Module | None = None) -> Iterator[None]:
+        """Switch stages as a model's generate passes through its tower, if it does, and its language model."""
 
         def before(*_: Any) -> None:
             if self._stage == "compress":
@@ -45,12 +48,10 @@ class StageTimer:
             if self._stage == "prefill":
                 self.switch("generate")
 
-        hooks = [
-            tower.register_forward_pre_hook(lambda *_: self.switch("vision")),
-            projector.register_forward_hook(lambda *_: self.switch("compress")),
-            language.register_forward_pre_hook(before),
-            language.register_forward_hook(after),
-        ]
+        hooks = [language.register_forward_pre_hook(before), language.register_forward_hook(after)]
+        if tower is not None:
+            hooks.append(tower.register_forward_pre_hook(lambda *_: self.switch("vision")))
+            hooks.append(tower.register_forward_hook(lambda *_: self.switch("compress")))
         try:
             self.switch("compress")
             yield

@@ -37,6 +37,12 @@ evaluate() {
     exec "$PYTHON" -m eval run --tasks "$benchmark" "$@"
 }
 
+# reproduce TABLE FLAG...: run or resume what a table of the paper needs, and write it.
+reproduce() {
+    environment eval vidcom2 llava eval lmms_eval decord qwen_vl_utils
+    exec "$PYTHON" -m eval table "$@"
+}
+
 usage() {
     cat <<EOF
 $1 through lmms-eval. Environment variables or flags; flags win:
@@ -48,9 +54,11 @@ $1 through lmms-eval. Environment variables or flags; flags win:
   LIMIT        --limit       questions per task                 [all]
   ATTN         --attn        eager, sdpa, flash_attention_2     [the best installed]
   DATA         --data        local copy of $1, laid out as on the hub and unpacked
+  PARSER       --parser      legacy: answers are read as lmms-eval 0.5.0 did, the paper's harness  [current]
                --sampling    frames, such as uniform:16         [as lmms-eval's wrapper for the model]
                --tasks       some of its lmms-eval tasks only, such as mvbench_action_count,mvbench_state_change
-               --demo        a small example made on the spot: no download, no GPU
+               --demo        the small model that comes along, on videos made on the spot, dense and compressed: no
+                             download, no GPU, a few minutes
                --dtype, --device, --overwrite: see python -m eval run --help
 Writes results.json, samples.jsonl and table.md. Exit status: 0 done; 3 done, but some videos were unreadable (they
 are listed, and count as wrong answers); anything else failed.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.frames import FrameAdjustment
+from vidcom2.uniqueness import by_frames
 
 METHODS: dict[str, type[Compressor]] = {}
 """All methods by name; filled by `register`, read by `compressor`, the eval CLI and the docs."""
@@ -256,7 +257,10 @@ def check_features(x: Tensor) -> None:
 
 
 def all_finite(x: Tensor) -> Tensor:
-    """0-d bool tensor: x holds no NaN or Inf, and is not so large that its sum overflows float32."""
+    """0-d bool tensor: x [T, ...] holds no NaN or Inf, and is not so large that its sum overflows float32."""
+    if x.device.type == "cpu":  # where a sum in another dtype casts all of x first
+        (sums,) = by_frames(lambda x: (x.flatten(1).sum(dim=1, dtype=torch.float32),), x)
+        return sums.sum().isfinite()
     return x.sum(dtype=torch.float32).isfinite()
 
 

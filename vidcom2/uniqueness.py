@@ -6,6 +6,7 @@ Both similarities look at every token twice: against the mean of its frame and a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 # Bandwidths of the released Gaussian kernel; the score of two identical tokens is their number, 5.
 GAUSSIAN_ALPHAS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
+
+SLICE = 2**20
+"""Elements that a CPU works on at once, so that they stay in its cache; but always a whole frame."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,23 @@ class Similarity:
 
 
 def cosine(x: Tensor, window: int | None = None) -> Similarity:
-    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), in three passes over x [T, M, D].
+    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), reading x [T, M, D] twice.
 
     A zero token has similarity 0. Scaling x by any positive number leaves the result as it is.
     """
-    dtype = _at_least_float32(x)
-    tiny = torch.finfo(dtype).tiny
-    g_frame = x.mean(dim=1, dtype=dtype)  # [T, D]
-    means = torch.stack([_window_mean(g_frame, window), g_frame], dim=-1)  # [T, D, 2]
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)  # [T, M, 1]
-    dots = x.to(dtype) @ means  # [T, M, 2]
+
+    def to_frame(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # The length first: it is the fastest at bringing x into the cache.
+        length, g_frame = torch.linalg.vector_norm(x, dim=-1, keepdim=True), _mean_token(x)
+        return length, g_frame, x @ g_frame.mT
+
+    length, g_frame, frame = by_frames(to_frame, x)  # [T, M, 1], [T, 1, D], [T, M, 1]
+    g_video = _window_mean(g_frame, window)
+    tiny = torch.finfo(length.dtype).tiny
     # Two divisions instead of one by the product, which could underflow.
-    scores = dots / length.clamp_min(tiny) / means.norm(dim=1, keepdim=True).clamp_min(tiny)
+    dots = torch.cat([_dots(x, g_video), frame], dim=-1) / length.clamp_min(tiny)
+    means = torch.cat([g_video, g_frame], dim=1).norm(dim=-1)[:, None]  # [T, 1, 2]
+    scores = dots / means.clamp_min(tiny)
     return Similarity(scores[..., 0], scores[..., 1], scores.isfinite().all())
 
 
@@ -48,32 +57,83 @@ def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Sim
     """The authors' released similarity: sum over a of exp(-|x̂ - c|² / 2a), x̂ the normalised token.
 
     Only the `channels` share of the D channels with the lowest variance over all T·M tokens takes part. The
-    centres c are means of normalised tokens and are not normalised again. 5 means identical.
+    centres c are means of normalised tokens and are not normalised again. 5 means identical. Reads x three times.
     """
-    x = x.to(_at_least_float32(x))
-    variance = x.var(dim=(0, 1), correction=0)  # [D]
-    quiet = variance.topk(max(1, int(x.shape[-1] * channels)), largest=False).indices
-    x = x[..., quiet]
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # [T, M, 1]
+    variance = _variance(x)
+    chosen = variance.topk(max(1, int(x.shape[-1] * channels)), largest=False).indices
+    quiet = torch.zeros_like(variance).scatter_(0, chosen, 1)  # a mask, as x[..., chosen] would be half a copy of x
+
+    def to_frame(x: Tensor) -> tuple[Tensor, Tensor]:
+        length = torch.linalg.vector_norm(x.mul_(quiet), dim=-1, keepdim=True)
+        return length, (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
+
+    length, c_frame = by_frames(to_frame, x, in_place=True)  # [T, M, 1], [T, 1, D]
+    centres = torch.cat([_window_mean(c_frame, window), c_frame], dim=1)  # [T, 2, D], 0 in the other channels
+    # |x̂ - c|² expanded, so that no [T, M, D] difference is ever stored; |x̂|² is 1, or 0 for a zero token.
     inverse = 1 / length.clamp_min(1e-12)
-    c_frame = (inverse.mT @ x).squeeze(1) / x.shape[1]  # [T, C], mean over m of x / |x|
-    centres = torch.stack([_window_mean(c_frame, window), c_frame], dim=-1)  # [T, C, 2]
-    # |x̂ - c|² expanded, so that no [T, M, C] difference is ever stored; |x̂|² is 1, or 0 for a zero token.
-    distance = (length * inverse).square() - 2 * inverse * (x @ centres) + centres.square().sum(1, keepdim=True)
+    distance = (length * inverse).square() - 2 * inverse * _dots(x, centres) + centres.square().sum(dim=-1)[:, None]
     distance = distance.clamp_min(0)
     scores = torch.stack([torch.exp(-distance / (2 * a)) for a in GAUSSIAN_ALPHAS]).sum(0)
     return Similarity(scores[..., 0], scores[..., 1], variance.isfinite().all() & scores.isfinite().all())
 
 
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def by_frames(
+    f: Callable[..., tuple[Tensor, ...]], x: Tensor, *more: Tensor, in_place: bool = False
+) -> tuple[Tensor, ...]:
+    """f on some frames at a time of x [T, ...], in at least float32, and of `more` [T, ...]; its results joined.
+
+    No float32 copy of all features is ever made. in_place: f may overwrite its first argument, which is a copy then.
+    f must not return views of that argument: the next frames go to the same memory.
+    """
+    results = [f(*arguments) for arguments in _slices(x, more, in_place)]
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+
+
+def _slices(x: Tensor, more: tuple[Tensor, ...], in_place: bool) -> Iterator[tuple[Tensor, ...]]:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    copied = in_place or x.dtype != dtype
+    if x.device.type == "cpu":
+        elements = SLICE
+    else:  # every slice costs launches, so as few as copies of a sixteenth of the features' memory allow
+        elements = max(SLICE, x.nbytes // (16 * dtype.itemsize)) if copied else x.numel()
+    frames = min(len(x), max(1, elements // x[0].numel()))
+    # One for all slices, as fresh memory costs as much as the work.
+    scratch = x.new_empty((frames, *x.shape[1:]), dtype=dtype) if copied else None
+    for part, *rest in zip(*(tensor.split(frames) for tensor in (x, *more)), strict=True):
+        yield part if scratch is None else scratch[: len(part)].copy_(part), *rest
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Of each channel over all tokens of x [T, M, D]: [D]."""
+
+    def spread(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = _mean_token(x)
+        return mean, _mean_token(x.sub_(mean).square_())
+
+    mean, within = by_frames(spread, x, in_place=True)  # [T, 1, D] each
+    return (within + (mean - mean.mean(dim=0)).square()).mean(dim=(0, 1))  # within frames and between them
+
+
+def _dots(x: Tensor, centres: Tensor) -> Tensor:
+    """Products of each frame's tokens with its centres: [T, M, D] and [T, K, D] -> [T, M, K]."""
+    if x.dtype == centres.dtype:
+        return x @ centres.mT
+    (dots,) = by_frames(lambda x, centres: (x @ centres.mT,), x, centres)
+    return dots
+
+
+def _mean_token(x: Tensor) -> Tensor:
+    """[t, M, D] -> [t, 1, D]."""
+    if x.device.type == "cpu":  # as a product, which is faster; on a GPU that could be one of TF32 numbers
+        return x.new_full((1, x.shape[1]), 1 / x.shape[1]) @ x
+    return x.mean(dim=1, keepdim=True)
 
 
 def _window_mean(frame_mean: Tensor, window: int | None) -> Tensor:
-    """Mean over the frames of each window of `window` frames (the last may be shorter), [T, D] -> [T, D]."""
+    """Mean over the frames of each window of `window` frames (the last may be shorter), [T, 1, D] -> [T, 1, D]."""
     frames = frame_mean.shape[0]
     if window is None or window >= frames:
         return frame_mean.mean(dim=0, keepdim=True).expand_as(frame_mean)
     owner = torch.arange(frames, device=frame_mean.device) // window
     member = (owner[:, None] == owner[None, :]).to(frame_mean.dtype)  # [T, T]
-    return (member / member.sum(1, keepdim=True)) @ frame_mean
+    return ((member / member.sum(1, keepdim=True)) @ frame_mean.squeeze(1))[:, None]

@@ -1,11 +1,16 @@
 """The benchmarks by name. A new one is a file here with a `Benchmark`, and its line in BENCHMARKS."""
 
 from eval.benchmarks.base import Benchmark
+from eval.benchmarks.egoschema import EGOSCHEMA
+from eval.benchmarks.longvideobench import LONGVIDEOBENCH
 from eval.benchmarks.mlvu import MLVU_DEV
 from eval.benchmarks.mvbench import MVBENCH
+from eval.benchmarks.perceptiontest import PERCEPTIONTEST
 from eval.benchmarks.videomme import VIDEOMME
 
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (MVBENCH, MLVU_DEV, VIDEOMME)}
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark for benchmark in (MVBENCH, MLVU_DEV, VIDEOMME, LONGVIDEOBENCH, EGOSCHEMA, PERCEPTIONTEST)
+}
 
 __all__ = ["BENCHMARKS", "Benchmark", "select_tasks"]
 

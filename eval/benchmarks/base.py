@@ -45,12 +45,27 @@ class Benchmark(ABC):
     def target(self, sample: dict[str, Any]) -> str:
         """The letter of the right option."""
 
+    def legacy(self, answer: str) -> str | None:
+        """The option that lmms-eval 0.5.0, the paper's harness, read from a raw answer; None where it found none.
+
+        Only where it did not read as today's does.
+        """
+        raise NotImplementedError
+
+    def readings(self, sample: dict[str, Any]) -> dict[str, tuple[str | None, float]]:
+        """By parser: what it reads from the raw answer, and the score. "legacy" is there where it is another one."""
+        readings = {"current": (self.parsed(sample), self.score(sample))}
+        if type(self).legacy is not Benchmark.legacy:
+            letter = self.legacy(sample["filtered_resps"][0])
+            readings["legacy"] = letter, float(letter == self.target(sample))
+        return readings
+
     def short_name(self, task: str) -> str:
         return task.removeprefix(f"{self.name}_")
 
     def harness_utils(self) -> ModuleType:
         """lmms-eval's own code for this benchmark."""
-        return importlib.import_module(f"lmms_eval.tasks.{self.folder}.utils")
+        return importlib.import_module(f"lmms_eval.tasks.{self.folder.replace('/', '.')}.utils")
 
 
 def local_questions(directory: Path, split: str, benchmark: str) -> dict[str, Any]:
@@ -60,10 +75,18 @@ def local_questions(directory: Path, split: str, benchmark: str) -> dict[str, An
     """
     for builder, pattern in (("parquet", f"{split}-*.parquet"), ("parquet", "*.parquet"), ("json", f"{split}.json*")):
         for folder in (directory, directory / "data"):
-            if files := sorted(map(str, folder.glob(pattern))):
+            # A shard on the hub is named after its split, and must not stand in for another one.
+            files = [f for f in folder.glob(pattern) if f.name.startswith(split) or "-of-" not in f.name]
+            if files:
                 return {
                     "dataset_path": builder,
                     "dataset_name": None,
-                    "dataset_kwargs": {"data_files": {split: files}},
+                    "dataset_kwargs": {"data_files": {split: sorted(map(str, files))}},
                 }
     raise FileNotFoundError(f"{directory} holds no questions of {benchmark}: no {split}-*.parquet and no {split}.json")
+
+
+def existing_video(folder: Path, name: str, suffixes: tuple[str, ...] = (".mp4", ".MP4")) -> Path:
+    """The file of that name with the first suffix that there is; with the first of all where there is none."""
+    candidates = [folder / f"{name}{suffix}" for suffix in suffixes]
+    return next((path for path in candidates if path.exists()), candidates[0])

@@ -34,6 +34,12 @@ class MLVU(Benchmark):
     def parsed(self, sample: dict[str, Any]) -> str | None:
         return sample[self.metric]["pred_answer"] or None
 
+    def legacy(self, answer: str) -> str | None:
+        """What stands before the first ")", else the whole answer: "A." and "The answer is A" are no option."""
+        before, closed, _ = answer.strip().partition(")")
+        letter = before[-1:] if closed else before
+        return letter if letter in tuple("ABCDEF") else None
+
     def target(self, sample: dict[str, Any]) -> str:
         return sample[self.metric]["answer"]
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, local_questions
+from eval.benchmarks.base import Benchmark, existing_video, local_questions
+
+LEGACY_PHRASES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option is",
+    "The correct option is",
+    "Best answer:",
+    "Best option:",
+)
+"""Removed in this order."""
 
 
 class VideoMME(Benchmark):
@@ -21,9 +34,7 @@ class VideoMME(Benchmark):
         return local_questions(data / "videomme" if (data / "videomme").is_dir() else data, "test", self.name)
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
-        stem = data / "data" / doc["videoID"]
-        candidates = [stem.with_name(stem.name + suffix) for suffix in (".mp4", ".MP4", ".mkv")]
-        return next((path for path in candidates if path.exists()), candidates[0])
+        return existing_video(data / "data", doc["videoID"], (".mp4", ".MP4", ".mkv"))
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
         return sample[self.metric]["duration"]
@@ -33,6 +44,13 @@ class VideoMME(Benchmark):
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
         return sample[self.metric]["pred_answer"] or None
+
+    def legacy(self, answer: str) -> str | None:
+        """The first capital A, B, C or D, once these phrases are gone: "Answer: D" is A."""
+        for phrase in LEGACY_PHRASES:
+            answer = answer.replace(phrase, "")
+        letter = re.search("[ABCD]", answer)
+        return letter[0] if letter else None
 
     def target(self, sample: dict[str, Any]) -> str:
         return sample[self.metric]["answer"]

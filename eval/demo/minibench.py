@@ -1,4 +1,4 @@
-"""MiniBench: the world's scenes as real H.264 files, with questions in the schemas of MVBench, MLVU and Video-MME.
+"""MiniBench: the world's scenes as real H.264 files, with questions in the schemas of the benchmarks.
 
 Every question has a scene of its own. Scenes are drawn from seeds that training never uses (from HELD_OUT on).
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from eval.benchmarks.mvbench import MVBENCH_FOLDERS
 from eval.demo.benchmark import write_video
-from eval.demo.world import TASKS, Question, ask, draw_scene, render
+from eval.demo.world import COLOURS, TASKS, UNITS, Question, ask, draw_scene, render
 
 HELD_OUT = 1_000_000
 """Seeds from here on are for evaluation only."""
@@ -34,6 +34,18 @@ MLVU_TYPES = {
     "state_change": "ego",
 }
 """What MLVU would call each task: the nearest of its seven types, all of which occur."""
+PERCEPTION_AREAS = {
+    "action_count": "abstraction",
+    "action_localization": "memory",
+    "action_prediction": "memory",
+    "action_sequence": "memory",
+    "moving_attribute": "semantics",
+    "moving_direction": "physics",
+    "object_existence": "semantics",
+    "scene_transition": "memory",
+    "state_change": "memory",
+}
+"""The area of skill that Perception Test would count each task to; all four occur."""
 
 
 def write_mvbench(root: Path, per_task: int, seed: int = HELD_OUT) -> Path:
@@ -102,7 +114,86 @@ def write_videomme(root: Path, per_task: int, seed: int = HELD_OUT + 2) -> Path:
     return root
 
 
-WRITERS = {"mvbench": write_mvbench, "mlvu": write_mlvu, "videomme": write_videomme}
+def write_longvideobench(root: Path, per_task: int, seed: int = HELD_OUT + 3) -> Path:
+    """`validation.json` and `videos/<video_path>`, of two duration groups in turn; returns root."""
+    docs = []
+    for task in TASKS:
+        for number, question, frames in questions(task, per_task, seed):
+            name = f"{task}_{number}"
+            duration, group = (("medium", 15), ("long", 60))[number % 2]
+            save(root / "videos" / f"{name}.mp4", frames, duration)
+            docs.append(
+                {
+                    "id": name,
+                    "video_path": f"{name}.mp4",
+                    "question": question.text,
+                    **{f"option{i}": option for i, option in enumerate((*question.options, "N/A"))},
+                    "correct_choice": question.options.index(question.answer),
+                    "duration": UNITS * DURATIONS[duration] / FPS,
+                    "duration_group": group,
+                    "question_category": "SSS",
+                }
+            )
+    write_json(root / "validation.json", docs)
+    return root
+
+
+def write_egoschema(root: Path, per_task: int, seed: int = HELD_OUT + 4) -> Path:
+    """`Subset/test.json` and `videos/<video_idx>.mp4`; returns root. The fifth option is a colour, never right."""
+    docs: list[dict[str, Any]] = []
+    for task in TASKS:
+        for number, question, frames in questions(task, per_task, seed):
+            video = f"{task}_{number}"
+            save(root / "videos" / f"{video}.mp4", frames, "long")
+            fifth = next(colour for colour in COLOURS if colour not in question.options)
+            options = zip("ABCDE", (*question.options, fifth), strict=True)
+            docs.append(
+                {
+                    "question_idx": str(len(docs)),
+                    "question": question.text,
+                    "video_idx": video,
+                    "option": [f"{letter}. {option}" for letter, option in options],
+                    "answer": str(question.options.index(question.answer)),
+                }
+            )
+    write_json(root / "Subset" / "test.json", docs)
+    return root
+
+
+def write_perceptiontest(root: Path, per_task: int, seed: int = HELD_OUT + 5) -> Path:
+    """`mc_question_val/validation.json` and `videos/<video_name>.mp4`; returns root. Two of the wrong options stay,
+    the right one is first, second and third in turn."""
+    docs: list[dict[str, Any]] = []
+    for task in TASKS:
+        for number, question, frames in questions(task, per_task, seed):
+            video = f"{task}_{number}"
+            save(root / "videos" / f"{video}.mp4", frames, "medium")
+            options = [option for option in question.options if option != question.answer][:2]
+            options.insert(number % 3, question.answer)
+            docs.append(
+                {
+                    "video_name": video,
+                    "question": question.text,
+                    "question_id": str(len(docs)),
+                    "options": options,
+                    "answer_id": str(number % 3),
+                    "area": PERCEPTION_AREAS[task],
+                    "reasoning": "descriptive",
+                    "tag": [task],
+                }
+            )
+    write_json(root / "mc_question_val" / "validation.json", docs)
+    return root
+
+
+WRITERS = {
+    "mvbench": write_mvbench,
+    "mlvu": write_mlvu,
+    "videomme": write_videomme,
+    "longvideobench": write_longvideobench,
+    "egoschema": write_egoschema,
+    "perceptiontest": write_perceptiontest,
+}
 
 
 def questions(task: str, count: int, seed: int) -> Iterable[tuple[int, Question, np.ndarray]]:

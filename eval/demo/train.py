@@ -8,12 +8,13 @@ The lessons, each of which the next needs:
 2. letters: multiple choice without a video, in the benchmarks' own prompts, the answer's word given ("The answer is
    red."). After each option's word the LLM says whether that is the answer; without this finding a word's letter stays
    at chance.
-3. names: at every visual token the LLM says what is there: an object's colour and shape; the background and the
-   quarter of the video; a lit lamp and how often it was lit so far. Without it answers that hang on a few tokens out of
-   hundreds stay at chance; it goes on, as a part of the loss, in the next lesson.
+3. names: at every visual token the LLM says what is there (colour and shape, or background). Without it answers that
+   hang on a few tokens out of hundreds stay at chance; it goes on, as a part of the loss, in the lessons that follow.
 4. words: after a question's question mark the LLM says the answer's word.
-5. choice: the whole. What was learned stays as it is, and new layers on top learn to find the word among the options.
-   Without them letters stay at chance: below, the word comes up in the last layer only, too late to be looked up.
+5. options: multiple choice on videos. The LLM learns to remember the options' words, but seldom finds the right one:
+   the answer's word comes up in its last layer only, too late to be looked up.
+6. counts: the names now tell a lamp's number and the quarter of the video, too; without that, counting stays poor.
+7. choice: new layers on top learn to find the word among the options, all others stay as they are.
 
 Eight questions share one video: its rows go through tower and LLM once, and every question continues from their keys
 and values, exactly as if it were alone.
@@ -57,12 +58,13 @@ from eval.demo.world import (
     draw_scene,
     render,
 )
+from eval.figures import training_curve
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import conv_templates
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
 PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH = 8, 64, 2, 128
-BASE_LAYERS, LAYERS = 5, 8  # until words, and in the end
+BASE_LAYERS, LAYERS = 5, 8  # at first, and in the end
 QUESTIONS = 8  # per video
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = (*COLOURS, *BACKGROUNDS, *SHAPES, *DIRECTIONS, *QUARTERS, *COUNTS)
@@ -137,8 +139,8 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 # ---- model
 
 
-def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
-    """A fresh model, its tower's config.json below `root`."""
+def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int, layers: int = BASE_LAYERS) -> Any:
+    """A fresh model, its tower's config.json below `root`. Layers above the base change nothing before they learn."""
     tower = {
         "architectures": ["SiglipVisionModel"],
         "model_type": "siglip_vision_model",
@@ -157,7 +159,7 @@ def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> An
         "vocab_size": len(tokenizer),
         "hidden_size": WIDTH,
         "intermediate_size": 3 * WIDTH,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 4096,
@@ -185,11 +187,11 @@ def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> An
     model = LlavaQwenForCausalLM(config)
     # At first every head looks for tokens like its own (mimetic initialisation, arXiv 2305.09828): otherwise the LLM
     # takes very long to discover that two places of a text can hold the same word.
-    layers: Any = model.model.layers
-    for layer in layers:
+    every: Any = model.model.layers
+    for layer in every:
         layer.self_attn.q_proj.weight.data.mul_(3)
         layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight)
-    for layer in layers[BASE_LAYERS:]:  # they begin by changing nothing
+    for layer in every[BASE_LAYERS:]:
         layer.self_attn.o_proj.weight.data.zero_()
         layer.mlp.down_proj.weight.data.zero_()
     return model
@@ -250,7 +252,7 @@ class Lessons:
         self.before = tokenizer(conversation("")[0], add_special_tokens=False).input_ids
         self._cache: dict[str, list[int]] = {}
         # The ids of each label's word, by label; colours and shapes count from 1.
-        labels = (("nothing", *COLOURS, "light"), ("nothing", *SHAPES), BACKGROUNDS, QUARTERS, COUNTS)
+        labels = (("nothing", *COLOURS, "light"), ("light", *SHAPES), BACKGROUNDS, QUARTERS, COUNTS)
         self.letters = {self.text_ids(letter)[0]: letter for letter in "ABCD"}
         (self.question_mark,) = self.text_ids("?")
         self.marks = {self.text_ids(mark)[0] for mark in (")", ".")}
@@ -286,24 +288,25 @@ class Lessons:
         target = [*self.text_ids(answer), self.tokenizer.eos_token_id]
         return ids + target, labels + target
 
-    def names(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def names(self, labels: np.ndarray, counted: bool) -> tuple[np.ndarray, np.ndarray]:
         """For the patches that pooling mostly looks at: patch labels [UNITS, P, 3] -> ids of words [T*M, 2] and how
         much each token counts [T*M].
 
-        The words are an object's colour and shape; the background and the quarter; "light" and how often so far.
+        The words are an object's colour and shape, or the background twice; if `counted`, the background and the
+        quarter, and for a lamp "light" and how often it was lit so far.
         """
         side = SIZE // PATCH
         colour, shape, background = labels.reshape(UNITS, side, side, 3)[:, ::2, ::2].reshape(UNITS, -1, 3).T
         colours, shapes, backgrounds, quarters, counts = self.words
-        lit, covered = colour == len(COLOURS) + 1, colour > 0
-        so_far = lit.any(0).cumsum() - 1
-        second = np.where(
-            lit, counts[so_far], np.where(covered, shapes[shape], quarters[np.arange(UNITS) * 4 // UNITS])
-        )
-        words = np.stack([np.where(covered, colours[colour], backgrounds[background]), second])
-        # Most tokens show the background, and very few the lamp.
-        weights = np.where(lit, 8.0, np.where(covered, 1.0, 0.1))
-        return words.transpose(2, 1, 0).reshape(-1, 2), weights.T.flatten().astype(np.float32)
+        covered, lit = colour > 0, colour == len(COLOURS) + 1
+        first = np.where(covered, colours[colour], backgrounds[background])
+        second = np.where(covered, shapes[shape], backgrounds[background])
+        weights = np.where(first != second, 1.0, 0.1)  # most tokens show the background, and it is soon learned
+        if counted:
+            number = counts[lit.any(0).cumsum() - 1]
+            second = np.where(lit, number, np.where(covered, second, quarters[np.arange(UNITS) * 4 // UNITS]))
+            weights = np.where(lit, 8.0, np.where(covered, 1.0, 0.1))  # there are very few lamps
+        return np.stack([first, second]).transpose(2, 1, 0).reshape(-1, 2), weights.T.flatten().astype(np.float32)
 
     def patches(self, scenes: int, each: int) -> tuple[Tensor, Tensor]:
         """Single frames: pixels [N, 3, S, S] and patch labels [N, P, 3], N = scenes * each."""
@@ -315,11 +318,11 @@ class Lessons:
             labels.append(patch_labels(scene, frames[-1], picked))
         return pixels(np.concatenate(frames), self.rng), torch.from_numpy(np.concatenate(labels))
 
-    def batch(self, videos: int, shares: dict[str, float]) -> Batch:
+    def batch(self, videos: int, shares: dict[str, float], counted: bool = False) -> Batch:
         """All questions of a batch are of one kind, so that lengths are alike; `shares` are the kinds' chances.
 
         Kinds: "choice"; "word", cut off after the question mark; "names", as "word", but only naming counts; and
-        "text", multiple choice without a video, the answer's word given, any words for options.
+        "text", multiple choice without a video, the answer's word given, any words for options. counted: see `names`.
         """
         kind = str(self.rng.choice(list(shares), p=list(shares.values())))
         style = CHOICES[self.rng.choice(len(CHOICES), p=(0.5, 0.3, 0.2))]
@@ -336,7 +339,7 @@ class Lessons:
                 named = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
             else:
                 frames.append(render(scene))
-                named = self.names(patch_labels(scene, frames[-1], np.arange(UNITS)))
+                named = self.names(patch_labels(scene, frames[-1], np.arange(UNITS)), counted)
             names.append(named[0])
             weights.append(named[1])
             rows += [self.question_ids(q, kind, style) for q in posed]
@@ -417,14 +420,19 @@ class PatchHeads(nn.Module):
 
 @dataclass(frozen=True)
 class Lesson:
-    """shares: of the kinds of batches, as `Lessons.batch` takes them. layers: how many of the LLM's there are yet; the
-    ones that there were in earlier lessons of fewer layers do not change any more. rate: the highest learning rate."""
+    """shares, counted: as `Lessons.batch` takes them. layers: of the LLM; with more than the base has, only those on
+    top learn.
+
+    rate, decay: where given, a new optimiser begins: the highest learning rate, and over how many steps it falls.
+    """
 
     name: str
     steps: int
     shares: dict[str, float]
     layers: int = BASE_LAYERS
-    rate: float = 1.5e-3
+    counted: bool = True
+    rate: float | None = None
+    decay: int = 0
 
 
 @dataclass(frozen=True)
@@ -433,10 +441,12 @@ class Plan:
 
     vision: int = 1500
     lessons: tuple[Lesson, ...] = (
-        Lesson("letters", 400, {"text": 1.0}),
-        Lesson("names", 400, {"names": 0.9, "text": 0.1}),
-        Lesson("words", 3000, {"word": 0.95, "text": 0.05}),
-        Lesson("choice", 1200, {"choice": 0.85, "text": 0.15}, layers=LAYERS, rate=2e-3),
+        Lesson("letters", 500, {"text": 1.0}, counted=False, rate=1.5e-3, decay=4600),
+        Lesson("names", 300, {"names": 0.8, "text": 0.2}, counted=False),
+        Lesson("words", 2000, {"word": 0.9, "text": 0.1}, counted=False),
+        Lesson("options", 1800, {"choice": 0.8, "word": 0.15, "text": 0.05}, counted=False),
+        Lesson("counts", 450, {"word": 0.6, "choice": 0.35, "text": 0.05}, rate=1.2e-3, decay=450),
+        Lesson("choice", 800, {"choice": 0.9, "text": 0.1}, layers=LAYERS, rate=2e-3, decay=800),
     )
     videos: int = 16
     save_every: int = 200
@@ -449,12 +459,20 @@ class Plan:
         ends = np.cumsum([lesson.steps for lesson in self.lessons])
         return self.lessons[int(np.searchsorted(ends, step, side="right"))]
 
+    def begins(self, step: int) -> int:
+        """The step at which the optimiser of this one began."""
+        begin, since = 0, 0
+        for lesson in self.lessons:
+            if lesson.rate is not None and begin <= step:
+                since = begin
+            begin += lesson.steps
+        return since
+
     def rate(self, step: int) -> float:
-        """The learning rate: one warm-up and one decay over all lessons with the same layers."""
-        lesson = self.lesson(step)
-        begin = sum(one.steps for one in self.lessons if one.layers < lesson.layers)
-        steps = sum(one.steps for one in self.lessons if one.layers == lesson.layers)
-        return lesson.rate * schedule(step - begin, steps)
+        since = self.begins(step)
+        first = self.lesson(since)
+        assert first.rate is not None, "the first lesson has a rate"
+        return first.rate * schedule(step - since, first.decay)
 
 
 class Training:
@@ -466,16 +484,26 @@ class Training:
     def __init__(self, output: Path, seed: int, device: str, plan: Plan):
         output.mkdir(parents=True, exist_ok=True)
         self.output, self.device, self.plan = output, device, plan
-        self.tokenizer = build_tokenizer(seed)
-        self.model = build_model(output, self.tokenizer, seed).to(device)
-        if device == "cpu":
-            self.model.set_attn_implementation("eager")  # its backward pass is faster than SDPA's on CPU
+        self.seed, self.tokenizer = seed, build_tokenizer(seed)
         self.lessons = Lessons(self.tokenizer, seed)
-        # The tower learns in its own lesson only; without it the later steps are much faster.
-        self.parameters = [p for name, p in self.model.named_parameters() if "vision_tower" not in name]
-        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.02, betas=(0.9, 0.98))
+        self.model: Any = None
+        self.build(BASE_LAYERS)
         self.done = 0
         self.begin = time.monotonic()
+
+    def build(self, layers: int) -> None:
+        """A model of as many layers with all that is learned, and its optimiser."""
+        learned = self.model.state_dict() if self.model is not None else {}
+        self.model = build_model(self.output, self.tokenizer, self.seed, layers).to(self.device)
+        self.model.load_state_dict(learned, strict=False)
+        if self.device == "cpu":
+            self.model.set_attn_implementation("eager")  # its backward pass is faster than SDPA's on CPU
+        # The tower learns in its own lesson only; without it the later steps are much faster.
+        self.parameters = [p for name, p in self.model.named_parameters() if "vision_tower" not in name]
+        if layers > BASE_LAYERS:
+            top = (*self.model.model.layers[BASE_LAYERS:], self.model.model.norm)
+            self.parameters = [parameter for module in top for parameter in module.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.02, betas=(0.9, 0.98))
 
     def run(self) -> None:
         columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
@@ -490,7 +518,6 @@ class Training:
             else:
                 self.learn_to_see(bar)
             self.learn_to_answer(bar)
-        self.model.config.num_hidden_layers = LAYERS
         self.model.config.architectures = ["LlavaQwenForCausalLM"]
         self.model.half().save_pretrained(self.output)
         self.tokenizer.save_pretrained(self.output)
@@ -510,13 +537,18 @@ class Training:
     def learn_to_answer(self, bar: Callable[[str], None]) -> None:
         for step in range(self.done, self.plan.steps):
             lesson = self.plan.lesson(step)
-            base = lesson.layers == BASE_LAYERS
-            self.use(lesson.layers)
-            batch = self.lessons.batch(self.plan.videos, lesson.shares).to(self.device)
+            if step == self.plan.begins(step) and step:
+                self.build(lesson.layers)
+            self.model.requires_grad_(False)
+            for parameter in self.parameters:
+                parameter.requires_grad_(True)
+            batch = self.lessons.batch(self.plan.videos, lesson.shares, lesson.counted).to(self.device)
             with torch.autocast(self.device, torch.bfloat16):
                 cache, naming = video_pass(self.model, batch)
                 answers, right = answer_loss(self.model, batch, cache)
-                loss = naming if batch.kind == "names" else answers + (0.3 * naming if base else 0)
+                loss = naming if batch.kind == "names" else answers
+                if batch.kind != "names" and lesson.layers == BASE_LAYERS:
+                    loss = loss + 0.3 * naming
             update(self.optimizer, loss, self.parameters, self.plan.rate(step))
             self.done = step + 1
             bar(f"{lesson.name} loss {loss.item():.3f} naming {naming.item():.3f} right {right.float().mean():.3f}")
@@ -524,17 +556,6 @@ class Training:
                 losses = {"loss": loss.item(), "naming": naming.item()}
                 self.report(lesson=lesson.name, step=self.done, **losses, **self.examine())
                 self.save()
-
-    def use(self, layers: int) -> None:
-        """The LLM's first `layers` layers; where that is more than the base has, only those on top learn."""
-        self.model.config.num_hidden_layers = layers
-        self.model.requires_grad_(False)
-        learning = self.parameters
-        if layers > BASE_LAYERS:
-            top = (*self.model.model.layers[BASE_LAYERS:], self.model.model.norm)
-            learning = [parameter for module in top for parameter in module.parameters()]
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
     @torch.no_grad()
     def examine(self, batches: int = 6) -> dict[str, dict[str, float]]:
@@ -574,6 +595,8 @@ class Training:
         if not file.exists():
             return False
         state = torch.load(file, weights_only=False)
+        if state["step"]:
+            self.build(self.plan.lesson(state["step"] - 1).layers)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lessons.rng.bit_generator.state = state["rng"]
@@ -601,6 +624,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     Training(arguments.output, arguments.seed, arguments.device, Plan()).run()
+    training_curve(arguments.output / "curve.jsonl", arguments.output / "curve")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from eval.engine import Engine
 from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine, LlavaProtocol
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
 from llava.mm_utils import get_model_name_from_path
-from vidcom2 import Compressor
 
 Protocol = LlavaProtocol | QwenProtocol
 
@@ -37,14 +36,12 @@ def protocol_for(model: str) -> Protocol:
     return LLAVA_PROTOCOLS["llava_vid" if video else "llava_onevision"]
 
 
-def load_engine(
-    model: str, protocol: Protocol, compressor: Compressor | None, device: str, dtype: str, attn: str | None = None
-) -> Engine:
-    """Load a checkpoint and put the compressor on it.
+def load_engine(model: str, protocol: Protocol, device: str, dtype: str, attn: str | None = None) -> Engine:
+    """Load a checkpoint.
 
     device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
     attn: None for the best installed attention. Raises what loading the checkpoint raises.
     """
     if isinstance(protocol, QwenProtocol):
-        return QwenEngine(model, protocol, compressor, device, dtype, attn)
-    return LlavaEngine(model, protocol, compressor, device, dtype, attn)
+        return QwenEngine(model, protocol, device, dtype, attn)
+    return LlavaEngine(model, protocol, device, dtype, attn)

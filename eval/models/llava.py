@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
-from llava.video import FrameSampling, Video, read_video
+from llava.model.llava_arch import Encoded
+from llava.video import FrameSampling, read_video
 from vidcom2 import Compressor, Record
 
 
@@ -31,13 +33,13 @@ class LlavaProtocol:
     time_instruction: bool = False
     default_dtype: ClassVar[str] = "float16"  # on GPUs
 
-    def prompt(self, question: str, video: Video) -> str:
-        """The whole text the model gets, with one image slot for the video."""
+    def prompt(self, question: str, times: list[float], duration: float) -> str:
+        """The whole text the model gets, with one image slot for the video; times of its frames, in seconds."""
         if self.time_instruction:
-            times = ",".join(f"{second:.2f}s" for second in video.times)
+            located = ",".join(f"{second:.2f}s" for second in times)
             question = (
-                f"The video lasts for {video.duration:.2f} seconds, and {len(video.frames)} frames are uniformly "
-                f"sampled from it. These frames are located at {times}.Please answer the following questions related "
+                f"The video lasts for {duration:.2f} seconds, and {len(times)} frames are uniformly "
+                f"sampled from it. These frames are located at {located}.Please answer the following questions related "
                 f"to this video.\n{question}"
             )
         conversation = conv_templates[self.conv_template].copy()
@@ -87,24 +89,54 @@ LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {
 }
 
 
+@dataclass(frozen=True)
+class Read:
+    """A video's frames for the tower, [T, 3, S, S], their times and the video's length in seconds. seconds: what
+    reading took, per stage."""
+
+    pixels: torch.Tensor
+    times: list[float]
+    duration: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Decodes videos and prepares their frames."""
+
+    sampling: FrameSampling
+    processor: Any
+    dtype: torch.dtype
+
+    def __call__(self, video_file: str) -> Read:
+        timer = StageTimer(torch.device("cpu"))
+        timer.switch("decode")
+        video = read_video(video_file, self.sampling)
+        timer.switch("preprocess")
+        pixels = self.processor.preprocess(video.frames, return_tensors="pt")["pixel_values"].to(self.dtype)
+        timer.switch(None)
+        return Read(pixels, video.times, video.duration, timer.seconds)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A video after tower and projector. seconds: what that took, per stage."""
+
+    read: Read
+    encoded: Encoded
+    seconds: dict[str, float]
+
+
 class LlavaEngine:
-    """Answers questions about video files.
+    """Answers questions about video files; see eval.engine.Engine.
 
     device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
     attn: None for the best installed attention. Raises what `load_pretrained_model` raises.
     """
 
-    def __init__(
-        self,
-        model: str,
-        protocol: LlavaProtocol,
-        compressor: Compressor | None,
-        device: str,
-        dtype: str,
-        attn: str | None = None,
-    ):
-        self.protocol, self.compressor = protocol, compressor
-        self.tokenizer, self.model, self.processor, _ = load_pretrained_model(
+    def __init__(self, model: str, protocol: LlavaProtocol, device: str, dtype: str, attn: str | None = None):
+        self.protocol = protocol
+        self.tokenizer, self.model, processor, _ = load_pretrained_model(
             model,
             None,
             get_model_name_from_path(model),
@@ -112,38 +144,37 @@ class LlavaEngine:
             torch_dtype=dtype,
             attn_implementation=attn,
             overwrite_config=protocol.overwrite_config,
-            compressor=compressor,
+            compressor=None,
         )
         self.device = self.model.device
-        self.dtype = getattr(torch, dtype)
+        self.read = Reader(protocol.sampling, processor, getattr(torch, dtype))
         self.attention = self.model.config._attn_implementation
-        self.identity = "|".join(
-            [model, compressor.spec if compressor else "none", str(protocol), dtype, self.attention]
-        )
-        """Names everything that an answer depends on besides the question, for caches and results."""
+        self.identity = "|".join([model, str(protocol), dtype, self.attention])
+
+    def check(self, compressor: Compressor | None) -> None:
+        with compressor(self.model) if compressor else nullcontext():
+            pass
 
     @torch.inference_mode()
-    def answer(self, video_file: str, question: str, generation: dict[str, Any]) -> Answer:
-        """Greedy or sampled answer to `question` (without image slot) about the video.
+    def see(self, read: Read) -> Seen:
+        timer = StageTimer(self.device, read.seconds)
+        timer.switch("vision")
+        encoded = self.model.encode(read.pixels.to(self.device))
+        timer.switch(None)
+        return Seen(read, encoded, timer.seconds)
 
-        generation: transformers' generate arguments, as lmms-eval's tasks give them.
-        Raises llava.video.VideoError for a video that cannot be read, PromptTooLong.
-        """
-        timer = StageTimer(self.device)
-        timer.switch("decode")
-        video = read_video(video_file, self.protocol.sampling)
-        timer.switch("preprocess")
-        pixels = self.processor.preprocess(video.frames, return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(self.device, self.dtype)
-        prompt = self.protocol.prompt(question, video)
+    @torch.inference_mode()
+    def answer(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
+        read = seen.read
+        prompt = self.protocol.prompt(question, read.times, read.duration)
         tokens = tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX)
         ids = torch.tensor([tokens], device=self.device)
         stop = KeywordsStoppingCriteria([self.protocol.stop_text], self.tokenizer, ids)
-        language = self.model.get_model()
-        with timer.watching(self.model.get_vision_tower(), language.mm_projector, language):
+        timer = StageTimer(self.device, seen.seconds)
+        with compressor(self.model) if compressor else nullcontext(), timer.watching(self.model.get_model()):
             new = self.model.generate(
                 ids,
-                images=[pixels],
+                images=[seen.encoded],
                 modalities=["video"],
                 attention_mask=torch.ones_like(ids),
                 pad_token_id=self._pad_token_id,
@@ -153,7 +184,7 @@ class LlavaEngine:
         records = list(self.model.visual_records)
         self._check_length(ids, records)
         text = self.tokenizer.batch_decode(new, skip_special_tokens=True)[0].strip()
-        return Answer(text, prompt, len(video.frames), video.duration, records, timer.seconds)
+        return Answer(text, prompt, len(read.times), read.duration, records, timer.seconds)
 
     @property
     def _pad_token_id(self) -> int:

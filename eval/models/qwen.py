@@ -6,6 +6,9 @@ answers are theirs; but a video that cannot be read is an error here, not a ques
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,7 +19,7 @@ from eval.engine import Answer, generate_arguments
 from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
 from llava.video import FrameSampling, VideoError, open_video
-from vidcom2 import Attachment, Compressor, Record
+from vidcom2 import Compressor, Record
 
 
 @dataclass(frozen=True)
@@ -86,75 +89,35 @@ QWEN_PROTOCOLS: dict[str, QwenProtocol] = {
 """By model_type in config.json, which is also lmms-eval's id."""
 
 
-class QwenEngine:
-    """Answers questions about video files; arguments as LlavaEngine's. Raises what transformers' loading raises."""
+@dataclass(frozen=True)
+class Read:
+    """A decoded video: frames float [T, 3, H, W] from 0 to 255, qwen_vl_utils' notes on them, how many the file has
+    and how many per second. seconds: what reading took, per stage."""
 
-    def __init__(
-        self,
-        model: str,
-        protocol: QwenProtocol,
-        compressor: Compressor | None,
-        device: str,
-        dtype: str,
-        attn: str | None = None,
-    ):
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+    file: str
+    frames: torch.Tensor
+    metadata: dict[str, Any]
+    total: int
+    fps: float
+    seconds: dict[str, float]
 
-        self.protocol, self.compressor = protocol, compressor
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            model, dtype=getattr(torch, dtype), device_map=device, attn_implementation=resolve_attention(attn)
-        ).eval()
-        self.processor = AutoProcessor.from_pretrained(
-            model, min_pixels=protocol.min_pixels, max_pixels=protocol.max_pixels
-        )
-        self.device = self.model.device
-        self.attention = self.model.config._attn_implementation
-        self.attachment: Attachment | None = compressor.attach(self.model) if compressor else None
-        self.identity = "|".join(
-            [model, compressor.spec if compressor else "none", str(protocol), dtype, self.attention]
-        )
 
-    @torch.inference_mode()
-    def answer(self, video_file: str, question: str, generation: dict[str, Any]) -> Answer:
-        """Answer to `question` about the video; arguments and errors as LlavaEngine's."""
-        timer = StageTimer(self.device)
+@dataclass(frozen=True)
+class Reader:
+    """Decodes videos with qwen_vl_utils."""
+
+    protocol: QwenProtocol
+
+    def __call__(self, video_file: str) -> Read:
+        timer = StageTimer(torch.device("cpu"))
         timer.switch("decode")
         with open_video(video_file) as reader:
             total, fps = len(reader), float(reader.get_avg_fps())
-        message = self.protocol.message(video_file, question, total)
-        frames, metadata = self._read(message, video_file)
-        timer.switch("preprocess")
-        prompt = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        extra: dict[str, Any] = {} if self.protocol.simple else {"video_metadata": [metadata]}
-        if self.protocol.resized:
-            extra["do_resize"] = False
-        inputs = self.processor(
-            text=[prompt], videos=[frames], do_sample_frames=False, return_tensors="pt", **extra
-        ).to(self.device)
-        tokenizer = self.processor.tokenizer
-        settings = generate_arguments(generation, self.protocol.max_new_tokens)
-        parts = self.model.model
-        with timer.watching(parts.visual, parts.visual, parts.language_model):
-            out = self.model.generate(
-                **inputs, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **settings
-            )
-        new = out[:, inputs.input_ids.shape[1] :]
-        (text,) = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if self.protocol.simple:
-            until = generation.get("until") or []
-            for stop in [until] if isinstance(until, str) else until:
-                text = text.split(stop)[0] if stop else text
-            text = text.strip()
-        return Answer(
-            text=text,
-            prompt=prompt,
-            frames=len(frames),
-            duration=total / fps,
-            records=self.attachment.records if self.attachment else [self._dense_record(inputs)],
-            seconds=timer.seconds,
-        )
+        frames, metadata = self._frames(self.protocol.message(video_file, "", total), video_file)
+        timer.switch(None)
+        return Read(video_file, frames, metadata, total, fps, timer.seconds)
 
-    def _read(self, message: list[dict[str, Any]], video_file: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    def _frames(self, message: list[dict[str, Any]], video_file: str) -> tuple[torch.Tensor, dict[str, Any]]:
         """The message's frames, float [T, 3, H, W] from 0 to 255, and qwen_vl_utils' notes on where they come from."""
         from qwen_vl_utils import process_vision_info
         from qwen_vl_utils.vision_process import get_video_reader_backend
@@ -171,6 +134,110 @@ class QwenEngine:
         if self.protocol.simple:
             frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
         return frames, metadata
+
+
+@dataclass
+class Seen:
+    """seconds: what is shared by the answers about a video, per stage. inputs: of the latest question, (question,
+    prompt, what the model gets). encoded: what the tower made of the frames, as soon as there was an answer."""
+
+    read: Read
+    seconds: dict[str, float]
+    inputs: tuple[str, str, Any] = ("", "", None)
+    encoded: Any = None
+
+
+class QwenEngine:
+    """Answers questions about video files, see eval.engine.Engine; arguments as LlavaEngine's.
+
+    Raises what transformers' loading raises.
+    """
+
+    def __init__(self, model: str, protocol: QwenProtocol, device: str, dtype: str, attn: str | None = None):
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.protocol, self.read = protocol, Reader(protocol)
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            model, dtype=getattr(torch, dtype), device_map=device, attn_implementation=resolve_attention(attn)
+        ).eval()
+        self.processor = AutoProcessor.from_pretrained(
+            model, min_pixels=protocol.min_pixels, max_pixels=protocol.max_pixels
+        )
+        self.device = self.model.device
+        self.attention = self.model.config._attn_implementation
+        self.identity = "|".join([model, str(protocol), dtype, self.attention])
+
+    def check(self, compressor: Compressor | None) -> None:
+        with compressor(self.model) if compressor else nullcontext():
+            pass
+
+    def see(self, read: Read) -> Seen:
+        return Seen(read, read.seconds)
+
+    @torch.inference_mode()
+    def answer(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
+        if seen.inputs[0] != question or seen.inputs[2] is None:
+            self._prepare(seen, question)
+        _, prompt, inputs = seen.inputs
+        tokenizer = self.processor.tokenizer
+        settings = generate_arguments(generation, self.protocol.max_new_tokens)
+        timer = StageTimer(self.device, seen.seconds)
+        parts = self.model.model
+        with (
+            compressor(self.model) if compressor else nullcontext() as attachment,
+            self._encoded_once(seen),
+            timer.watching(parts.language_model, parts.visual),
+        ):
+            out = self.model.generate(
+                **inputs, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **settings
+            )
+            records = attachment.records if attachment else [self._dense_record(inputs)]
+        seen.seconds = {stage: timer.seconds[stage] for stage in ("decode", "preprocess", "vision")}
+        new = out[:, inputs.input_ids.shape[1] :]
+        (text,) = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if self.protocol.simple:
+            until = generation.get("until") or []
+            for stop in [until] if isinstance(until, str) else until:
+                text = text.split(stop)[0] if stop else text
+            text = text.strip()
+        read = seen.read
+        return Answer(text, prompt, len(read.frames), read.total / read.fps, records, timer.seconds)
+
+    def _prepare(self, seen: Seen, question: str) -> None:
+        """The question's prompt and what the model gets; resized frames are a part of it."""
+        timer = StageTimer(self.device)
+        timer.switch("preprocess")
+        read = seen.read
+        message = self.protocol.message(read.file, question, read.total)
+        prompt = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        extra: dict[str, Any] = {} if self.protocol.simple else {"video_metadata": [read.metadata]}
+        if self.protocol.resized:
+            extra["do_resize"] = False
+        inputs = self.processor(
+            text=[prompt], videos=[read.frames], do_sample_frames=False, return_tensors="pt", **extra
+        ).to(self.device)
+        timer.switch(None)
+        seen.inputs = (question, prompt, inputs)
+        seen.seconds = {**seen.seconds, "preprocess": timer.seconds["preprocess"]}
+
+    @contextmanager
+    def _encoded_once(self, seen: Seen) -> Iterator[None]:
+        """Within, the vision tower computes for the video's first answer only."""
+        tower = self.model.model.visual
+        forward, replaced = tower.forward, "forward" in vars(tower)  # as accelerate does over several devices
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            if seen.encoded is None:
+                seen.encoded = forward(*args, **kwargs)
+            return copy.copy(seen.encoded)  # transformers puts other things into what it gets
+
+        tower.forward = remembered
+        try:
+            yield
+        finally:
+            del tower.forward
+            if replaced:
+                tower.forward = forward
 
     def _dense_record(self, inputs: Any) -> Record:
         t, h, w = inputs["video_grid_thw"][0].tolist()

@@ -15,6 +15,9 @@ from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.cli import FAILED_QUESTIONS, main
 from eval.demo.benchmark import make_mvbench
 from eval.demo.minibench import WRITERS
+from eval.demo.show import SETTINGS
+from eval.demo.world import TASKS, UNITS
+from eval.sweep import folder
 from eval.timing import STAGES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval_mvbench.sh"
@@ -156,8 +159,14 @@ def test_demo(benchmark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # the second replaces the first
         assert run("--tasks", benchmark, "--demo", "--limit", 1) == 0
-    (output,) = (tmp_path / "outputs" / benchmark).glob("llava-*/vidcom2@0.25")
-    assert results_of(output)["samples"] == (20 if benchmark == "mvbench" else 1)
+    output = tmp_path / "outputs" / "demo" / benchmark
+    tokens = []
+    for setting in SETTINGS:
+        results = results_of(output / folder(setting))
+        assert results["samples"] == len(TASKS)
+        tokens.append(results["visual_tokens"]["after_per_sample"])
+    assert tokens == [1 + n for n in (UNITS * 16, UNITS * 4, UNITS * 4, round(0.15 * 256), round(0.15 * 256))]
+    assert "% of none" in (output / "table.md").read_text()
 
 
 def test_limit(onevision, mvbench, tasks, tmp_path):

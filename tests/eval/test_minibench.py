@@ -84,8 +84,8 @@ def test_prompts_of_the_lessons_are_lmms_evals(tmp_path):
     """What the demo model is trained on is what the benchmarks ask, to the letter."""
     ours = {"mvbench": mvbench_prompt, "mlvu": mlvu_prompt, "videomme": videomme_prompt}
     assert set(ours.values()) == set(CHOICES)
-    for benchmark, writer in WRITERS.items():
-        data = writer(tmp_path / benchmark, 1)
+    for benchmark in ours:
+        data = WRITERS[benchmark](tmp_path / benchmark, 1)
         declared = BENCHMARKS[benchmark]
         names = ("mvbench_state_change",) if benchmark == "mvbench" else declared.tasks
         (task,) = load_tasks(declared, names, data, "llava_onevision").values()

@@ -18,7 +18,7 @@ from eval.cli import FAILED_QUESTIONS, main
 from eval.demo.benchmark import write_video
 from eval.harness import load_tasks
 from eval.models import load_engine, protocol_for
-from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine
+from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, Reader
 from eval.timing import STAGES
 from llava.video import FrameSampling, VideoError
 from tests.eval.qwen_tiny import make_qwen
@@ -86,7 +86,7 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
     results = simple_evaluate(model=wrapper, tasks=list(objects.values()), limit=2, bootstrap_iters=0, log_samples=True)
     texts = [prompt if isinstance(prompt, str) else prompt[0] for _, prompt in prompts]
 
-    engine = load_engine(checkpoint, protocol_for(checkpoint), compressor, "cpu", "bfloat16")
+    engine = load_engine(checkpoint, protocol_for(checkpoint), "cpu", "bfloat16")
     ours: list[Any] = []
     recorded(engine.model, "generate", ours)
     answers = []
@@ -94,7 +94,8 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
         for sample in results["samples"][task]:
             doc = json.loads((mvbench / "json" / f"{benchmark.short_name(task)}.json").read_text())[sample["doc_id"]]
             video = str(benchmark.local_video(task, mvbench, doc))
-            answer = engine.answer(video, sample["arguments"][0], objects[task].config.generation_kwargs)
+            question, generation = sample["arguments"][0], objects[task].config.generation_kwargs
+            answer = engine.answer(engine.see(engine.read(video)), question, generation, compressor)
             assert answer.text == sample["filtered_resps"][0]
             answers.append(answer)
             match = next(i for i, (call, _) in enumerate(calls) if same(ours[-1][0], call))
@@ -131,14 +132,15 @@ def test_longer_videos_and_fewer_frames(kind, qwen, tmp_path):
     """As many frames as asked for, evenly over the whole video; stop texts end the simple protocol's answers only."""
     write_video(tmp_path / "long.mp4", noisy_frames(960), 24)
     protocol = protocol_for(str(qwen[kind]))
-    engine = QwenEngine(str(qwen[kind]), protocol.sampled(FrameSampling("uniform", 6)), None, "cpu", "float32")
+    engine = QwenEngine(str(qwen[kind]), protocol.sampled(FrameSampling("uniform", 6)), "cpu", "float32")
     calls: list[Any] = []
     recorded(engine.model, "generate", calls)
-    answer = engine.answer(str(tmp_path / "long.mp4"), "Which?", GREEDY)
+    seen = engine.see(engine.read(str(tmp_path / "long.mp4")))
+    answer = engine.answer(seen, "Which?", GREEDY, None)
     assert (answer.frames, answer.duration) == (6, 40.0)
     assert calls[0][0]["video_grid_thw"][0, 0] == 3
     letter = answer.text.strip()[0]
-    cut_short = engine.answer(str(tmp_path / "long.mp4"), "Which?", {**GREEDY, "until": letter}).text
+    cut_short = engine.answer(seen, "Which?", {**GREEDY, "until": letter}, None).text
     assert cut_short == (answer.text.split(letter)[0].strip() if protocol.simple else answer.text)
 
 
@@ -188,8 +190,8 @@ def test_unreadable_videos_are_listed_and_not_answered(qwen, mvbench, tmp_path, 
     missing.unlink()
     corrupt.write_bytes(b"not a video" * 100)
     asked: list[str] = []
-    answer = QwenEngine.answer
-    monkeypatch.setattr(QwenEngine, "answer", lambda *args: asked.append(args[1]) or answer(*args))
+    read = Reader.__call__
+    monkeypatch.setattr(Reader, "__call__", lambda *args: asked.append(args[1]) or read(*args))
     generated: list[Any] = []
     generate = hf.Qwen2_5_VLForConditionalGeneration.generate
     monkeypatch.setattr(
@@ -213,15 +215,15 @@ def test_videos_that_fail_only_while_decoding(kind, qwen, tmp_path, monkeypatch)
     """qwen_vl_utils would go on with another decoder, which may make of them what it can."""
     from qwen_vl_utils import vision_process
 
-    engine = QwenEngine(str(qwen[kind]), protocol_for(str(qwen[kind])), None, "cpu", "float32")
+    engine = QwenEngine(str(qwen[kind]), protocol_for(str(qwen[kind])), "cpu", "float32")
     whole, half, one = (tmp_path / f"{name}.mp4" for name in ("whole", "half", "one"))
     write_video(whole, noisy_frames(72), 24, {"movflags": "faststart"})
     half.write_bytes(cut(whole, 50))
     write_video(one, noisy_frames(1), 24)
     with pytest.raises(VideoError, match=r"half\.mp4: "):
-        engine.answer(str(half), "Which?", GREEDY)
+        engine.read(str(half))
     with pytest.raises(VideoError, match=r"one\.mp4: qwen_vl_utils: ValueError: nframes should in interval \[2, 1\]"):
-        engine.answer(str(one), "Which?", GREEDY)
+        engine.read(str(one))
 
     def fails(video: dict[str, Any]) -> Any:
         raise RuntimeError("it breaks here\nnative stack trace")
@@ -230,12 +232,12 @@ def test_videos_that_fail_only_while_decoding(kind, qwen, tmp_path, monkeypatch)
     monkeypatch.setitem(readers, "torchvision", fails)
     monkeypatch.setitem(readers, "decord", fails)
     with pytest.raises(VideoError, match=r"whole\.mp4: qwen_vl_utils: RuntimeError: it breaks here$"):
-        engine.answer(str(whole), "Which?", GREEDY)
+        engine.read(str(whole))
     note = {"fps": 24.0, "frames_indices": [0, 1], "total_num_frames": 72, "video_backend": "torchvision"}
     frames = torch.zeros(2, 3, 48, 64, dtype=torch.uint8)
     monkeypatch.setitem(readers, "torchvision", lambda video: (frames, note, 2.0))
     with pytest.raises(VideoError, match=r"whole\.mp4: decord cannot decode it"):
-        engine.answer(str(whole), "Which?", GREEDY)
+        engine.read(str(whole))
 
 
 @pytest.mark.parametrize("sampling", ["fps:1.0:max64", "uniform:7"])
@@ -265,6 +267,6 @@ def test_a_missing_reader_is_named_before_anything_is_loaded(qwen, tmp_path, cap
 def test_identity_tells_settings_apart(qwen):
     protocol = protocol_for(str(qwen["qwen2_vl"]))
     fewer = protocol.sampled(FrameSampling("uniform", 8))
-    settings = [(protocol, None), (protocol, VidCom2(0.25)), (protocol, VidCom2(0.15)), (fewer, None)]
-    engines = [QwenEngine(str(qwen["qwen2_vl"]), p, c, "cpu", "float32") for p, c in settings]
-    assert len({engine.identity for engine in engines}) == 4
+    settings = [(protocol, "float32"), (fewer, "float32"), (protocol, "bfloat16")]
+    engines = [QwenEngine(str(qwen["qwen2_vl"]), p, "cpu", dtype) for p, dtype in settings]
+    assert len({engine.identity for engine in engines}) == 3

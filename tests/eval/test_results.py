@@ -5,9 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
+from eval.answers import NO_ANSWER, Sample
 from eval.benchmarks import BENCHMARKS, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
-from eval.harness import NO_ANSWER, Sample
 from eval.launch import processes
 from eval.results import join_samples, markdown, print_table, summarise, write_results
 from eval.timing import STAGES
@@ -107,3 +107,51 @@ def test_processes(monkeypatch):
         processes(2, "auto")
     monkeypatch.setenv("RANK", "1")
     assert processes(None, "cuda") == 1
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "answer", "legacy", "current"),
+    [
+        ("mlvu", "A", "A", "A"),
+        ("mlvu", "A) red", "A", "A"),
+        ("mlvu", "A.", None, "A"),
+        ("mlvu", "The answer is C", None, "C"),
+        ("mlvu", "B, because (A) is wrong", "A", "B"),
+        ("videomme", "D", "D", "D"),
+        ("videomme", "The best answer is: B.", "B", "B"),
+        ("videomme", "Answer: D", "A", "D"),
+        ("videomme", "none of them", None, None),
+    ],
+)
+def test_both_harnesses_readings(benchmark, answer, legacy, current):
+    """Old and new as recorded from lmms-eval 0.5.0 and 0.7.3."""
+    one = BENCHMARKS[benchmark]
+    logged = {
+        "mlvu": lambda doc: one.harness_utils().mlvu_process_results(doc, [answer]),
+        "videomme": lambda doc: one.harness_utils().videomme_process_results(doc, [answer]),
+    }[benchmark]
+    doc = {"question": "?", "answer": "C", "task_type": "order", "video_id": "1", "question_id": "1"}
+    doc |= {"duration": "short", "domain": "d", "sub_category": "s", "videoID": "v"}
+    readings = one.readings({"filtered_resps": [answer], **logged(doc)})
+    assert readings == {"current": (current, float(current == "C")), "legacy": (legacy, float(legacy == "C"))}
+
+
+def test_the_parser_is_chosen_and_both_are_reported():
+    one = BENCHMARKS["mlvu"]
+    answers = [("A.", "A"), ("B", "B"), ("C)", "D")]
+    logged = []
+    for i, (answer, target) in enumerate(answers):
+        doc = {"question": "?", "answer": target, "task_type": "order"}
+        logged.append(
+            {"doc_id": i, "filtered_resps": [answer], **one.harness_utils().mlvu_process_results(doc, [answer])}
+        )
+    ours = [sample("mlvu_dev", i, answer) for i, (answer, _) in enumerate(answers)]
+    for parser, right in (("current", 2), ("legacy", 1)):
+        summary = summarise(one, join_samples(one, {"mlvu_dev": logged}, ours, parser))
+        assert summary["scores"]["overall"] == pytest.approx(100 * right / 3)
+        assert summary["parsers"]["overall"] == {
+            "current": pytest.approx(200 / 3),
+            "legacy": pytest.approx(100 / 3),
+        }
+        assert summary["parsers"]["differ"] == 1
+    assert set(MVBENCH.readings({"filtered_resps": ["A"], **scored(0, "A", "A")})) == {"current"}

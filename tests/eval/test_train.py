@@ -41,7 +41,10 @@ from llava.model.builder import load_pretrained_model
 
 PLAN = Plan(
     vision=2,
-    lessons=(Lesson("names", 2, {"names": 1.0}), Lesson("letters", 2, {"choice": 1.0}, layers=LAYERS)),
+    lessons=(
+        Lesson("names", 2, {"names": 1.0}, rate=1e-3, decay=2),
+        Lesson("letters", 2, {"choice": 1.0}, layers=LAYERS, rate=1e-3, decay=2),
+    ),
     videos=2,
     save_every=2,
 )
@@ -117,40 +120,52 @@ def test_every_answer_is_one_token(tokenizer):
 
 
 def test_names_are_what_the_pixels_show(tokenizer):
-    """Every named colour is in the frame, and a frame's background with the quarter, a lit lamp with its number."""
+    """Every named colour is in the frame, and a frame's background; counted, with the quarter, and lamps' numbers."""
     lessons = Lessons(tokenizer, 5)
     scene = draw_scene(np.random.default_rng(5))
     frames = render(scene)
-    names, weights = lessons.names(patch_labels(scene, frames, np.arange(UNITS)))
-    named = [[tokenizer.decode([word]).strip() for word in pair] for pair in names.tolist()]
     palette = {**COLOURS, **BACKGROUNDS, "light": LAMP_ON}
-    lit = 0
-    for unit, frame in enumerate(frames):
-        shown = {name for name, rgb in palette.items() if (frame == rgb).all(-1).any()}
-        words = named[unit * 16 : unit * 16 + 16]
-        lit += "light" in shown
-        (background,) = shown & set(BACKGROUNDS)
-        assert {first for first, _ in words} <= shown
-        assert (background, list(QUARTERS)[unit // 4]) in map(tuple, words)
-        assert [second for first, second in words if first == "light"] == [COUNTS[lit - 1]] * ("light" in shown)
-    assert lit == len(scene.lit)
-    assert len(weights) == len(named) == UNITS * 16
+    for counted in (False, True):
+        names, weights = lessons.names(patch_labels(scene, frames, np.arange(UNITS)), counted)
+        named = [[tokenizer.decode([word]).strip() for word in pair] for pair in names.tolist()]
+        lit = 0
+        for unit, frame in enumerate(frames):
+            shown = {name for name, rgb in palette.items() if (frame == rgb).all(-1).any()}
+            words = named[unit * 16 : unit * 16 + 16]
+            lit += "light" in shown
+            (background,) = shown & set(BACKGROUNDS)
+            assert {first for first, _ in words} <= shown
+            assert [background, list(QUARTERS)[unit // 4] if counted else background] in words
+            lamp = [COUNTS[lit - 1] if counted else "light"] if "light" in shown else []
+            assert [second for first, second in words if first == "light"] == lamp
+        assert lit == len(scene.lit)
+        assert len(weights) == len(named) == UNITS * 16
 
 
 def test_new_layers_change_nothing_and_then_learn_alone(tokenizer, tmp_path):
     training = Training(tmp_path, 0, "cpu", PLAN)
     batch = Lessons(tokenizer, 1).batch(1, {"word": 1.0})
-    before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
     losses = []
     for layers in (BASE_LAYERS, LAYERS):
-        training.use(layers)
+        training.build(layers)
         loss, _ = answer_loss(training.model, batch, video_pass(training.model, batch)[0])
         losses.append(loss.item())
     assert losses[0] == losses[1]
+    before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
     loss.backward()
     training.optimizer.step()
     changed = {name for name, tensor in training.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {name.split(".")[2] for name in changed if name != "model.norm.weight"} == {"5", "6", "7"}
+
+
+def test_every_schedule_begins_anew():
+    rates = [Plan().rate(step) for step in range(Plan().steps)]
+    begins = [0, 4600, 5050]
+    assert [Plan().begins(step) for step in (0, 4599, 4600, 5049, 5050, 5849)] == [0, 0, 4600, 4600, 5050, 5050]
+    for begin, end in zip(begins, [*begins[1:], Plan().steps], strict=True):
+        assert rates[begin] < 0.02 * max(rates[begin:end])
+        assert rates[end - 1] < 0.04 * max(rates[begin:end])
+    assert Plan().lesson(Plan().steps - 1).layers == LAYERS
 
 
 class Interrupted(Training):

@@ -12,6 +12,7 @@ from eval.benchmarks import select_tasks
 from eval.harness import load_tasks
 from eval.models import protocol_for
 from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine
+from llava.video import FrameSampling
 from vidcom2 import VidCom2
 
 WRAPPERS = {
@@ -45,13 +46,15 @@ def test_wrapper_and_engine_answer_alike(
 
     protocol = dataclasses.replace(protocol_for(checkpoint), time_instruction=time_instruction)
     assert protocol.harness_name == name
-    engine = LlavaEngine(checkpoint, protocol, compressor, "cpu", "float16")
+    engine = LlavaEngine(checkpoint, protocol, "cpu", "float16")
     for task in names:
         for sample in results["samples"][task]:
             doc = json.loads((mvbench / "json" / f"{benchmark.short_name(task)}.json").read_text())[sample["doc_id"]]
             video = str(benchmark.local_video(task, mvbench, doc))
             question = sample["arguments"][0]
-            ours = engine.answer(video, question, objects[task].config.generation_kwargs)
+            ours = engine.answer(
+                engine.see(engine.read(video)), question, objects[task].config.generation_kwargs, compressor
+            )
             assert ours.text == sample["filtered_resps"][0]
             assert question in ours.prompt
 
@@ -76,6 +79,8 @@ def test_protocols_are_told_apart_by_what_the_checkpoint_says(onevision, llava_v
 
 def test_identity_tells_settings_apart(onevision):
     protocol = protocol_for(str(onevision))
-    engines = [LlavaEngine(str(onevision), protocol, c, "cpu", "float32") for c in (None, VidCom2(0.25), VidCom2(0.15))]
+    fewer = protocol.sampled(FrameSampling("uniform", 8))
+    settings = [(protocol, "float32"), (fewer, "float32"), (protocol, "float16")]
+    engines = [LlavaEngine(str(onevision), p, "cpu", dtype) for p, dtype in settings]
     assert len({engine.identity for engine in engines}) == 3
-    assert engines[1].dtype == torch.float32
+    assert engines[0].read.dtype == torch.float32

@@ -1,0 +1,123 @@
+"""The answers of one setting, written as they come, so that a run killed at any moment goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcom2 import Compressor
+
+# Stands for the answer to a video that could not be read. No option letter can be parsed from it, and it is not
+# empty, because lmms-eval's MVBench drops empty answers from the denominator.
+NO_ANSWER = "unreadable_video"
+
+Key = tuple[str, int]
+"""A question: lmms-eval's task and doc_id."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What our side knows of one question; lmms-eval's side is joined by (task, doc_id)."""
+
+    task: str
+    doc_id: int
+    video: str
+    prompt: str | None
+    answer: str
+    error: str | None
+    frames: int
+    duration_s: float
+    tokens_before: int
+    tokens_after: float
+    seconds: dict[str, float]
+    positions: str | None = None  # of the kept tokens: "original" or "repack"
+
+    @property
+    def key(self) -> Key:
+        return self.task, self.doc_id
+
+    @classmethod
+    def failed(cls, key: Key, video: str, error: Exception) -> Sample:
+        return cls(*key, video, None, NO_ANSWER, str(error), 0, 0.0, 0, 0, {})
+
+
+class Answers:
+    """One setting's samples by question, in memory and, line by line, in this process's file in `directory`.
+
+    What an interrupted run left there counts as answered, except for questions that failed: they are asked again.
+    """
+
+    def __init__(self, compressor: Compressor | None, directory: Path, rank: int):
+        self.compressor = compressor
+        self.samples = {sample.key: sample for sample in _read(directory / "answers.jsonl")}
+        self._path = directory / f"answers.rank{rank}.jsonl"
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While open, samples can be added."""
+        with self._path.open("a") as self._file:
+            yield
+
+    def add(self, sample: Sample) -> None:
+        self.samples[sample.key] = sample
+        self._file.write(json.dumps(asdict(sample)) + "\n")
+        self._file.flush()
+
+
+def require_same(directory: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError where the directory holds answers or results of other settings."""
+    noted = directory / "settings.json"
+    if not noted.exists():
+        return
+    before, now = json.loads(noted.read_text()), json.loads(json.dumps(settings))
+    if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in other)
+        raise ValueError(
+            f"{directory} holds a run of other settings ({changes}): choose another --output, or --overwrite it"
+        )
+
+
+def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Prepare a setting's directory, in one process, before any `Answers`: gather what an interrupted run left.
+
+    settings: everything the answers depend on; kept in settings.json. Raises as `require_same`.
+    """
+    pieces = sorted(directory.glob("answers*.jsonl"))
+    if overwrite:
+        for file in (directory / "results.json", *pieces):
+            file.unlink(missing_ok=True)
+    else:
+        require_same(directory, settings)
+        samples = {sample.key: sample for piece in pieces for sample in _read(piece)}
+        kept = "".join(json.dumps(asdict(sample)) + "\n" for sample in samples.values() if sample.error is None)
+        write_whole(directory / "answers.jsonl", kept)
+        for piece in pieces:
+            if piece.name != "answers.jsonl":
+                piece.unlink()
+    write_whole(directory / "settings.json", json.dumps(settings, indent=2) + "\n")
+
+
+def finish(directory: Path) -> None:
+    """The samples are in the results now."""
+    for piece in directory.glob("answers*.jsonl"):
+        piece.unlink()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> Iterator[Sample]:
+    """The file's samples; its last line may have been cut off when the run was killed, and is then not there."""
+    if path.exists():
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                yield Sample(**json.loads(line))

@@ -1,0 +1,42 @@
+"""Perception Test, validation set, multiple choice (arXiv 2305.13786): three options, videos of half a minute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from eval.benchmarks.base import Benchmark, existing_video, local_questions
+
+
+class PerceptionTest(Benchmark):
+    """Local data as on the hub: `mc_question_val/validation-*.parquet` (or validation.json) and, unpacked,
+    `videos/<video_name>.mp4`."""
+
+    name: ClassVar[str] = "perceptiontest"
+    tasks: ClassVar[tuple[str, ...]] = ("perceptiontest_val_mc",)
+    folder: ClassVar[str] = "perceptiontest/val"
+    metric: ClassVar[str] = "accuracy"
+    overall: ClassVar[Literal["macro", "micro"]] = "micro"
+
+    def local(self, task: str, data: Path) -> dict[str, Any]:
+        questions = data / "mc_question_val"
+        return local_questions(questions if questions.is_dir() else data, "validation", self.name)
+
+    def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        return existing_video(data / "videos", doc["video_name"])
+
+    def category(self, task: str, sample: dict[str, Any]) -> str:
+        return sample["doc"]["area"]  # of skill: memory, abstraction, physics, semantics
+
+    def score(self, sample: dict[str, Any]) -> float:
+        return float(sample[self.metric]["correct"])
+
+    def parsed(self, sample: dict[str, Any]) -> str | None:
+        index = sample[self.metric]["pred_id"]
+        return None if index < 0 else "ABCD"[index]
+
+    def target(self, sample: dict[str, Any]) -> str:
+        return "ABC"[int(sample[self.metric]["answer_id"])]
+
+
+PERCEPTIONTEST = PerceptionTest()

@@ -1,0 +1,476 @@
+"""python -m eval doctor: are a local benchmark's questions and videos all there and readable, before hours of GPU?"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from eval.answers import write_whole
+from eval.benchmarks import Benchmark, select_tasks
+from eval.benchmarks.mvbench import MVBENCH_FOLDERS
+from llava.video import FrameSampling, VideoError, read_video
+
+PROBLEMS_FOUND = 3
+"""Exit status where something is missing or broken."""
+ELSEWHERE = {
+    "mvbench_fine_grained_pose": "not on the hub: NTU RGB+D's videos are to be asked for at NTU's ROSE Lab",
+}
+"""Tasks whose videos the benchmark's hub dataset lacks for their licence, and where those are."""
+
+
+def add_doctor(commands: argparse._SubParsersAction) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="check a local benchmark's questions and videos",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=f"Exit status: 0 all fine, {PROBLEMS_FOUND} problems found (listed), 1 could not check.",
+    )
+    doctor.add_argument("--tasks", required=True, help="a benchmark (mvbench), or some of its lmms-eval tasks")
+    doctor.add_argument("--data", type=Path, help="the local benchmark, as for run")
+    doctor.add_argument("--deep", action="store_true", help="decode 32 frames of each video instead of 3")
+    doctor.add_argument("--workers", default=os.cpu_count() or 1, type=int, help="videos checked at a time")
+    doctor.add_argument("--timeout", default=60.0, type=float, help="seconds after which a video counts as broken")
+    doctor.add_argument(
+        "--checksums",
+        type=Path,
+        help="file of sha256 sums, which notice what decoders do not: videos in it are compared, others are added",
+    )
+    doctor.add_argument("--json", type=Path, help="file for the report")
+    doctor.set_defaults(prepare=prepare_doctor)
+
+
+def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Check the arguments; returns what does the rest. Raises ValueError, OSError or ImportError."""
+    benchmark, names = select_tasks(arguments.tasks)
+    for package, extra in (("lmms_eval", ".[eval]"), ("decord", "decord")):
+        if find_spec(package) is None:
+            raise ImportError(f"the doctor needs {package}: pip install {extra}")
+    if arguments.data is None:
+        steps = "\n  ".join(how_to_get(benchmark, names, Path("DIR")))
+        raise ValueError(
+            "the doctor checks local data: say where with --data (without it, a run lets lmms-eval use the hub). "
+            f"To have {benchmark.name} in a directory DIR:\n  {steps}"
+        )
+    if not arguments.data.is_dir():
+        raise NotADirectoryError(f"--data {arguments.data} is not a directory")
+    if arguments.workers < 1:
+        raise ValueError(f"--workers must be at least 1, not {arguments.workers}")
+    if not arguments.timeout > 0:
+        raise ValueError(f"--timeout must be a positive number of seconds, not {arguments.timeout}")
+    for file in (arguments.checksums, arguments.json):
+        if file and not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"there is no directory {file.parent} to write {file.name} in")
+    known = read_checksums(arguments.checksums) if arguments.checksums else None
+    return partial(run_doctor, benchmark, names, arguments, known)
+
+
+def run_doctor(
+    benchmark: Benchmark, names: tuple[str, ...], arguments: argparse.Namespace, known: dict[str, str] | None
+) -> int:
+    """Check, print and write; returns the exit status. known: what --checksums holds, None without that flag."""
+    data = arguments.data.absolute()
+    print(f"reading the questions of {len(names)} {benchmark.name} tasks", file=sys.stderr)
+    tasks = read_questions(benchmark, names, data)
+    videos = list(dict.fromkeys(video for task in tasks for video in task.videos))
+    check = partial(check_video, frames=32 if arguments.deep else 3, checksum=known is not None)
+    checked = track(
+        check_videos(videos, check, arguments.workers, arguments.timeout),
+        "checking videos",
+        total=len(videos),
+        console=Console(file=sys.stderr),
+    )
+    findings = dict(checked)
+    console = Console()
+    if known is not None:
+        findings, sums = compare_checksums(findings, known, data)
+        added = len(sums) - len(known)
+        if added:
+            write_checksums(arguments.checksums, sums)
+    report = summarise(benchmark, data, tasks, findings)
+    print_report(console, report)
+    if known is not None:
+        compared = sum(finding.sha256 is not None for finding in findings.values()) - added
+        line = f"checksums: {compared} videos compared with {arguments.checksums}, {added} added"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if arguments.json:
+        write_whole(arguments.json, json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
+    return PROBLEMS_FOUND if report.problems else 0
+
+
+# Questions
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: with a task's questions, or with one of its videos."""
+
+    task: str
+    kind: Literal["questions", "missing", "broken"]
+    file: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a task asks about: how many questions, its distinct videos, what is wrong and what is only odd."""
+
+    task: str
+    count: int
+    videos: tuple[Path, ...]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_questions(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> list[Questions]:
+    """Every task's questions, read as a run reads them; what cannot be read is a problem of that task."""
+    from eval.harness import harness_log
+
+    with harness_log(Path(os.devnull)):
+        return [_read_task(benchmark, name, data) for name in names]
+
+
+def _read_task(benchmark: Benchmark, name: str, data: Path) -> Questions:
+    from eval.harness import load_tasks
+
+    def none(file: str, cause: str) -> Questions:
+        return Questions(name, 0, (), (Problem(name, "questions", file, cause),))
+
+    try:
+        (files,) = benchmark.local(name, data)["dataset_kwargs"]["data_files"].values()
+    except FileNotFoundError as error:
+        return none(str(data), str(error))
+    files = [files] if isinstance(files, str) else files
+    for file in files:
+        with open(file, "rb") as opened:
+            if cause := disguise(opened.read(HEAD)):
+                return none(file, cause)
+    listed = ", ".join(files)
+    try:
+        task = load_tasks(benchmark, (name,), data, "llava_onevision")[name]
+        docs = list(task.eval_docs)
+    except Exception as error:  # datasets has many kinds for a bad file, and lmms-eval wraps them in its retries'
+        root: BaseException = error
+        while root.__cause__:
+            root = root.__cause__
+        return none(listed, f"cannot be read ({type(root).__name__}: {root})")
+    if not docs:
+        return none(listed, "holds no questions")
+    return check_questions(benchmark, task, docs, name, listed)
+
+
+def check_questions(benchmark: Benchmark, task: Any, docs: list[dict[str, Any]], name: str, file: str) -> Questions:
+    """Ask and score every question as a run would.
+
+    task: lmms-eval's. A question asked twice is only noted: it disturbs no run, and published benchmarks have some.
+    """
+    videos: dict[Path, None] = {}
+    seen: set[tuple[str, str]] = set()
+    problems = []
+    repeated = 0
+    for number, doc in enumerate(docs):
+        try:
+            (video,) = task.doc_to_visual(doc)
+            videos[Path(video)] = None
+            prompt = task.doc_to_text(doc)
+            repeated += (video, prompt) in seen
+            seen.add((video, prompt))
+            # Not task.process_results, which tries five times with pauses.
+            target = benchmark.target(task.config.process_results(doc, ["A"]))
+        except Exception as error:  # lmms-eval's code on a question it does not expect, so of any kind
+            given = f", with answer {doc['answer']!r}" if "answer" in doc else ""
+            cause = f"cannot be asked and scored{given} ({type(error).__name__}: {error})"
+        else:
+            cause = check_options(prompt, target)
+        if cause:
+            problems.append(Problem(name, "questions", file, f"question {number}: {cause}"))
+    notes = (f"{name}: questions that repeat another about the same video: {repeated}",) if repeated else ()
+    return Questions(name, len(docs), tuple(videos), tuple(problems), notes)
+
+
+def check_options(prompt: str, target: str) -> str:
+    """What is wrong with the options as the model gets to read them, lines such as "(A) red" or "A. red"; or "".
+
+    Nothing is said of a prompt that writes options in another way.
+    """
+    letters = re.findall(r"^\s*\(?([A-Z])[.):]", prompt, flags=re.MULTILINE)
+    if letters and len(letters) < 2:
+        return f"it has only the option {letters[0]}"
+    if letters and target not in letters:
+        return f"its answer {target!r} is none of its options {', '.join(letters)}"
+    return ""
+
+
+# Videos
+
+HEAD = 512
+"""Bytes by which a file that is no video is recognised."""
+TEXT = bytes({*b"\t\n\r\f", *range(32, 256)} - {127})
+"""The bytes of text, in whatever encoding; containers begin with others too."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a video is; cause says what is wrong with it. sha256 is None where it was not asked for or not ok."""
+
+    state: Literal["ok", "missing", "broken"]
+    cause: str = ""
+    sha256: str | None = None
+
+
+def check_video(path: Path, frames: int, checksum: bool) -> Finding:
+    """Decode `frames` frames as a run does, from the first to the last one."""
+    if not path.exists():
+        return Finding("missing", "no such file")
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(HEAD)
+            if cause := disguise(head) or (head and not head.translate(None, TEXT) and "is text, not a video"):
+                return Finding("broken", cause)
+        read_video(path, FrameSampling("uniform", frames))
+        return Finding("ok", sha256=sha256(path) if checksum else None)
+    except VideoError as error:
+        return Finding("broken", error.cause)
+    except OSError as error:
+        return Finding("broken", f"cannot be read ({error.strerror})")
+
+
+def disguise(head: bytes) -> str:
+    """What a file's first bytes show it to be instead of data, or ""."""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "is a git-lfs pointer, not the file itself: run `git lfs pull` where it was cloned"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page, probably an error of the download: download it again"
+    return ""
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_videos(
+    videos: Iterable[Path], check: Callable[[Path], Finding], workers: int, timeout: float
+) -> Generator[tuple[Path, Finding], None, None]:
+    """`check` every video, `workers` at a time, in the order in which they get done.
+
+    Every check has a process of its own, so that a decoder that hangs (for more than `timeout` seconds) or crashes
+    costs that video only. `check` must be picklable.
+    """
+    # A fork server imports torch, the decoder and, where it is a script, __main__ once; then a process costs little.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "eval.doctor", "decord"])
+    waiting = deque(videos)
+    running: dict[Connection, _Check] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                path = waiting.popleft()
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_report, args=(theirs, check, path), daemon=True)
+                process.start()
+                theirs.close()  # so that the end of the process ends the pipe
+                running[ours] = _Check(path, process, time.monotonic() + timeout)
+            first = min(current.deadline for current in running.values())
+            wait(running, max(0.0, first - time.monotonic()))
+            for connection, current in list(running.items()):
+                if connection.poll():  # a finding, or the end of the process
+                    finding = _receive(connection, current.process)
+                elif time.monotonic() > current.deadline:
+                    finding = Finding("broken", f"does not decode within {timeout:g} s")
+                else:
+                    continue
+                del running[connection]
+                current.end(connection)
+                yield current.path, finding
+    finally:  # also where the caller stops early
+        for connection, current in running.items():
+            current.end(connection)
+
+
+@dataclass(frozen=True)
+class _Check:
+    path: Path
+    process: Any  # the fork server's kind of multiprocessing.Process
+    deadline: float  # on time.monotonic's clock
+
+    def end(self, connection: Connection) -> None:
+        connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _report(connection: Connection, check: Callable[[Path], Finding], path: Path) -> None:
+    connection.send(check(path))
+
+
+def _receive(connection: Connection, process: Any) -> Finding:
+    try:
+        return connection.recv()
+    except (EOFError, OSError):  # OSError where it died in the middle of its report
+        process.join()
+        code = process.exitcode
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return Finding("broken", f"the process that decoded it died ({how})")
+
+
+# Checksums, in sha256sum's format
+
+
+def read_checksums(file: Path) -> dict[str, str]:
+    """sha256 by path below DATA; none where the file does not exist. ValueError for a line of another format."""
+    sums = {}
+    for number, line in enumerate(file.read_text().splitlines() if file.exists() else (), start=1):
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if not match:
+            raise ValueError(f"{file} line {number} is {line!r}, not a sha256 sum, two spaces and a path")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def write_checksums(file: Path, sums: Mapping[str, str]) -> None:
+    write_whole(file, "".join(f"{digest}  {path}\n" for path, digest in sorted(sums.items())))
+
+
+def compare_checksums(
+    findings: Mapping[Path, Finding], known: Mapping[str, str], data: Path
+) -> tuple[dict[Path, Finding], dict[str, str]]:
+    """The findings, where a video that differs from its known sum is broken; and the known sums with the new ones."""
+    compared, sums = dict(findings), dict(known)
+    for video, finding in findings.items():
+        if finding.sha256 is None:
+            continue
+        expected = sums.setdefault(os.path.relpath(video, data), finding.sha256)
+        if finding.sha256 != expected:
+            compared[video] = replace(finding, state="broken", cause=f"has sha256 {finding.sha256}, not {expected}")
+    return compared, sums
+
+
+# The report
+
+
+@dataclass(frozen=True)
+class Counts:
+    questions: int
+    videos: int
+    ok: int
+    missing: int
+    broken: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was found. total counts a video of several tasks once; remedy is how to get what is wrong."""
+
+    benchmark: str
+    data: str
+    tasks: dict[str, Counts]
+    total: Counts
+    problems: list[Problem]
+    notes: list[str]
+    remedy: list[str]
+
+
+def summarise(benchmark: Benchmark, data: Path, tasks: list[Questions], findings: Mapping[Path, Finding]) -> Report:
+    def count(questions: int, videos: Iterable[Path]) -> Counts:
+        states = [findings[video].state for video in videos]
+        return Counts(questions, len(states), *(states.count(state) for state in ("ok", "missing", "broken")))
+
+    problems: list[Problem] = []
+    for task in tasks:
+        problems += task.problems
+        for video in task.videos:
+            finding = findings[video]
+            if finding.state != "ok":
+                problems.append(Problem(task.task, finding.state, str(video), finding.cause))
+    affected = tuple(dict.fromkeys(problem.task for problem in problems))
+    return Report(
+        benchmark=benchmark.name,
+        data=str(data),
+        tasks={task.task: count(task.count, task.videos) for task in tasks},
+        total=count(sum(task.count for task in tasks), findings),
+        problems=problems,
+        notes=[note for task in tasks for note in task.notes],
+        remedy=how_to_get(benchmark, affected, data) if affected else [],
+    )
+
+
+def how_to_get(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> list[str]:
+    """Steps to the data of some tasks, from what lmms-eval's own task files say of the hub."""
+    config = _declared(benchmark, names[0])
+    revision = config["dataset_kwargs"].get("revision")
+    flags = f"--revision {revision} " if revision else ""
+    target = shlex.quote(str(data))
+    layout = " ".join((type(benchmark).__doc__ or "").split())
+    steps = [
+        f"hf download --repo-type dataset {config['dataset_path']} {flags}--local-dir {target}",
+        f"unpack its archives, again where files are broken. {layout}",
+    ]
+    for name in names:
+        if folder := MVBENCH_FOLDERS.get(name.removeprefix("mvbench_")):
+            steps.append(f"{name}: video/{folder}" + (f" ({ELSEWHERE[name]})" if name in ELSEWHERE else ""))
+    return steps
+
+
+def _declared(benchmark: Benchmark, name: str) -> dict[str, Any]:
+    """A task's settings as lmms-eval declares them; read from its files, since importing it takes half a minute."""
+
+    class Loader(yaml.SafeLoader):
+        """Leaves functions out."""
+
+    Loader.add_constructor("!function", lambda loader, node: None)
+    spec = find_spec("lmms_eval")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "tasks" / benchmark.folder
+    configs = (yaml.load(file.read_text(), Loader) for file in sorted(folder.glob("*.yaml")))
+    config = next(config for config in configs if config.get("task") == name)
+    included = yaml.load((folder / config["include"]).read_text(), Loader) if "include" in config else {}
+    return {**included, **config}
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Problems first, so that however many there are, the table and the remedy stay in view."""
+    plain = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    for problem in report.problems:
+        plain(f"{problem.kind.upper()} {problem.task}: {problem.file}: {problem.cause}", style="red")
+    for note in report.notes:
+        plain(f"note: {note}")
+    table = Table(title=report.benchmark)
+    table.add_column("task", overflow="fold")
+    for column in Counts.__dataclass_fields__:
+        table.add_column(column, justify="right")
+    for name, counts in report.tasks.items():
+        table.add_row(name, *map(str, asdict(counts).values()))
+    table.add_row("all", *map(str, asdict(report.total).values()), style="bold")
+    console.print(table)
+    if report.problems:
+        plain(f"problems: {len(report.problems)}, listed above the table. To get {report.benchmark}:")
+        for step in report.remedy:
+            plain(f"  {step}")
+    else:
+        plain(f"all questions and videos in {report.data} are fine")

@@ -1,0 +1,66 @@
+"""What the subcommands that evaluate have in common: flags, what they mean, exit status.
+
+Environment variables are read here and in eval/cli.py, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from eval.benchmarks import select_tasks
+from eval.models import protocol_for
+from eval.run import RunConfig
+from llava.mm_utils import get_model_name_from_path
+
+FAILED_QUESTIONS = 3
+"""Exit status of a run that finished, but had questions whose video could not be read."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """How to evaluate; not what, on what, and where to."""
+    env = os.environ
+    parser.add_argument(
+        "--num-gpus", default=env.get("NUM_GPUS") or None, type=int, help="processes; all GPUs if unset"
+    )
+    parser.add_argument("--limit", default=env.get("LIMIT") or None, type=int, help="questions per task")
+    parser.add_argument("--attn", default=env.get("ATTN") or None, help="eager, sdpa or flash_attention_2")
+    parser.add_argument("--sampling", help="frames, such as uniform:16 or fps:1.0:max64")
+    parser.add_argument("--dtype", help="float16, bfloat16 or float32; on GPUs as released, on CPU float32")
+    parser.add_argument("--device", help="cuda, cpu, or auto (one model over all GPUs)")
+    parser.add_argument(
+        "--parser",
+        default=env.get("PARSER") or "current",
+        help="whose reading of raw answers counts: current, or legacy for lmms-eval 0.5.0's, the paper's",
+    )
+    parser.add_argument("--workers", type=int, help="processes per GPU that read videos ahead; 4, on CPU 0: none")
+    parser.add_argument("--timeout", default=300.0, type=float, help="seconds for one video, with workers")
+
+
+def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
+    """Without --output, the directory for all of the model's runs on the benchmark."""
+    import torch
+
+    benchmark, _ = select_tasks(arguments.tasks)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return RunConfig(
+        model=arguments.model,
+        tasks=arguments.tasks,
+        compressor=spec,
+        output=arguments.output or Path("outputs") / benchmark.name / get_model_name_from_path(arguments.model),
+        data=arguments.data,
+        limit=arguments.limit,
+        sampling=arguments.sampling,
+        attn=arguments.attn,
+        dtype=arguments.dtype or ("float32" if device == "cpu" else protocol_for(arguments.model).default_dtype),
+        device=device,
+        overwrite=arguments.overwrite,
+        parser=arguments.parser,
+        workers=arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
+        timeout=arguments.timeout,
+    )
+
+
+def status(failed: int) -> int:
+    return FAILED_QUESTIONS if failed else 0

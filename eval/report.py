@@ -1,0 +1,221 @@
+"""python -m eval report RUN [RUN ...]: finished runs as one HTML file, which needs nothing besides itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from eval.answers import write_whole
+from eval.compare import differing_settings, pair
+from eval.figures import Point, accuracy_retention, point
+from eval.results import Line, notes
+from eval.runs import Run, load_run
+from eval.sweep import Rows, side_by_side
+from llava.video import FrameSampling, VideoError, read_video
+
+TEMPLATE = Path(__file__).with_name("report.html")
+FRAMES, SAMPLES = 6, 200
+SIDE = 160
+"""Pixels of a frame's longer side."""
+
+
+def add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write finished runs over the same questions into one HTML file",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="questions to show, evenly taken from all")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="to show of each video; 0 for none")
+    parser.set_defaults(prepare=prepare_report)
+
+
+def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Read and check the runs; returns what reads the videos and writes."""
+    if arguments.samples < 1:
+        raise ValueError(f"--samples {arguments.samples} must be at least 1")
+    if arguments.frames < 0:
+        raise ValueError(f"--frames {arguments.frames} must not be negative; 0 shows none")
+    runs = load_runs(arguments.runs)
+    output: Path = arguments.output
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output} is a directory: name a file, such as {output / 'report.html'}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    def finish() -> int:
+        write_whole(output, report(runs, arguments.samples, arguments.frames))
+        print(output)
+        return 0
+
+    return finish
+
+
+def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
+    """Runs over the same questions by the name they go by: their compressor, or their directory where that is not one
+    run's only. Their lines are in the first one's order.
+
+    Raises ValueError for a directory given twice, and what `load_run` and `pair` raise.
+    """
+    if twice := [str(d) for i, d in enumerate(directories) if d in directories[:i]]:
+        raise ValueError(f"{', '.join(twice)} is given twice")
+    first, *others = [load_run(directory) for directory in directories]
+    runs = [first, *(Run(o.directory, o.summary, [line for _, line in pair(first, o)]) for o in others)]
+    specs = [run.summary["run"]["compressor"] for run in runs]
+    names = specs if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
+    return dict(zip(names, runs, strict=True))
+
+
+def report(runs: Mapping[str, Run], samples: int = SAMPLES, frames: int = FRAMES) -> str:
+    """The HTML. samples: questions to show. frames: to show of each one's video."""
+    names, every = list(runs), list(runs.values())
+    first = every[0]
+    models = list(dict.fromkeys(run.summary["run"]["model"] for run in every))
+    title = f"{first.summary['benchmark']}, {', '.join(models)}"
+    differences = [
+        f"{names[i]} (B) is not set as {names[0]} (A): {difference}"
+        for i in range(1, len(every))
+        for difference in differing_settings(first, every[i])
+    ]
+    total = len(first.lines)
+    chosen = np.unique(np.linspace(0, total - 1, min(samples, total), dtype=int)).tolist()
+    data = browser_data(runs, chosen, frames)
+    parts = {
+        "title": escape(title),
+        "intro": f"{total} questions, overall the {first.overall} average.",
+        "warnings": "".join(f'<p class="wrong">{escape(difference)}</p>\n' for difference in differences),
+        "table": html_table(side_by_side({name: run.summary for name, run in runs.items()})),
+        "curve": curve(runs, title),
+        "runs": "\n".join(html_notes(name, run) for name, run in runs.items()),
+        "shown": f"{len(chosen)} of {total} questions are in this file"
+        + (", evenly taken from all." if len(chosen) < total else "."),
+        "data": for_script(data),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def for_script(data: Any) -> str:
+    """JSON that nothing in it can end or change the script element around."""
+    text = json.dumps(data, ensure_ascii=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def html_table(rows: Rows) -> str:
+    head, *body = rows
+    lines = ["<tr>" + "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head) + "</tr>"]
+    for name, *cells in body:
+        total = ' class="total"' if name == "overall" else ""
+        values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        lines.append(f'<tr{total}><th scope="row">{escape(name)}</th>{values}</tr>')
+    return "<table>\n<thead>" + lines[0] + "</thead>\n<tbody>\n" + "\n".join(lines[1:]) + "\n</tbody>\n</table>"
+
+
+def html_notes(name: str, run: Run) -> str:
+    facts = "".join(f"<li>{escape(note)}</li>" for note in [str(run.directory), *notes(run.summary)])
+    return f"<details><summary>{escape(name)}</summary><ul>{facts}</ul></details>"
+
+
+# ---- the curve
+
+
+def curve(runs: Mapping[str, Run], title: str) -> str:
+    """The figure as an img element, or a sentence that says why there is none."""
+    dense = [run for run in runs.values() if run.summary["run"]["compressor"] == "none"]
+    others = [run for run in runs.values() if run.summary["run"]["compressor"] != "none"]
+    if len(dense) != 1 or not others:
+        return f"<p>No figure: it needs one dense run and compressed ones, here are {len(dense)} and {len(others)}.</p>"
+    if len({run.summary["run"]["model"] for run in runs.values()}) > 1:
+        return "<p>No figure: the runs are of several models.</p>"
+    points: dict[str, list[Point]] = {}
+    try:
+        for run in others:
+            points.setdefault(method_name(run.summary["run"]["compressor"]), []).append(point(run))
+        with TemporaryDirectory() as folder:
+            png, _ = accuracy_retention(points, point(dense[0]), Path(folder) / "curve", title)
+            return f'<img class="curve" alt="{escape(described(points))}" src="{data_url("png", png.read_bytes())}">'
+    except ValueError as error:  # a run that read no video, or more methods than can be told apart
+        return f"<p>No figure: {escape(str(error))}.</p>"
+
+
+def method_name(spec: str) -> str:
+    """A spec without its retention: runs that differ in that only are one line."""
+    return re.sub(r"@[^:]*", "", spec)
+
+
+def described(points: Mapping[str, Sequence[Point]]) -> str:
+    """The figure for those who do not see it."""
+    return "; ".join(
+        f"{method}: " + ", ".join(f"{p.accuracy:.1f} % at {100 * p.retention:.1f} % of the tokens" for p in mine)
+        for method, mine in points.items()
+    )
+
+
+# ---- single questions
+
+
+def browser_data(runs: Mapping[str, Run], chosen: Sequence[int], frames: int) -> dict[str, Any]:
+    """What the page's script shows; chosen: which of the runs' lines."""
+    first = next(iter(runs.values()))
+    paths = list(dict.fromkeys(first.lines[i]["video"] for i in chosen))
+    videos = [film(path, frames) for path in track(paths, "reading videos", console=Console(stderr=True))]
+    return {
+        "runs": list(runs),
+        "videos": videos,
+        "samples": [
+            {
+                "task": first.lines[i]["task"],
+                "id": first.lines[i]["doc_id"],
+                "category": first.lines[i]["category"],
+                "video": paths.index(first.lines[i]["video"]),
+                "prompt": next((run.lines[i]["prompt"] for run in runs.values() if run.lines[i]["prompt"]), None),
+                "target": first.lines[i]["target"],
+                "answers": [answer_of(run.lines[i]) for run in runs.values()],
+            }
+            for i in chosen
+        ],
+    }
+
+
+def answer_of(line: Line) -> dict[str, Any]:
+    kept = {key: line[key] for key in ("answer", "parsed", "score", "error")}
+    return {**kept, "before": line["tokens_before"], "after": round(line["tokens_after"], 1)}
+
+
+def film(path: str, frames: int) -> dict[str, Any]:
+    """A few frames of a video as small JPEGs, or why there are none."""
+    if not frames:
+        return {"path": path, "error": "left out (--frames 0)"}
+    try:
+        video = read_video(path, FrameSampling("uniform", frames))
+    except VideoError as error:
+        return {"path": path, "error": error.cause}
+    return {"path": path, "frames": [data_url("jpeg", thumbnail(frame)) for frame in video.frames]}
+
+
+def thumbnail(frame: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as JPEG."""
+    image = Image.fromarray(frame)
+    image.thumbnail((SIDE, SIDE))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=60)
+    return file.getvalue()
+
+
+def data_url(kind: str, image: bytes) -> str:
+    return f"data:image/{kind};base64,{b64encode(image).decode()}"

@@ -1,0 +1,71 @@
+"""Finished runs, read back: what tables, figures and comparisons are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks import BENCHMARKS
+from eval.results import Line
+from eval.stats import Overall
+
+
+@dataclass(frozen=True)
+class Run:
+    """summary: results.json. lines: samples.jsonl, by task and question."""
+
+    directory: Path
+    summary: dict[str, Any]
+    lines: list[Line]
+
+    @property
+    def overall(self) -> Overall:
+        """What the benchmark's overall accuracy is."""
+        return BENCHMARKS[self.summary["benchmark"]].overall
+
+    @property
+    def scores(self) -> list[float]:
+        return [line["score"] for line in self.lines]
+
+    @property
+    def categories(self) -> list[str]:
+        return [line["category"] for line in self.lines]
+
+
+def load_run(directory: Path) -> Run:
+    """Read what `eval.results.write_results` wrote.
+
+    Raises FileNotFoundError for a directory that is missing or holds no finished run, ValueError where its files do
+    not fit together or are of no known benchmark.
+    """
+    results, samples = directory / "results.json", directory / "samples.jsonl"
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} is no directory: give the --output of a finished run")
+    if not results.exists():
+        advice = "give the --output of a finished run"
+        if any(directory.glob("answers*.jsonl")):
+            advice = "its run is unfinished, start it again to complete it"
+        raise FileNotFoundError(f"{directory} holds no results.json: {advice}")
+    if not samples.exists():
+        raise FileNotFoundError(f"{directory} holds results.json but no samples.jsonl: run again with --overwrite")
+    summary = _parse(results.read_text(), results)
+    if summary.get("benchmark") not in BENCHMARKS:
+        raise ValueError(
+            f"{results} is of the benchmark {summary.get('benchmark')!r}, which is none of {', '.join(BENCHMARKS)}"
+        )
+    lines = [_parse(text, samples) for text in samples.read_text().split("\n") if text]
+    if len(lines) != summary["samples"]:
+        raise ValueError(
+            f"{samples} has {len(lines)} questions, results.json beside it {summary['samples']}: they are not of the "
+            "same run, run again with --overwrite"
+        )
+    return Run(directory, summary, lines)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): run again with --overwrite") from error

@@ -1,0 +1,128 @@
+"""One pass over a benchmark's videos for many compressors, and their results side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from eval.answers import require_same, write_whole
+from eval.launch import launch
+from eval.run import RunConfig
+from vidcom2 import compressor
+
+COLUMNS = 6
+"""As many settings stand side by side on a terminal."""
+Rows = list[tuple[str, ...]]
+
+
+def split_specs(text: str) -> list[str]:
+    """Compressor specs separated by commas: "dense,pdrop@0.15:layers=(2,7,14)" is two.
+
+    ValueError for one that is given twice, in whatever spelling, or for none at all.
+    """
+    specs = [canonical(spec) for spec in re.split(r",(?![^(]*\))", text) if spec.strip()]
+    if twice := [spec for i, spec in enumerate(specs) if spec in specs[:i]]:
+        raise ValueError(f"--compressors {text!r} has {', '.join(twice)} twice")
+    if not specs:
+        raise ValueError(f"--compressors {text!r} names no compressor; write dense,vidcom2@0.25")
+    return specs
+
+
+def canonical(spec: str) -> str:
+    chosen = compressor(spec)
+    return chosen.spec if chosen else "none"
+
+
+def folder(spec: str) -> str:
+    """The name of a setting's output directory."""
+    return spec.replace(":", "_")
+
+
+class Sweep:
+    """`config` under each of the compressors `specs`, in directories below `config.output`, and a table in it.
+
+    What is finished there already stays, unless config.overwrite.
+    """
+
+    def __init__(self, config: RunConfig, specs: Sequence[str]):
+        self.config = config
+        self.runs = [replace(config, compressor=spec, output=config.output / folder(spec)) for spec in specs]
+        self.missing = [run for run in self.runs if config.overwrite or not run.finished]
+
+    def check(self) -> None:
+        """Raise what `RunConfig.check` raises; ValueError also for finished results of other settings."""
+        for run in self.runs:
+            if run in self.missing:
+                run.check()
+            else:
+                require_same(run.output, run.settings())
+                print(f"{run.output} is finished already", file=sys.stderr)
+
+    def run(self, processes: int) -> int:
+        """Answer what is missing, print and write the table; returns the number of failed questions."""
+        if self.missing:
+            launch(self.missing, processes, quiet=True)
+        results = {run.compressor: json.loads((run.output / "results.json").read_text()) for run in self.runs}
+        rows = side_by_side(results)
+        title = f"{next(iter(results.values()))['benchmark']}, {self.config.model}"
+        write_whole(self.config.output / "table.md", markdown(title, rows))
+        console = Console()
+        if len(self.runs) > COLUMNS:  # one line for each, without its categories
+            first = [row[0] for row in rows].index("overall")
+            rows = list(zip(rows[0], *rows[first:], strict=True))
+        console.print(rich_table(title, rows))
+        for spec, result in results.items():
+            for failure in result["failures"]:
+                console.print(
+                    f"FAILED {spec} {failure['task']} question {failure['doc_id']}: {failure['error']}",
+                    style="red",
+                    markup=False,
+                    highlight=False,
+                )
+        console.print(f"results in {self.config.output}", highlight=False)
+        return sum(len(result["failures"]) for result in results.values())
+
+
+def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:
+    """Rows of text, the header first: accuracy per category and overall, share of the first setting's, visual tokens,
+    mean milliseconds per stage.
+
+    results: results.json by setting.
+    """
+    every = list(results.values())
+    first = every[0]["scores"]["overall"]
+    rows: Rows = [("", *results)]
+    for category in every[0]["scores"]["categories"]:
+        rows.append((category, *(f"{r['scores']['categories'][category]['accuracy']:.1f}" for r in every)))
+    rows.append(("overall", *(f"{r['scores']['overall']:.1f}" for r in every)))
+    share = [f"{100 * r['scores']['overall'] / first:.1f}" if first else "-" for r in every]
+    rows.append((f"% of {next(iter(results))}", *share))
+    for when in ("before", "after"):
+        tokens = [r["visual_tokens"][f"{when}_per_sample"] for r in every]
+        rows.append((f"visual tokens {when}", *("-" if n is None else f"{n:.1f}" for n in tokens)))
+    for stage in every[0]["seconds"]:
+        rows.append((f"{stage}, ms", *(f"{1000 * r['seconds'][stage]['mean']:.1f}" for r in every)))
+    return rows
+
+
+def markdown(title: str, rows: Rows) -> str:
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
+    return f"# {title}\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in lines)
+
+
+def rich_table(title: str, rows: Rows) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for i, column in enumerate(rows[0]):
+        parts = re.sub("([@:=])", r"\n\1", column)  # a spec is long
+        table.add_column(parts, justify="right" if i else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row, style="bold" if row[0] == "overall" or row[0].startswith("% of") else None)
+    return table

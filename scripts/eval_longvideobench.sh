@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Evaluate a VideoLLM on longvideobench; --help explains.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+evaluate longvideobench "$@"

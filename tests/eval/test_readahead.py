@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eval.readahead import ReadAhead, ReadNow
+from llava.video import VideoError
+
+
+def read(file: str) -> Any:
+    """Does what the file's name says."""
+    path, what = Path(file), Path(file).name.split("-")[0]
+    (path.parent / f"{path.name}.read").write_text(str(os.getpid()))
+    if what == "hang":
+        time.sleep(3600)
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "exit":
+        os._exit(7)
+    if what == "broken":
+        raise VideoError(file, "is broken")
+    if what == "bug":
+        raise KeyError("a mistake in the reader")
+    return {"name": path.name, "pixels": torch.full((3, 5), float(len(path.name)))}
+
+
+@pytest.fixture
+def ahead():
+    reader = ReadAhead(read, workers=2, timeout=3)
+    yield reader
+    reader.close()
+
+
+def test_in_order_and_only_so_far_ahead(ahead, tmp_path):
+    files = [str(tmp_path / f"fine-{'x' * i}") for i in range(6)]
+    ahead.plan(files)
+    for i, file in enumerate(files):
+        result = ahead.take(file)
+        assert result["name"] == Path(file).name
+        assert torch.equal(result["pixels"], torch.full((3, 5), float(len(Path(file).name))))
+        started = len(list(tmp_path.glob("*.read")))
+        assert i < started <= min(i + 3, 6)  # those taken and one per worker
+    readers = {file.read_text() for file in tmp_path.glob("*.read")}
+    assert len(readers) == 2
+    assert str(os.getpid()) not in readers
+
+
+def test_each_costs_itself_only(ahead, tmp_path):
+    causes = {
+        "hang-1": "is not read within 3 s",
+        "crash-1": r"the process that read it died \(SIGSEGV\)",
+        "exit-1": r"the process that read it died \(exit status 7\)",
+        "broken-1": "is broken",
+    }
+    names = [name for cause in causes for name in (cause, f"fine-after-{cause}")]
+    ahead.plan(str(tmp_path / name) for name in names)
+    for name in names:
+        if name in causes:
+            with pytest.raises(VideoError, match=f"{name}: {causes[name]}"):
+                ahead.take(str(tmp_path / name))
+        else:
+            assert ahead.take(str(tmp_path / name))["name"] == name
+
+
+def test_a_mistake_is_no_unreadable_video(ahead, tmp_path):
+    ahead.plan([str(tmp_path / "bug-1")])
+    with pytest.raises(KeyError, match="a mistake in the reader"):
+        ahead.take(str(tmp_path / "bug-1"))
+
+
+def test_only_what_was_planned_is_taken(ahead, tmp_path):
+    ahead.plan([str(tmp_path / "fine-1")])
+    with pytest.raises(ValueError, match="fine-1 was planned"):
+        ahead.take(str(tmp_path / "fine-2"))
+
+
+def test_nothing_is_left_running(tmp_path):
+    reader = ReadAhead(read, workers=2, timeout=60)
+    reader.plan([str(tmp_path / "hang-1"), str(tmp_path / "fine-1")])
+    while len(pids := [int(file.read_text() or 0) for file in tmp_path.glob("*.read")]) < 2 or 0 in pids:
+        time.sleep(0.01)
+    reader.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_without_workers(tmp_path):
+    reader = ReadNow(read)
+    reader.plan(["never"])
+    assert reader.take(str(tmp_path / "fine-1"))["name"] == "fine-1"

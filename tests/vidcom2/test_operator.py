@@ -1,0 +1,53 @@
+"""VidCom²'s selection as a whole: the same tokens as the slow reference, and little memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from eval.bench import features, peak_bytes
+from eval.reference_operator import slow_reference
+from tests.vidcom2.test_vidcom2 import video
+from vidcom2 import VidCom2, uniqueness
+from vidcom2.methods.random import Random
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (1, 20, 8), (9, 1, 8), (7, 12, 6), (8, 49, 64), (40, 16, 96)], ids=str)
+@pytest.mark.parametrize("ratio", [0.01, 0.15, 0.25, 0.6])
+@pytest.mark.parametrize("make", [video, lambda *shape: features(shape, torch.float32, CPU)], ids=["video", "bench"])
+def test_released_keeps_what_the_slow_reference_keeps(shape, ratio, make):
+    x = make(*shape).double()
+    assert torch.equal(VidCom2.released(ratio).select(x).index, slow_reference(x, ratio))
+
+
+def test_released_keeps_what_the_slow_reference_keeps_in_float32():
+    x = features((24, 40, 4096), torch.float32, CPU)
+    assert torch.equal(VidCom2.released(0.25).select(x).index, slow_reference(x, 0.25))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("compressor", [VidCom2(), VidCom2(window=3), VidCom2.released(), VidCom2.released(window=4)])
+@pytest.mark.parametrize("elements", [1, 500])
+def test_slices_of_frames_change_nothing(dtype, compressor, elements, monkeypatch):
+    x = video(10, 12, 16).to(dtype)
+    before = x.clone()
+    monkeypatch.setattr(uniqueness, "SLICE", 10**9)
+    whole = compressor.explain(x)
+    monkeypatch.setattr(uniqueness, "SLICE", elements)  # of a frame's 192: one frame, or two
+    sliced = compressor.explain(x)
+    atol = 1e-12 if dtype == torch.float64 else 2e-6
+    torch.testing.assert_close(sliced.video, whole.video, atol=atol, rtol=0)
+    torch.testing.assert_close(sliced.frame, whole.frame, atol=atol, rtol=0)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_little_memory_beyond_the_features(dtype):
+    """A tenth of them, at the smallest size of real models."""
+    x = features((32, 196, 3584), torch.float32, CPU).to(dtype)
+    for compressor in (VidCom2(0.25), VidCom2.released(0.25), Random(0.25), VidCom2(1)):
+        assert 0 < peak_bytes(compressor.select, x) < x.nbytes / 10, compressor
+    if dtype == torch.float32:  # what is measured sees the differences that the slow reference stores
+        assert peak_bytes(slow_reference, x) > x.nbytes / 2
