@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eval import answers
-from eval.answers import Answers
-from eval.benchmarks import select_tasks
+from eval.answers import Answers, Sample
+from eval.benchmarks import Benchmark, select_tasks
 from eval.harness import build_model, evaluate, harness_log, load_tasks
 from eval.models import Protocol, load_engine, protocol_for
 from eval.provenance import provenance, versions
@@ -150,36 +150,48 @@ def run(configs: Sequence[RunConfig], quiet: bool = False) -> int:
         reader = ReadAhead(engine.read, config.workers, config.timeout) if config.workers else ReadNow(engine.read)
         stack.callback(reader.close)
         model = build_model(engine, accelerator, books, reader, advance)
-        done = list(evaluate(model, tasks, config.limit, books))
+        summaries = []
+        for one, scored in zip(configs, evaluate(model, tasks, config.limit, books), strict=True):
+            if scored is not None:
+                summaries.append(conclude(one, benchmark, tasks, *scored, accelerator.num_processes))
     accelerator.wait_for_everyone()
 
-    for one, scored in zip(configs, done, strict=True):
-        if scored is None:
-            continue
-        results, samples = scored
-        lines = join_samples(benchmark, results["samples"], samples, config.parser)
-        summary = summarise(benchmark, lines)
-        summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
-        summary["run"] = {
-            **one.settings(),
-            "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
-            "processes": accelerator.num_processes,
-            "limit": config.limit,
-        }
-        summary["provenance"] = provenance()
-        write_results(one.output, summary, lines)
-        answers.finish(one.output)
+    for one, summary in zip(configs, summaries, strict=False):  # only rank 0 has them
+        failed += len(summary["failures"])
         if not quiet:
             console = Console()
             print_table(console, summary)
             console.print(f"results in {one.output}", highlight=False)
-        failed += len(summary["failures"])
     if accelerator.num_processes > 1:
         everywhere = [failed]
         torch.distributed.broadcast_object_list(everywhere, src=0)
         torch.distributed.destroy_process_group()
         (failed,) = everywhere
     return failed
+
+
+def conclude(
+    config: RunConfig,
+    benchmark: Benchmark,
+    tasks: dict[str, Any],
+    results: dict[str, Any],
+    samples: list[Sample],
+    processes: int,
+) -> dict[str, Any]:
+    """Write what is known when all is scored; returns what goes into results.json."""
+    lines = join_samples(benchmark, results["samples"], samples, config.parser)
+    summary = summarise(benchmark, lines)
+    summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
+    summary["run"] = {
+        **config.settings(),
+        "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
+        "processes": processes,
+        "limit": config.limit,
+    }
+    summary["provenance"] = provenance()
+    write_results(config.output, summary, lines)
+    answers.finish(config.output)
+    return summary
 
 
 @contextmanager

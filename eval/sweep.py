@@ -107,7 +107,7 @@ def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:
     rows.append((f"% of {next(iter(results))}", *share))
     for when in ("before", "after"):
         tokens = [r["visual_tokens"][f"{when}_per_sample"] for r in every]
-        rows.append((f"visual tokens {when}", *("-" if n is None else f"{n:.1f}" for n in tokens)))
+        rows.append((f"tokens {when}", *("-" if n is None else f"{n:.1f}" for n in tokens)))
     for stage in every[0]["seconds"]:
         rows.append((f"{stage}, ms", *(f"{1000 * r['seconds'][stage]['mean']:.1f}" for r in every)))
     return rows

@@ -7,4 +7,4 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest --numprocesses 2 "$@"
+exec "$PYTHON" -m pytest --numprocesses 2 --dist worksteal "$@"

@@ -221,8 +221,8 @@ def test_settings_stand_side_by_side():
         ("state_change", "90.0", "80.0"),
         ("overall", "80.0", "76.0"),
         ("% of none", "100.0", "95.0"),
-        ("visual tokens before", "257.0", "257.0"),
-        ("visual tokens after", "257.0", "72.5"),
+        ("tokens before", "257.0", "257.0"),
+        ("tokens after", "257.0", "72.5"),
         ("decode, ms", "5.2", "5.2"),
         ("prefill, ms", "17.1", "17.1"),
     ]
