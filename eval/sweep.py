@@ -75,9 +75,9 @@ class Sweep:
         title = f"{next(iter(results.values()))['benchmark']}, {self.config.model}"
         write_whole(self.config.output / "table.md", markdown(title, rows))
         console = Console()
-        if len(self.runs) > COLUMNS:  # one line for each, without its categories
-            first = [row[0] for row in rows].index("overall")
-            rows = list(zip(rows[0], *rows[first:], strict=True))
+        if len(self.runs) > COLUMNS:  # one line for each, with the most important
+            shown = [row for row in rows if row[0].startswith(("overall", "% of", "tokens after", "prefill"))]
+            rows = list(zip(rows[0], *shown, strict=True))
         console.print(rich_table(title, rows))
         for spec, result in results.items():
             for failure in result["failures"]:

@@ -110,8 +110,8 @@ less surprised by missing ones. The order of methods may well be another there.
 
 In the LLM's 8 layers FastV prunes after the first (`k=1`) and PDrop at layers 1, 2 and 4, because their own settings
 cannot go down to 15 %; VidCom² shares its tokens out exactly (`rounding=exact`), because rounding up every frame's
-budget of 16 tokens would keep a quarter more than asked for. With +fca, FastV, PDrop and SparseVLM keep a token of every
-frame in every layer, which at 15 % is more than asked for.
+budget of 16 tokens would keep a quarter more than asked for. With +fca, FastV, PDrop and SparseVLM keep a token of
+every frame in every layer, which at 15 % is more than asked for.
 """
 TITLES = {
     "original": "Kept tokens at their original positions",
