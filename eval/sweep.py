@@ -97,14 +97,14 @@ def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:
 
     results: results.json by setting.
     """
-    every = list(results.values())
+    every, names = list(results.values()), ["dense" if spec == "none" else spec for spec in results]
     first = every[0]["scores"]["overall"]
-    rows: Rows = [("", *results)]
+    rows: Rows = [("", *names)]
     for category in every[0]["scores"]["categories"]:
         rows.append((category, *(f"{r['scores']['categories'][category]['accuracy']:.1f}" for r in every)))
     rows.append(("overall", *(f"{r['scores']['overall']:.1f}" for r in every)))
     share = [f"{100 * r['scores']['overall'] / first:.1f}" if first else "-" for r in every]
-    rows.append((f"% of {next(iter(results))}", *share))
+    rows.append((f"% of {names[0]}", *share))
     for when in ("before", "after"):
         tokens = [r["visual_tokens"][f"{when}_per_sample"] for r in every]
         rows.append((f"tokens {when}", *("-" if n is None else f"{n:.1f}" for n in tokens)))

@@ -166,7 +166,7 @@ def test_demo(benchmark, tmp_path, monkeypatch):
         assert results["samples"] == len(TASKS)
         tokens.append(results["visual_tokens"]["after_per_sample"])
     assert tokens == [1 + n for n in (UNITS * 16, UNITS * 4, UNITS * 4, round(0.15 * 256), round(0.15 * 256))]
-    assert "% of none" in (output / "table.md").read_text()
+    assert "% of dense" in (output / "table.md").read_text()
 
 
 def test_limit(onevision, mvbench, tasks, tmp_path):

@@ -70,7 +70,7 @@ def test_videos_are_seen_once_and_finished_settings_stay(onevision, mvbench, tas
     assert evaluate("sweep", *flags, "--compressors", "none,vidcom2@0.25") == 0
     assert calls == {"see": 12, "answer": 18}
     assert capsys.readouterr().err.count("is finished already") == 4
-    assert "| % of none | 100.0 |" in (tmp_path / "table.md").read_text()
+    assert "| % of dense | 100.0 |" in (tmp_path / "table.md").read_text()
 
 
 def test_finished_results_of_other_settings_are_not_taken_for_these(onevision, mvbench, tmp_path, capsys):
@@ -216,14 +216,14 @@ def test_settings_stand_side_by_side():
         }
     )
     assert rows == [
-        ("", "none", "vidcom2@0.25"),
+        ("", "dense", "vidcom2@0.25"),
         ("action_count", "70.0", "72.0"),
         ("state_change", "90.0", "80.0"),
         ("overall", "80.0", "76.0"),
-        ("% of none", "100.0", "95.0"),
+        ("% of dense", "100.0", "95.0"),
         ("tokens before", "257.0", "257.0"),
         ("tokens after", "257.0", "72.5"),
         ("decode, ms", "5.2", "5.2"),
         ("prefill, ms", "17.1", "17.1"),
     ]
-    assert "| % of none | 100.0 | 95.0 |" in markdown("mvbench", rows)
+    assert "| % of dense | 100.0 | 95.0 |" in markdown("mvbench", rows)
