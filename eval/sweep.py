@@ -119,7 +119,7 @@ def markdown(title: str, rows: Rows) -> str:
 
 
 def rich_table(title: str, rows: Rows) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, column in enumerate(rows[0]):
         parts = re.sub("([@:=])", r"\n\1", column)  # a spec is long
         table.add_column(parts, justify="right" if i else "left", no_wrap=True)

@@ -34,7 +34,9 @@ def show(benchmark: Benchmark, output: Path, per_task: int) -> int:
     print(f"making {benchmark.name}'s questions and videos in {output}", file=sys.stderr)
     sweep = Sweep(config(benchmark, WRITERS[benchmark.name](output / "data", per_task), output), SETTINGS)
     sweep.check()
-    return sweep.run(processes=1)
+    failed = sweep.run(processes=1)
+    print("positions=original: kept tokens keep their places; without it they are numbered anew (docs/demo.md)")
+    return failed
 
 
 def config(benchmark: Benchmark, data: Path, output: Path) -> RunConfig:
