@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.files import write_json, write_whole
 from vidcom2 import Compressor
 
 # Stands for the answer to a video that could not be read. No option letter can be parsed from it, and it is not
@@ -99,20 +99,13 @@ def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
         for piece in pieces:
             if piece.name != "answers.jsonl":
                 piece.unlink()
-    write_whole(directory / "settings.json", json.dumps(settings, indent=2) + "\n")
+    write_json(directory / "settings.json", settings)
 
 
 def finish(directory: Path) -> None:
     """The samples are in the results now."""
     for piece in directory.glob("answers*.jsonl"):
         piece.unlink()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _read(path: Path) -> Iterator[Sample]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
@@ -23,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from eval.answers import write_whole
+from eval.files import prepare_json, write_json
 from eval.provenance import provenance
 from eval.reference_operator import slow_reference
 from llava.model.builder import resolve_dtype
@@ -112,16 +111,13 @@ def prepare_bench(arguments: argparse.Namespace) -> Callable[[], int]:
     if repeats < 2:
         raise ValueError(f"--repeats {repeats} must be at least 2")
     file: Path | None = arguments.json
-    if file is not None:
-        if file.is_dir():
-            raise IsADirectoryError(f"--json {file} is a directory: name a file")
-        file.parent.mkdir(parents=True, exist_ok=True)
+    prepare_json(file)
 
     def finish() -> int:
         results = [measure(features(size, dtype, device), repeats) for size in sizes]
         print_results(Console(), results, f"{device}, {dtype}")
         if file is not None:
-            write_whole(file, json.dumps(report(results, dtype, device, repeats), indent=2, ensure_ascii=False) + "\n")
+            write_json(file, report(results, dtype, device, repeats))
         return 0
 
     return finish

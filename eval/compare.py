@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from eval.answers import Key, write_whole
+from eval.answers import Key
+from eval.files import prepare_json, write_json
 from eval.results import Line
 from eval.runs import Run, load_run
 from eval.stats import Overall, accuracy, mcnemar, paired_interval
@@ -91,15 +91,12 @@ def prepare_compare(arguments: argparse.Namespace) -> Callable[[], int]:
     """Read, check and compare; returns what prints and writes."""
     comparison = compare(arguments.a, arguments.b)
     file: Path | None = arguments.json
-    if file is not None:
-        if file.is_dir():
-            raise IsADirectoryError(f"--json {file} is a directory: name a file")
-        file.parent.mkdir(parents=True, exist_ok=True)
+    prepare_json(file)
 
     def finish() -> int:
         print_comparison(Console(), comparison, arguments.flips)
         if file is not None:
-            write_whole(file, json.dumps(asdict(comparison), indent=2, ensure_ascii=False) + "\n")
+            write_json(file, asdict(comparison))
         return 0
 
     return finish

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import re
@@ -26,9 +25,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from eval.answers import write_whole
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH_FOLDERS
+from eval.files import write_json, write_whole
 from llava.video import FrameSampling, VideoError, read_video
 
 PROBLEMS_FOUND = 3
@@ -114,7 +113,7 @@ def run_doctor(
         line = f"checksums: {compared} videos compared with {arguments.checksums}, {added} added"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if arguments.json:
-        write_whole(arguments.json, json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
+        write_json(arguments.json, asdict(report))
     return PROBLEMS_FOUND if report.problems else 0
 
 

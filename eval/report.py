@@ -18,9 +18,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from eval.answers import write_whole
 from eval.compare import differing_settings, pair
 from eval.figures import Point, accuracy_retention, point
+from eval.files import write_whole
 from eval.results import Line, notes
 from eval.runs import Run, load_run
 from eval.sweep import Rows, side_by_side

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 from rich.console import Console
 from rich.table import Table
 
-from eval.answers import Sample, write_whole
+from eval.answers import Sample
 from eval.benchmarks import Benchmark
+from eval.files import markdown_table, write_json, write_whole
 from eval.timing import STAGES
 
 Parser = Literal["current", "legacy"]
@@ -126,7 +127,7 @@ def write_results(output: Path, summary: dict[str, Any], lines: Iterable[Line]) 
     """Each file appears whole or not at all; results.json last, so that its presence means a finished run."""
     write_whole(output / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     write_whole(output / "table.md", markdown(summary))
-    write_whole(output / "results.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    write_json(output / "results.json", summary)
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
@@ -159,9 +160,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    table = [HEADER, ("---",) * len(HEADER), *rows(summary)]
-    body = "\n".join("| " + " | ".join(row) + " |" for row in table)
-    return f"# {summary['benchmark']}\n\n{body}\n\n" + "".join(f"- {note}\n" for note in notes(summary))
+    table = markdown_table([HEADER, *rows(summary)])
+    return f"# {summary['benchmark']}\n\n{table}\n" + "".join(f"- {note}\n" for note in notes(summary))
 
 
 def print_table(console: Console, summary: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class RunConfig:
         compressor(self.compressor)
         resolve_attention(self.attn)
         resolve_dtype(self.dtype)
-        self.protocol()
+        protocol = self.protocol()
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
         if self.parser not in PARSERS:
@@ -85,23 +85,29 @@ class RunConfig:
         if self.finished and not self.overwrite:
             raise FileExistsError(f"{self.output} holds finished results: choose another --output, or --overwrite them")
         self.output.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=self.output) as probe:
-            probe.write(bytes(2**20))  # a full disk is found out now, not after hours
+        try:
+            with TemporaryFile(dir=self.output) as probe:
+                probe.write(bytes(2**20))  # a full disk is found out now, not after hours
+        except OSError as error:
+            raise OSError(f"--output {self.output} cannot be written: {error}") from error
         if not self.overwrite:
-            answers.require_same(self.output, self.settings())
+            answers.require_same(self.output, self.settings(protocol))
 
     @property
     def finished(self) -> bool:
         return (self.output / "results.json").exists()
 
-    def settings(self) -> dict[str, Any]:
-        """What answers depend on, JSON-ready; the same for runs whose answers may stand in one table line."""
+    def settings(self, protocol: Protocol) -> dict[str, Any]:
+        """What answers depend on, JSON-ready; the same for runs whose answers may stand in one table line.
+
+        protocol: what `protocol()` gives, which may ask the hub.
+        """
         chosen = compressor(self.compressor)
         return {
             "model": self.model,
             "compressor": chosen.spec if chosen else "none",
             "compressor_settings": chosen.settings if chosen else {},
-            **self.protocol().describe(),
+            **protocol.describe(),
             "dtype": self.dtype,
             "attention": resolve_attention(self.attn),
             "device": self.device,
@@ -132,14 +138,13 @@ def run(configs: Sequence[RunConfig], quiet: bool = False) -> int:
     with accelerator.main_process_first(), log:
         if accelerator.is_main_process:
             for one in configs:
-                answers.begin(one.output, one.settings(), one.overwrite)
+                answers.begin(one.output, one.settings(protocol), one.overwrite)
         tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
 
     device = f"cuda:{accelerator.local_process_index}" if config.device == "cuda" else config.device
     engine = load_engine(config.model, protocol, device, config.dtype, config.attn)
     rank = accelerator.process_index
     books = [Answers(compressor(one.compressor), one.output, rank) for one in configs]
-    failed = 0
     with ExitStack() as stack:
         for book in books:
             stack.enter_context(book.open())
@@ -153,9 +158,10 @@ def run(configs: Sequence[RunConfig], quiet: bool = False) -> int:
         summaries = []
         for one, scored in zip(configs, evaluate(model, tasks, config.limit, books), strict=True):
             if scored is not None:
-                summaries.append(conclude(one, benchmark, tasks, *scored, accelerator.num_processes))
+                summaries.append(conclude(one, protocol, benchmark, tasks, *scored, accelerator.num_processes))
     accelerator.wait_for_everyone()
 
+    failed = 0
     for one, summary in zip(configs, summaries, strict=False):  # only rank 0 has them
         failed += len(summary["failures"])
         if not quiet:
@@ -172,6 +178,7 @@ def run(configs: Sequence[RunConfig], quiet: bool = False) -> int:
 
 def conclude(
     config: RunConfig,
+    protocol: Protocol,
     benchmark: Benchmark,
     tasks: dict[str, Any],
     results: dict[str, Any],
@@ -183,7 +190,7 @@ def conclude(
     summary = summarise(benchmark, lines)
     summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
     summary["run"] = {
-        **config.settings(),
+        **config.settings(protocol),
         "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
         "processes": processes,
         "limit": config.limit,

@@ -13,7 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from eval.answers import require_same, write_whole
+from eval.answers import require_same
+from eval.files import markdown_table, write_whole
 from eval.launch import launch
 from eval.run import RunConfig
 from vidcom2 import compressor
@@ -59,11 +60,12 @@ class Sweep:
 
     def check(self) -> None:
         """Raise what `RunConfig.check` raises; ValueError also for finished results of other settings."""
+        protocol = self.config.protocol()
         for run in self.runs:
             if run in self.missing:
                 run.check()
             else:
-                require_same(run.output, run.settings())
+                require_same(run.output, run.settings(protocol))
                 print(f"{run.output} is finished already", file=sys.stderr)
 
     def run(self, processes: int) -> int:
@@ -114,8 +116,7 @@ def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:
 
 
 def markdown(title: str, rows: Rows) -> str:
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return f"# {title}\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in lines)
+    return f"# {title}\n\n{markdown_table(rows)}"
 
 
 def rich_table(title: str, rows: Rows) -> Table:

@@ -15,9 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
-from eval.answers import write_whole
 from eval.benchmarks import BENCHMARKS
 from eval.compare import NOT_PROTOCOL, pair
+from eval.files import markdown_table, write_whole
 from eval.flags import add_flags, run_config, status
 from eval.launch import processes
 from eval.models import protocol_for
@@ -357,16 +357,12 @@ def notes(measured: list[Measured]) -> list[str]:
 
 
 def markdown(table: PaperTable, parts: Parts) -> str:
-    def rows(lines: Rows) -> str:
-        ruled = [lines[0], ("---",) * len(lines[0]), *lines[1:]]
-        return "".join("| " + " | ".join(line) + " |\n" for line in ruled)
-
     text = f"# {table.title}\n"
     for part, measured in parts:
         text += f"\n## {part.model}: {part.checkpoint}\n\n"
         text += "".join(f"- {note}\n" for note in notes(measured)) + "\n"
-        text += rows([line for group in grid(table, measured) for line in group])
-        text += "\n" + rows(token_rows(table, measured)) + "\n"
+        text += markdown_table([line for group in grid(table, measured) for line in group])
+        text += "\n" + markdown_table(token_rows(table, measured)) + "\n"
         text += "".join(f"- {benchmark}: {how}\n" for benchmark, how in fingerprints(table, measured))
     return text
 

@@ -1,4 +1,6 @@
 # Sourced by the other scripts.
+# What evaluation imports; an environment made for an older checkout may lack the last ones.
+EVAL_MODULES="vidcom2 llava eval lmms_eval decord qwen_vl_utils av rich matplotlib"
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # importable PYTHON MODULE...: can this Python import all of them, from outside the checkout?
@@ -33,13 +35,13 @@ evaluate() {
     local benchmark=$1
     shift
     case " $* " in *" --help "* | *" -h "*) usage "$benchmark"; exit ;; esac
-    environment eval vidcom2 llava eval lmms_eval decord qwen_vl_utils
+    environment eval $EVAL_MODULES
     exec "$PYTHON" -m eval run --tasks "$benchmark" "$@"
 }
 
 # reproduce TABLE FLAG...: run or resume what a table of the paper needs, and write it.
 reproduce() {
-    environment eval vidcom2 llava eval lmms_eval decord qwen_vl_utils
+    environment eval $EVAL_MODULES
     exec "$PYTHON" -m eval table "$@"
 }
 

@@ -2,7 +2,7 @@
 # Lint, types and the quick tests. Arguments go to pytest: scripts/test.sh -m slow, scripts/test.sh tests/vidcom2
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-environment eval,dev vidcom2 llava eval lmms_eval decord qwen_vl_utils av pytest xdist hypothesis ruff mypy
+environment eval,dev $EVAL_MODULES pytest xdist hypothesis ruff mypy
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

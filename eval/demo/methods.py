@@ -12,12 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from eval.answers import write_whole
 from eval.benchmarks.mvbench import MVBENCH
 from eval.demo.minibench import write_mvbench
 from eval.demo.show import PER_TASK, config
 from eval.demo.world import TASKS
 from eval.figures import Point, accuracy_retention, point
+from eval.files import markdown_table, write_whole
 from eval.runs import Run, load_run
 from eval.stats import paired_interval
 from eval.sweep import Sweep, canonical
@@ -104,7 +104,7 @@ Positions decide: with half of the tokens, the best method has {original:.1f} % 
 {repack:.1f} % where they are numbered anew.
 
 What this can tell: whether a method, as implemented here, keeps what these questions ask for, at budgets that are
-equal to the token. What it cannot: how a 7 B model fares. This one has 3.9 MB, sees 16 frames of 16 tokens, was trained
+equal to the token. What it cannot: how a 7 B model fares. This one has 3.7 MB, sees 16 frames of 16 tokens, was trained
 on this world only and always with all tokens at their places; a large model has seen videos of many lengths and is
 less surprised by missing ones. The order of methods may well be another there.
 
@@ -134,7 +134,7 @@ def table(runs: dict[str, Run], positions: str) -> str:
         for fca in (False, True) if method in ADJUSTABLE else (False,):
             cells = [cell(runs[spec(method, retention, positions, fca)]) for retention in RETENTIONS]
             rows.append((name_of(method, fca), *cells))
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def differences(runs: dict[str, Run]) -> str:
@@ -146,7 +146,7 @@ def differences(runs: dict[str, Run]) -> str:
             difference, low, high = paired_interval(plain.scores, adjusted.scores, plain.categories, plain.overall)
             cells.append(f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]")
         rows.append((method, *cells))
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def per_task(runs: dict[str, Run]) -> str:
@@ -155,12 +155,7 @@ def per_task(runs: dict[str, Run]) -> str:
     for task in TASKS:
         accuracies = [run.summary["scores"]["categories"][task]["accuracy"] for run in columns.values()]
         rows.append((task, *(f"{accuracy:.0f}" for accuracy in accuracies)))
-    return markdown(rows)
-
-
-def markdown(rows: list[tuple[str, ...]]) -> str:
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "".join("| " + " | ".join(row) + " |\n" for row in lines)
+    return markdown_table(rows)
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from transformers.masking_utils import create_causal_mask
 
 from vidcom2.compressor import all_finite, require_finite
 from vidcom2.inside import InsideLLM, Stage, choose, choose_per_frame
-from vidcom2.models.transformers import _extend, _valid
+from vidcom2.models.transformers import RowsFollow, _extend, _valid
 
 # ---- what a family tells
 
@@ -69,7 +69,7 @@ class Segment:
     behind: Tensor | None
 
 
-class _Layered:
+class _Layered(RowsFollow):
     """What a cache with different lengths per layer adds to its class. holder: the hooks that keep it right."""
 
     segments: list[Segment]
@@ -94,18 +94,6 @@ class _Layered:
         for segment in self.segments:
             segment.valid = None if segment.valid is None else change(segment.valid)
             segment.behind = None if segment.behind is None else change(segment.behind)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._rows(lambda x: x[beam_idx.to(x.device)])
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self._rows(lambda x: x.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        super().batch_select_indices(indices)  # type: ignore[misc]
-        self._rows(lambda x: x[indices.to(x.device)])
 
 
 @memoised

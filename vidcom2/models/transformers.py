@@ -174,7 +174,27 @@ def pruned(cache: Any) -> Any:
     return cache
 
 
-class _Pruned:
+class RowsFollow:
+    """For a cache that notes things per row of the batch: they follow where generation repeats or reorders rows."""
+
+    def _rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply `change` to every tensor [B, ...] that is noted."""
+        raise NotImplementedError
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._rows(lambda x: x[beam_idx.to(x.device)])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self._rows(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._rows(lambda x: x[indices.to(x.device)])
+
+
+class _Pruned(RowsFollow):
     """What a pruned cache adds to its class.
 
     shift: logical length less the rows really there. valid: bool [B, n], which of the first n rows are no padding; all
@@ -208,18 +228,6 @@ class _Pruned:
     def _rows(self, change: Callable[[Tensor], Tensor]) -> None:
         self.valid = None if self.valid is None else change(self.valid)
         self.behind = None if self.behind is None else change(self.behind)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._rows(lambda x: x[beam_idx.to(x.device)])
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self._rows(lambda x: x.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        super().batch_select_indices(indices)  # type: ignore[misc]
-        self._rows(lambda x: x[indices.to(x.device)])
 
 
 @memoised
