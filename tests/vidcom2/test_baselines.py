@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import re
 import sys
 from importlib import import_module
@@ -152,6 +153,25 @@ def test_uniform_is_evenly_spaced(shape, ratio):
     assert Uniform(ratio).select(video(*shape)).index.tolist() == expected
     gaps = Uniform(0.25).select(video(1, 40, 2)).index.diff()
     assert gaps.tolist() == [4] * 9
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (16, 4)])
+@pytest.mark.parametrize("ratio", [0.9, 0.5, 0.3, 0.01])
+def test_frames(shape, ratio):
+    frames, m = shape
+    x = torch.randn(frames, m, 6, generator=torch.Generator().manual_seed(frames)) + 0.5
+    centre = x.double().mean((0, 1)).numpy()
+    uniqueness = [-sum(cosine(token, centre) for token in frame) for frame in x.double().numpy()]
+    count = max(1, round(ratio * frames))
+    expected = {
+        "redundant": best(uniqueness, count),
+        "unique": best([-u for u in uniqueness], count),
+        "even": [math.floor((j + 0.5) * frames / count) for j in range(count)],
+    }
+    for drop, stay in expected.items():
+        kept = compressor(f"frames@{ratio}:drop={drop}").select(x)
+        assert kept.index.tolist() == [t * m + j for t in stay for j in range(m)]
+        assert kept.budgets.tolist() == [m * (t in stay) for t in range(frames)]
 
 
 def slow_dycoke(x: np.ndarray, ratio: float) -> list[int]:
@@ -444,6 +464,8 @@ def test_retention_is_what_was_asked_for(name, shape):
             kept = compressor(name, retention=ratio).select(x)
             check_well_formed(kept, x)
             expected = max(frames, round(ratio * frames * m))
+            if name == "frames":  # whole ones
+                expected = m * max(1, round(ratio * frames))
             above = len(kept.index) - expected
             # VidCom² rounds up, as the paper does; all others meet the total.
             assert 0 <= above <= (frames if name == "vidcom2" else 0), (kind, ratio, above)
@@ -511,7 +533,9 @@ def test_fca_gives_the_budgets_of_vidcom2(name):
         check_well_formed(kept, x)
 
 
-@pytest.mark.parametrize("name", ["random", "uniform", "visionzip", "random+fca", "uniform+fca", "dycoke+fca"])
+@pytest.mark.parametrize(
+    "name", ["random", "uniform", "frames", "visionzip", "random+fca", "uniform+fca", "dycoke+fca"]
+)
 def test_no_loop_over_frames(name):
     made = compressor(name, retention=0.25)
     with CountedOps() as few:
@@ -527,6 +551,7 @@ def test_no_loop_over_frames(name):
         ("dycoke:form=new", "form='new'"),
         ("dycoke:merging=0.5", "needs dycoke.released"),
         ("dycoke.released:merging=2", "merging=2"),
+        ("frames:drop=first", "drop='first'"),
         ("visionzip:form=new", "form='new'"),
         ("visionzip:dominant=0", "dominant=0"),
         ("visionzip:merge=maybe", "merge='maybe'"),

@@ -79,6 +79,15 @@ def test_llava(spec, case, llava):
     require_retention(records)
 
 
+def test_dropped_frames_take_the_newlines_of_their_rows_along(tmp_path):
+    model = tiny_model(tmp_path, seed=5, mm_newline_position="grid")
+    with made("frames", 0.5)(model):
+        answers, (record,) = answer(model, "one")
+        assert answers == [llava_slow.greedy(model, llava_samples("one")[0], STEPS)[0]]
+    assert record.separators_after == record.separators_before / 2 > 0
+    assert sorted(record.frames_after)[:2] == [0, 0]
+
+
 @over_specs
 @over_cases
 @pytest.mark.parametrize("kind", ["qwen2_vl", "llava_onevision"])

@@ -1,0 +1,54 @@
+"""Whole frames, dropped by VidCom²'s frame uniqueness: what figure 1 of https://arxiv.org/abs/2505.14454 tries out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from vidcom2.compressor import Compressor, Kept, all_finite, register, require_finite
+from vidcom2.uniqueness import cosine
+
+Drop = Literal["redundant", "unique", "even"]
+DROPS = get_args(Drop)
+
+
+@register("frames")
+@dataclass(frozen=True)
+class Frames(Compressor):
+    """Keep all tokens of k = round(R·T) of the T frames, at least of one, and none of the others.
+
+        u_t = mean_m -cos(x_t,m, g_v)    with g_v the mean of all tokens, as in `VidCom2`
+
+    Before the LLM. Where a model merges neighbouring frames of a video, a frame is what comes of that.
+
+    drop: "redundant" drops the frames with the lowest u_t, "unique" those with the highest; of equal ones, the
+        earlier stay. "even" looks at nothing, as if fewer frames had been taken: frames floor((j + 1/2) T / k) stay.
+    newlines: a grid's row newlines go with their frame here, unless "released" is asked for.
+    """
+
+    drop: Drop = "redundant"
+    newlines: Literal["released", "rows"] = field(default="rows", kw_only=True)
+
+    video_specific: ClassVar[bool] = True
+    frame_adaptive: ClassVar[bool] = True
+    reachable: ClassVar[str] = "multiples of 1/T, whole frames"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("drop", DROPS)
+
+    def _select(self, x: Tensor) -> Kept:
+        require_finite(bool(all_finite(x)), x)
+        frames, m = x.shape[:2]
+        count = max(1, round(self.retention * frames))
+        if self.drop == "even":
+            kept = (2 * torch.arange(count, device=x.device) + 1) * frames // (2 * count)
+        else:
+            similarity = cosine(x).video.mean(dim=1)
+            order = similarity.argsort(descending=self.drop == "unique", stable=True)
+            kept = order[:count].sort().values
+        index = kept[:, None] * m + torch.arange(m, device=x.device)
+        return Kept(index.flatten(), torch.zeros(frames, dtype=torch.int64, device=x.device).index_fill_(0, kept, m))
