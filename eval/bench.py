@@ -1,4 +1,4 @@
-"""python -m eval bench operator: how long VidCom²'s selection takes, and how much memory."""
+"""python -m eval bench: how long VidCom²'s selection takes, and how much memory; registers the other benchmarks too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,9 +21,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from eval.bench_tower import add_tower
+from eval.bench_video import add_decode, add_preprocess
 from eval.files import prepare_json, write_json
-from eval.provenance import provenance
 from eval.reference_operator import slow_reference
+from eval.rounds import bench_device, in_turns, machine, require_repeats
 from llava.model.builder import resolve_dtype
 from vidcom2 import VidCom2
 
@@ -87,7 +88,11 @@ class Measured:
 
 def add_bench(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("bench", help="measure speed and memory")
-    operator = parser.add_subparsers(dest="what", required=True).add_parser(
+    benchmarks = parser.add_subparsers(dest="what", required=True)
+    add_decode(benchmarks)
+    add_preprocess(benchmarks)
+    add_tower(benchmarks)
+    operator = benchmarks.add_parser(
         "operator",
         help="VidCom²'s selection on random features, against a slow reference",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -103,13 +108,9 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
 def prepare_bench(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything; returns what measures, prints and writes."""
     sizes = parse_sizes(arguments.sizes)
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU; cpu is there")
+    device = bench_device(arguments.device)
     dtype = resolve_dtype(arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    repeats: int = arguments.repeats
-    if repeats < 2:
-        raise ValueError(f"--repeats {repeats} must be at least 2")
+    repeats = require_repeats(arguments.repeats)
     file: Path | None = arguments.json
     prepare_json(file)
 
@@ -149,7 +150,7 @@ def features(size: tuple[int, int, int], dtype: torch.dtype, device: torch.devic
 
 
 def measure(x: Tensor, repeats: int) -> Measured:
-    """Time all lines in turns, so that a slow moment of the machine meets all of them alike."""
+    """Time all lines, and compare what RELEASED and SLOW keep."""
 
     def gathered(select: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
         return lambda: x.flatten(0, 1)[select(x)]
@@ -157,33 +158,16 @@ def measure(x: Tensor, repeats: int) -> Measured:
     index = SELECTIONS[PAPER](x)
     calls = {READ: lambda: x.sum(), COPY: lambda: x.clone(), GATHER: gathered(lambda _: index)}
     calls |= {line: gathered(select) for line, select in SELECTIONS.items()}
-    milliseconds: dict[str, list[float]] = {line: [] for line in calls}
-    for call in calls.values():
-        call()
-    for _ in range(repeats):
-        for line, call in calls.items():
-            milliseconds[line].append(timed(call, x.device))
     ours, theirs = (set(SELECTIONS[line](x).tolist()) for line in (RELEASED, SLOW))
     frames, m, channels = x.shape
     return Measured(
         size=(frames, m, channels),
         feature_bytes=x.nbytes,
-        milliseconds=milliseconds,
+        milliseconds=in_turns(calls, repeats, x.device),
         extra_bytes={line: peak_bytes(select, x) for line, select in SELECTIONS.items()},
         kept=len(ours),
         different=len(ours - theirs),
     )
-
-
-def timed(call: Callable[[], Tensor], device: torch.device) -> float:
-    """Milliseconds that a call took, until the device was done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    _ = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return round(1000 * (time.perf_counter() - begin), 4)
 
 
 def peak_bytes(call: Callable[[Tensor], Any], x: Tensor) -> int:
@@ -217,13 +201,8 @@ def hidden_stderr() -> Iterator[None]:
 
 
 def report(results: list[Measured], dtype: torch.dtype, device: torch.device, repeats: int) -> dict[str, Any]:
-    origin = provenance()
-    del origin["command"]  # which names this machine's directories; what it said is below
     return {
-        "provenance": origin,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg(),
+        **machine(device),
         "dtype": str(dtype).removeprefix("torch."),
         "retention": RETENTION,
         "repeats": repeats,

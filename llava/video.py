@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
+
+from llava.decoders import DECODERS, OpenVideo, require
 
 SamplingKind = Literal["uniform", "fps"]
 
@@ -97,16 +99,12 @@ class FrameSampling:
 
 
 @contextmanager
-def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """decord's reader of a video file; whatever goes wrong inside the with-block is a VideoError.
+def open_video(path: str | os.PathLike[str], decoder: str = "decord") -> Iterator[OpenVideo]:
+    """A video file, opened by "decord", "torchcodec" or "pyav"; what goes wrong inside the with-block is a VideoError.
 
-    VideoError if the file is missing or not a video; ImportError without decord.
+    VideoError if the file is missing or not a video; ValueError, ImportError for a decoder that there is not.
     """
-    try:
-        from decord import VideoReader, cpu
-    except ImportError as cause:
-        raise ImportError("reading videos needs decord: pip install decord") from cause
-
+    require(decoder)
     file = os.fspath(path)
     # decord says "Error reading <path>..." to all of these, and the cause only on stderr.
     if not os.path.exists(file):
@@ -116,21 +114,47 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
     if os.path.getsize(file) == 0:
         raise VideoError(file, "the file is empty")
     try:
-        yield VideoReader(file, ctx=cpu(0), num_threads=1)
+        yield DECODERS[decoder](file)
     except Exception as cause:  # decord raises DECORDError, RuntimeError, IndexError ... for the same damage
-        # Only the first line: a native stack trace follows.
-        first_line = str(cause).partition("\n")[0]
-        raise VideoError(file, f"cannot be read ({type(cause).__name__}: {first_line})") from cause
+        raise VideoError(file, f"cannot be read by {decoder}: {_meaning(cause)}") from cause
 
 
-def read_video(path: str | os.PathLike[str], sampling: FrameSampling) -> Video:
-    """Decode the sampled frames of a video file.
+def _meaning(error: Exception) -> str:
+    """What an error of a decoder says, in one line."""
+    first_line = str(error).strip().partition("\n")[0]  # a native stack trace follows
+    for phrase, meaning in MEANINGS.items():
+        if phrase in first_line:
+            return meaning
+    ours = type(error) in (ValueError, LookupError)  # of this package, and plain
+    return first_line if ours else f"{type(error).__name__}: {first_line}"
 
-    VideoError if the file is missing, not a video, has no frames or does not decode; ImportError without decord.
-    Damage a decoder conceals (flipped bits, a cut .mkv) goes unnoticed: only checksums of the data could tell.
+
+MEANINGS = {
+    "Error reading": "it is not a video, or was cut off",
+    "st_nb >= 0": "it has no frames (sound only, or nothing), or its codec is unknown to decord",
+    "av_read_frame failed": "it is damaged or was cut off",
+    "avcodec_send_packet": "it is damaged or was cut off",
+    "Unable to handle EOF": "its frames are not where the file says; it may be damaged",
+    "broken metadata": "it does not say how long it is; converted to mp4 it will",
+    "from_size == to_size": "decord cannot handle frames of this width; pyav can",
+}
+"""What decord means; its own words are a line of its C++ code and numbers from anywhere in memory."""
+
+
+def read_video(path: str | os.PathLike[str], sampling: FrameSampling, decoder: str = "decord") -> Video:
+    """Decode the sampled frames of a video file with "decord", which upstream uses, "torchcodec" or "pyav".
+
+    VideoError if the file is missing, not a video, has no frames or does not decode; ValueError, ImportError for a
+    decoder that there is not.
+
+    As upstream has it through decord, with every decoder:
+    - a video that its file says to be turned (a phone's display matrix) is turned: frames are the right way up;
+    - frames are counted, not timed. Where they come at a variable rate, uniform sampling takes steps equal in frames,
+      and `times` are as if all came at the average rate;
+    - damage that the decoder conceals (flipped bits, a cut .mkv) goes unnoticed: only checksums of the data could tell.
     """
-    with open_video(path) as reader:
-        total_frames, fps = len(reader), float(reader.get_avg_fps())
+    with open_video(path, decoder) as video:
+        total_frames, fps = len(video), video.fps
         indices, times = sampling.indices_and_times(total_frames, fps)
-        frames = reader.get_batch(indices).asnumpy()
+        frames = video.frames(indices)
     return Video(frames=frames, times=times, duration=total_frames / fps, total_frames=total_frames, fps=fps)

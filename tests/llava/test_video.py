@@ -15,19 +15,9 @@ from hypothesis import strategies as st
 
 from eval.demo.benchmark import write_video
 from llava.video import FrameSampling, VideoError, read_video
+from tests.odd_videos import BROKEN, FASTSTART, FINE, noisy_frames
 
 pytest.importorskip("decord")
-
-FASTSTART = {"movflags": "faststart"}  # the index in front of the data instead of behind it
-
-
-def noisy_frames(length: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """uint8 [length, height, width, 3]; every frame differs from every other."""
-    rng = np.random.default_rng(length)
-    frames = rng.integers(0, 40, (length, height, width, 3), dtype=np.uint8)
-    for i, frame in enumerate(frames):
-        frame[: height // 2] += np.uint8(200 * i // length)
-    return frames
 
 
 def pyav_frames(path: Path) -> np.ndarray:
@@ -213,14 +203,6 @@ def overwritten(path: Path) -> bytes:
     return bytes(data)
 
 
-def audio_only(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 16000
-        container.mux([*stream.encode(sound), *stream.encode(None)])
-
-
 @pytest.mark.parametrize("layout", ["clip", "faststart"])
 @pytest.mark.parametrize("damage", ["cut at 5", "cut at 50", "cut at 90", "cut at 99", "overwritten"])
 def test_damaged_files(layout: str, damage: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -251,17 +233,42 @@ def test_files_that_are_not_videos(content: bytes, cause: str, tmp_path: Path) -
     assert str(bad) in str(raised.value)
 
 
-def test_sound_without_a_picture(tmp_path: Path) -> None:
-    audio_only(tmp_path / "song.mp4")
-    with pytest.raises(VideoError, match=r"song\.mp4: cannot be read"):
-        read_video(tmp_path / "song.mp4", FrameSampling("uniform", 8))
+@pytest.mark.parametrize("name", FINE)
+def test_unusual_videos(name: str, tmp_path: Path) -> None:
+    FINE[name](tmp_path / name)
+    video = read_video(tmp_path / name, FrameSampling("uniform", 7))
+    expected = pyav_frames(tmp_path / name)
+    assert video.total_frames == len(expected)
+    if name.startswith("turned"):  # PyAV leaves frames as they were taken
+        clockwise = int(name.removeprefix("turned_").removesuffix(".mp4"))
+        expected = np.rot90(expected, -clockwise // 90, axes=(1, 2))
+        assert video.frames.shape[1:] == ((64, 128, 3) if clockwise == 180 else (128, 64, 3))
+    expected = expected[np.linspace(0, len(expected) - 1, 7, dtype=int)]
+    assert video.frames.shape == expected.shape
+    assert np.abs(video.frames.astype(int) - expected).max() <= 2
 
 
-def test_missing_files_and_directories(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
-        read_video(tmp_path / "gone.mp4", FrameSampling("uniform", 8))
-    with pytest.raises(VideoError, match="not a file"):
-        read_video(tmp_path, FrameSampling("uniform", 8))
+def test_at_a_variable_rate_frames_are_counted_and_times_are_as_if_it_were_constant(tmp_path: Path) -> None:
+    FINE["variable_rate.mp4"](tmp_path / "variable.mp4")
+    video = read_video(tmp_path / "variable.mp4", FrameSampling("uniform", 5))
+    # 24 frames are in the first second, 6 in the three after it: by the clock, three of five would be of the latter.
+    assert video.total_frames == 30
+    assert 30 / 4 <= video.fps <= 30 / 3.5  # how long the last frame stays is not said
+    assert video.times == [index / video.fps for index in (0, 7, 14, 21, 29)]
+    expected = pyav_frames(tmp_path / "variable.mp4")[[0, 7, 14, 21, 29]]
+    assert np.abs(video.frames.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files(name: str, tmp_path: Path) -> None:
+    make, cause = BROKEN[name]
+    make(tmp_path / name)
+    with pytest.raises(VideoError) as raised:
+        read_video(tmp_path / name, FrameSampling("uniform", 8))
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path / name}: ")
+    assert cause in message
+    assert "\n" not in message
 
 
 def test_a_video_error_crosses_processes() -> None:
