@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.engine import Answer
 from eval.files import write_json, write_whole
-from vidcom2 import Compressor
 
 # Stands for the answer to a video that could not be read. No option letter can be parsed from it, and it is not
 # empty, because lmms-eval's MVBench drops empty answers from the denominator.
@@ -42,6 +42,22 @@ class Sample:
         return self.task, self.doc_id
 
     @classmethod
+    def made(cls, key: Key, video: str, answer: Answer) -> Sample:
+        return cls(
+            *key,
+            video=video,
+            prompt=answer.prompt,
+            answer=answer.text,
+            error=None,
+            frames=answer.frames,
+            duration_s=answer.duration,
+            tokens_before=sum(record.tokens_before for record in answer.records),
+            tokens_after=sum(record.tokens_after for record in answer.records),
+            seconds=answer.seconds,
+            positions=next((record.positions for record in answer.records), None),
+        )
+
+    @classmethod
     def failed(cls, key: Key, video: str, error: Exception) -> Sample:
         return cls(*key, video, None, NO_ANSWER, str(error), 0, 0.0, 0, 0, {})
 
@@ -52,8 +68,7 @@ class Answers:
     What an interrupted run left there counts as answered, except for questions that failed: they are asked again.
     """
 
-    def __init__(self, compressor: Compressor | None, directory: Path, rank: int):
-        self.compressor = compressor
+    def __init__(self, directory: Path, rank: int):
         self.samples = {sample.key: sample for sample in _read(directory / "answers.jsonl")}
         self._path = directory / f"answers.rank{rank}.jsonl"
 

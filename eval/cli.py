@@ -16,9 +16,12 @@ from eval.bench import add_bench
 from eval.benchmarks import select_tasks
 from eval.compare import add_compare
 from eval.doctor import add_doctor
+from eval.efficiency.command import add_efficiency
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
-from eval.launch import launch, processes
+from eval.frame_drop import add_frame_drop
+from eval.place import Place
 from eval.report import add_report
+from eval.run import run
 from eval.sweep import Sweep, folder, split_specs
 from eval.tables import add_table
 from eval.visualize import add_visualize
@@ -32,12 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     add_run(commands)
     add_sweep(commands)
+    add_frame_drop(add_evaluation(commands, "frame-drop", "drop the most unique or the most redundant frames", ""))
     add_compare(commands)
     add_doctor(commands)
     add_table(commands)
     add_visualize(commands)
     add_report(commands)
     add_bench(commands)
+    add_efficiency(commands)
     arguments = parser.parse_args(argv)
     try:
         start = arguments.prepare(arguments)
@@ -48,20 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_run(commands: argparse._SubParsersAction) -> None:
-    run = add_evaluation(commands, "run", "evaluate a model on a benchmark", "COMPRESSOR, R_RATIO, ")
-    run.add_argument(
+    parser = add_evaluation(commands, "run", "evaluate a model on a benchmark", "COMPRESSOR, R_RATIO, ")
+    parser.add_argument(
         "--compressor",
         default=os.environ.get("COMPRESSOR") or "vidcom2",
         help=f"none, or one of {', '.join(METHODS)} with settings, such as vidcom2@0.25:rounding=exact",
     )
     ratio = os.environ.get("R_RATIO") or None
-    run.add_argument("--retention", default=ratio, type=float, help="share of tokens to keep")
-    run.add_argument(
+    parser.add_argument("--retention", default=ratio, type=float, help="share of tokens to keep")
+    parser.add_argument(
         "--demo",
         action="store_true",
         help="the small model that comes along, on videos made here, dense and compressed",
     )
-    run.set_defaults(prepare=prepare_run)
+    parser.set_defaults(prepare=prepare_run)
 
 
 def add_sweep(commands: argparse._SubParsersAction) -> None:
@@ -107,12 +112,12 @@ def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
     if arguments.output is None:
         config = replace(config, output=config.output / folder(config.compressor))
     config.check()
-    count = processes(arguments.num_gpus, config.device)
-    return lambda: status(launch([config], count))
+    place = Place.find(arguments.num_gpus, config.device, config.zero3 is not None)
+    return lambda: status(run([config], place))
 
 
 def prepare_sweep(arguments: argparse.Namespace) -> Callable[[], int]:
     sweep = Sweep(run_config(arguments, "none"), split_specs(arguments.compressors))
     sweep.check()
-    count = processes(arguments.num_gpus, sweep.config.device)
-    return lambda: status(sweep.run(count))
+    place = Place.find(arguments.num_gpus, sweep.config.device, sweep.config.zero3 is not None)
+    return lambda: status(sweep.run(place))

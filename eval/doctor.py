@@ -26,16 +26,17 @@ from rich.progress import track
 from rich.table import Table
 
 from eval.benchmarks import Benchmark, select_tasks
-from eval.benchmarks.mvbench import MVBENCH_FOLDERS
+from eval.benchmarks.mvbench import MVBENCH
 from eval.files import write_json, write_whole
 from llava.video import FrameSampling, VideoError, read_video
 
 PROBLEMS_FOUND = 3
 """Exit status where something is missing or broken."""
 ELSEWHERE = {
-    "mvbench_fine_grained_pose": "not on the hub: NTU RGB+D's videos are to be asked for at NTU's ROSE Lab",
+    "mvbench_fine_grained_pose": "if the download lacks them: for their licence, NTU RGB+D's videos are given out by "
+    "NTU's ROSE Lab only, on request",
 }
-"""Tasks whose videos the benchmark's hub dataset lacks for their licence, and where those are."""
+"""Tasks whose videos the benchmark's hub dataset may lack, and where those are."""
 
 
 def add_doctor(commands: argparse._SubParsersAction) -> None:
@@ -427,11 +428,14 @@ def how_to_get(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> list
     layout = " ".join((type(benchmark).__doc__ or "").split())
     steps = [
         f"hf download --repo-type dataset {config['dataset_path']} {flags}--local-dir {target}",
-        f"unpack its archives, again where files are broken. {layout}",
+        # As lmms-eval unpacks them, wherever in the dataset they are.
+        f"unpack every zip and tar of it into {target} itself (one in parts: cat NAME.tar.* | tar x), again where "
+        f"files are broken. {layout}",
     ]
-    for name in names:
-        if folder := MVBENCH_FOLDERS.get(name.removeprefix("mvbench_")):
-            steps.append(f"{name}: video/{folder}" + (f" ({ELSEWHERE[name]})" if name in ELSEWHERE else ""))
+    if benchmark is MVBENCH:
+        for name in names:
+            place = f"{name}: {benchmark.local_video(name, data, {'video': ''})}"
+            steps.append(place + (f" ({ELSEWHERE[name]})" if name in ELSEWHERE else ""))
     return steps
 
 

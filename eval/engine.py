@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from llava.video import FrameSampling
 from vidcom2 import Compressor, Record
 
 
@@ -31,13 +32,16 @@ class Answer:
 class Engine(Protocol):
     """A loaded model that answers questions about video files.
 
-    attention: the implementation in use. identity: names everything that an answer depends on besides video, question
-    and compressor.
+    model: of a transformers class. attention: the implementation in use. identity: names everything that an answer
+    depends on besides video, question and compressor.
     """
 
+    model: Any
     device: torch.device
     attention: str
-    identity: str
+
+    @property
+    def identity(self) -> str: ...
 
     @property
     def read(self) -> Callable[[str], Any]:
@@ -45,6 +49,9 @@ class Engine(Protocol):
 
         Picklable, for other processes to do it. Raises llava.video.VideoError for one that cannot be read.
         """
+
+    def sampled(self, sampling: FrameSampling) -> Engine:
+        """The same loaded model on other frames; ValueError for a sampling that it cannot have."""
 
     def check(self, compressor: Compressor | None) -> None:
         """Raise ValueError, TypeError where the compressor cannot serve this model."""

@@ -10,12 +10,15 @@ import os
 from pathlib import Path
 
 from eval.benchmarks import select_tasks
+from eval.config import RunConfig
 from eval.models import protocol_for
-from eval.run import RunConfig
 from llava.mm_utils import get_model_name_from_path
 
 FAILED_QUESTIONS = 3
 """Exit status of a run that finished, but had questions whose video could not be read."""
+
+
+ZERO3 = Path(__file__).parents[1] / "scripts" / "zero3.json"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +38,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="whose reading of raw answers counts: current, or legacy for lmms-eval 0.5.0's, the paper's",
     )
     parser.add_argument("--workers", type=int, help="processes per GPU that read videos ahead; 4, on CPU 0: none")
+    parser.add_argument("--decoder", help="decord, torchcodec or pyav, for LLaVA checkpoints; decord if unset")
+    parser.add_argument(
+        "--preprocess", help="exact: PIL, where videos are read; fast: the same pixels on the model's device, for GPUs"
+    )
+    parser.add_argument(
+        "--engine",
+        default=env.get("ENGINE") or "torch",
+        choices=("torch", "deepspeed"),
+        help="deepspeed: one model over all devices, by ZeRO-3",
+    )
+    parser.add_argument("--zero3-config", default=ZERO3, type=Path, help="for --engine deepspeed")
     parser.add_argument("--timeout", default=300.0, type=float, help="seconds for one video, with workers")
 
 
@@ -59,6 +73,9 @@ def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
         parser=arguments.parser,
         workers=arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
         timeout=arguments.timeout,
+        decoder=arguments.decoder,
+        preprocess=arguments.preprocess,
+        zero3=arguments.zero3_config if arguments.engine == "deepspeed" else None,
     )
 
 

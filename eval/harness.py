@@ -1,4 +1,4 @@
-"""lmms-eval as a library: its tasks, prompts and scoring around our engine.
+"""lmms-eval as a library: its tasks, prompts and scoring around our answers.
 
 With a benchmark's `harness_utils`, the only place that imports lmms_eval, and only inside functions: the import takes
 half a minute.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
+from eval.answering import Job, Question
 from eval.answers import Answers, Key, Sample
 from eval.benchmarks import Benchmark
-from eval.engine import Engine, PromptTooLong
-from eval.readahead import ReadAhead, ReadNow
 from llava.video import VideoError
 
 
@@ -43,13 +40,18 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
     """lmms-eval's task objects by name, with questions and videos from `data` where it is given, else the hub."""
     import lmms_eval
     from lmms_eval.tasks import TaskManager
+    from lmms_eval.utils import load_yaml_config
 
     declared = Path(lmms_eval.__file__).parent / "tasks" / benchmark.folder
     # Indexing this one folder instead of lmms-eval's two thousand tasks saves ten seconds.
     manager = TaskManager(include_path=str(declared), include_defaults=False, model_name=model_name)
     tasks: dict[str, Any] = {}
     for name in names:
-        overrides = benchmark.local(name, data) if data is not None else {}
+        if data is not None:
+            overrides = benchmark.local(name, data)
+        else:  # the tasks ask for the user's token, and without one fail on public data, too
+            declaration = load_yaml_config(manager.task_index[name]["yaml_path"], mode="simple")
+            overrides = {"dataset_kwargs": {**declaration["dataset_kwargs"], "token": None}}
         (task,) = manager.load_config({"task": name, **overrides}).values()
         if data is not None:
             task.config.doc_to_visual = _local_visual(benchmark, name, data)
@@ -64,55 +66,47 @@ def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., 
     return doc_to_visual
 
 
-def build_model(
-    engine: Engine,
-    accelerator: Accelerator,
-    settings: Sequence[Answers],
-    reader: ReadNow | ReadAhead,
-    advance: Callable[[int], None],
-) -> Any:
-    """An lmms-eval model that answers with `engine`, under several settings at once.
+def build_model(settings: Sequence[Answers], answer: Callable[[list[Job]], None]) -> Any:
+    """An lmms-eval model whose answers come from elsewhere, under several settings.
 
-    The first request for a question gets its answers under all of them that have none yet, its video decoded and
-    encoded once. Which one lmms-eval is told is the model's `setting`, an index. Every question is reported by
-    `advance(how many there are in all)`.
+    When it is first asked, it has everything answered that any of the settings lacks, by `answer`, which adds to them
+    all. Which setting lmms-eval is told is the model's `setting`, an index. No model is loaded in this process: here
+    lmms-eval prepares the questions and scores.
     """
     from lmms_eval.api.model import lmms
 
-    class EngineModel(lmms):
+    class AnsweredElsewhere(lmms):
         is_simple = True
 
         def __init__(self) -> None:
             super().__init__()
-            self.accelerator = accelerator
-            self.device = engine.device
+            self.accelerator = None  # lmms-eval would make one, and that takes memory of a GPU
+            self.device = torch.device("cpu")
             self.setting = 0
-            self.reported: set[Key] = set()
-            self.seen: tuple[str, Any] = ("", None)  # the latest video, and the error where it could not be read
 
-        def __str__(self) -> str:
-            chosen = settings[self.setting].compressor
-            return f"{engine.identity}|{chosen.spec if chosen else 'none'}"  # for lmms-eval's caches
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            if jobs := self._jobs(requests):
+                answer(jobs)
+            samples = settings[self.setting].samples
+            return [samples[self._key(request)].answer for request in requests]
 
-        __repr__ = __str__
-
-        def generate_until(self, requests: list[Any]) -> Iterator[str]:
-            total = len({self._key(request) for request in requests})
-            videos = {
-                self._key(request): self._video(request)
-                for request in requests
-                if any(self._key(request) not in answers.samples for answers in settings)
-            }
-            reader.plan(video for video, _ in groupby(videos.values()))  # several in a row may be about one
+        def _jobs(self, requests: list[Any]) -> list[Job]:
+            """What has no answer yet, video by video."""
+            by_video: dict[str, dict[Key, Question]] = {}
             for request in requests:
+                text, generation, *_ = request.args
                 key = self._key(request)
-                missing = [answers for answers in settings if key not in answers.samples]
-                if missing:
-                    self._answer(key, request, videos[key], missing)
-                if key not in self.reported:  # lmms-eval repeats a request to give every rank as many
-                    self.reported.add(key)
-                    advance(total)
-                yield settings[self.setting].samples[key].answer
+                missing = tuple(i for i, answers in enumerate(settings) if key not in answers.samples)
+                if not missing:
+                    continue
+                try:
+                    video = self._video(request)
+                except VideoError as error:
+                    for i in missing:
+                        settings[i].add(Sample.failed(key, error.path, error))
+                else:
+                    by_video.setdefault(video, {})[key] = Question(key, text, generation, missing)
+            return [Job(video, tuple(questions.values())) for video, questions in by_video.items()]
 
         def _key(self, request: Any) -> Key:
             *_, doc_id, task, _ = request.args
@@ -120,47 +114,16 @@ def build_model(
 
         def _video(self, request: Any) -> str:
             _, _, doc_to_visual, doc_id, task, split = request.args
-            visuals = doc_to_visual(self.task_dict[task][split][doc_id])
+            try:
+                visuals = doc_to_visual(self.task_dict[task][split][doc_id])
+            except SystemExit as exit:  # how lmms-eval's tasks say that a file of the hub's is not there
+                raise VideoError(f"{task} question {doc_id}", f"lmms-eval finds no video ({exit})") from exit
             if len(visuals) != 1 or not isinstance(visuals[0], str):
                 raise TypeError(f"{task} question {doc_id} has {visuals!r} for a video; one file's path is supported")
             return visuals[0]
 
-        def _answer(self, key: Key, request: Any, video: str, missing: list[Answers]) -> None:
-            question, generation, *_ = request.args
-            if self.seen[0] != video:
-                self.seen = ("", None)  # before the next one takes memory
-                try:
-                    self.seen = (video, engine.see(reader.take(video)))
-                except VideoError as error:
-                    self.seen = (video, error)
-            if isinstance(self.seen[1], VideoError):
-                for answers in missing:
-                    answers.add(Sample.failed(key, video, self.seen[1]))
-                return
-            for answers in missing:
-                try:
-                    answer = engine.answer(self.seen[1], question, generation, answers.compressor)
-                except PromptTooLong as error:
-                    answers.add(Sample.failed(key, video, error))
-                    continue
-                answers.add(
-                    Sample(
-                        *key,
-                        video=video,
-                        prompt=answer.prompt,
-                        answer=answer.text,
-                        error=None,
-                        frames=answer.frames,
-                        duration_s=answer.duration,
-                        tokens_before=sum(record.tokens_before for record in answer.records),
-                        tokens_after=sum(record.tokens_after for record in answer.records),
-                        seconds=answer.seconds,
-                        positions=next((record.positions for record in answer.records), None),
-                    )
-                )
-
         def clean(self) -> None:
-            """Keep the model: lmms-eval would delete it, but it may be asked again."""
+            """There is nothing to clean up."""
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             raise NotImplementedError("tasks scored by likelihood are not supported")
@@ -168,23 +131,23 @@ def build_model(
         def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
             raise NotImplementedError("multi-round tasks are not supported")
 
-    return EngineModel()
+    return AnsweredElsewhere()
 
 
 def evaluate(
     model: Any, tasks: dict[str, Any], limit: int | None, settings: Sequence[Answers]
-) -> Iterator[tuple[dict[str, Any], list[Sample]] | None]:
-    """Run and score all tasks under each setting in turn; on rank 0 (lmms-eval's results, all ranks' samples), on the
-    others None."""
+) -> Iterator[dict[str, Any]]:
+    """Have all tasks answered, and score them under each setting in turn; lmms-eval's results."""
     from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
 
-    for model.setting, answers in enumerate(settings):
-        results = simple_evaluate(
-            model=model, tasks=list(tasks.values()), limit=limit, bootstrap_iters=0, log_samples=True
+    manager = TaskManager(include_defaults=False)  # else it indexes two thousand tasks, each time
+    for model.setting, _ in enumerate(settings):
+        yield simple_evaluate(
+            model=model,
+            tasks=list(tasks.values()),
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=True,
+            task_manager=manager,
         )
-        samples = list(answers.samples.values())
-        if model.world_size > 1:
-            gathered: list[Any] = [None] * model.world_size
-            torch.distributed.all_gather_object(gathered, samples)
-            samples = [sample for part in gathered for sample in part]
-        yield (results, samples) if model.rank == 0 else None

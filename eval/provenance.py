@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "lmms-eval", "decord", "qwen-vl-utils", "av", "accelerate", "flash-attn")
+PACKAGES = (
+    *("torch", "transformers", "lmms-eval", "pillow", "decord", "torchcodec", "av", "qwen-vl-utils", "accelerate"),
+    *("flash-attn", "deepspeed"),
+)
 
 
 def provenance() -> dict[str, Any]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch.multiprocessing  # tensors then go from process to process through shared memory
 
+from eval.child import Child
 from llava.video import VideoError
 
 Read = Callable[[str], Any]
@@ -45,7 +44,7 @@ class ReadAhead:
         self._context.set_forkserver_preload(["eval.models", "decord"])
         self._idle = [self._start() for _ in range(workers)]
         self._planned: deque[str] = deque()
-        self._running: deque[tuple[str, _Worker, float]] = deque()  # in the order in which they will be taken
+        self._running: deque[tuple[str, Child, float]] = deque()  # in the order in which they will be taken
 
     def plan(self, files: Iterable[str]) -> None:
         """These are going to be taken, in this order, after what was planned before."""
@@ -84,28 +83,10 @@ class ReadAhead:
             worker.connection.send(file)
             self._running.append((file, worker, time.monotonic() + self._timeout))
 
-    def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._read), daemon=True)
-        process.start()
-        theirs.close()  # so that the end of the process ends the pipe
-        ours.recv()  # it is ready: importing does not count against the timeout
-        return _Worker(ours, process)
-
-
-@dataclass(frozen=True)
-class _Worker:
-    connection: Connection
-    process: Any  # the fork server's kind of multiprocessing.Process
-
-    def end(self) -> str:
-        """Kill it; returns how it had ended before, if it had."""
-        self.process.join(0.1)
-        code = self.process.exitcode
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-        return "killed" if code is None else signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    def _start(self) -> Child:
+        child = Child.start(self._context, _work, self._read, daemon=True)
+        child.connection.recv()  # it is ready: importing does not count against the timeout
+        return child
 
 
 def _work(connection: Connection, read: Read) -> None:

@@ -76,7 +76,8 @@ def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
     first, *others = [load_run(directory) for directory in directories]
     runs = [first, *(Run(o.directory, o.summary, [line for _, line in pair(first, o)]) for o in others)]
     specs = [run.summary["run"]["compressor"] for run in runs]
-    names = specs if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
+    called = ["dense" if spec == "none" else spec for spec in specs]
+    names = called if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
     return dict(zip(names, runs, strict=True))
 
 
@@ -118,7 +119,8 @@ def for_script(data: Any) -> str:
 
 def html_table(rows: Rows) -> str:
     head, *body = rows
-    lines = ["<tr>" + "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head) + "</tr>"]
+    titles = [re.sub("(?=[@:+])", "<wbr>", escape(cell)) for cell in head]  # a spec is long
+    lines = ["<tr>" + "".join(f'<th scope="col">{title}</th>' for title in titles) + "</tr>"]
     for name, *cells in body:
         total = ' class="total"' if name == "overall" else ""
         values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.answers import require_same
+from eval.config import RunConfig
 from eval.files import markdown_table, write_whole
-from eval.launch import launch
-from eval.run import RunConfig
+from eval.place import Place
+from eval.run import run as run_together
 from vidcom2 import compressor
 
 COLUMNS = 6
@@ -68,10 +69,14 @@ class Sweep:
                 require_same(run.output, run.settings(protocol))
                 print(f"{run.output} is finished already", file=sys.stderr)
 
-    def run(self, processes: int) -> int:
-        """Answer what is missing, print and write the table; returns the number of failed questions."""
-        if self.missing:
-            launch(self.missing, processes, quiet=True)
+    def run(self, place: Place) -> int:
+        """Answer what is missing, rank 0 prints and writes the table.
+
+        Returns the number of failed questions, those of finished settings included; in other ranks without them.
+        """
+        failed = run_together(self.missing, place, quiet=True) if self.missing else 0
+        if place.rank > 0:
+            return failed
         results = {run.compressor: json.loads((run.output / "results.json").read_text()) for run in self.runs}
         rows = side_by_side(results)
         title = f"{next(iter(results.values()))['benchmark']}, {self.config.model}"

@@ -17,11 +17,12 @@ from rich.console import Console
 
 from eval.benchmarks import BENCHMARKS
 from eval.compare import NOT_PROTOCOL, pair
+from eval.figures import Share, beside_published
 from eval.files import markdown_table, write_whole
 from eval.flags import add_flags, run_config, status
-from eval.launch import processes
 from eval.models import protocol_for
 from eval.paper import TITLES, Column, PaperTable, Part, Row, average_pct, next_below, paper_table
+from eval.place import Place
 from eval.runs import Run, load_run
 from eval.stats import paired_interval
 from eval.sweep import Rows, Sweep, folder
@@ -100,9 +101,9 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
     if arguments.model is not None:
         table = replace(table, parts=(part_for(table, arguments.model),))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    files = render(table, arguments.runs)  # finds out now what is wrong with runs that are there already
+    render(table, arguments.runs)  # finds out now what is wrong with runs that are there already
     if arguments.render_only:
-        return lambda: write(files, arguments.output)
+        return lambda: write(table, arguments.runs, arguments.output)
 
     sweeps = []
     for part in table.parts:
@@ -119,13 +120,14 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
     for sweep in sweeps:
         sweep.check()
         require_limit(sweep)
-    count = processes(arguments.num_gpus, sweeps[0].config.device)
+    place = Place.find(arguments.num_gpus, sweeps[0].config.device, sweeps[0].config.zero3 is not None)
 
     def finish() -> int:
         failed = 0
         for sweep in sweeps:
-            failed += sweep.run(count)
-            write(render(table, arguments.runs), arguments.output)  # a grid takes long: show what there is
+            failed += sweep.run(place)
+            if place.rank == 0:
+                write(table, arguments.runs, arguments.output)  # a grid takes long: show what there is
         return status(failed)
 
     return finish
@@ -280,8 +282,7 @@ def plain(value: Any) -> str:
 
 def render(table: PaperTable, runs: Path) -> dict[str, str]:
     """File names and contents: the table in Markdown, LaTeX and CSV."""
-    parts = [(part, measure(table, part, runs)) for part in table.parts]
-    stem = table.name if table.name.startswith("figure") else f"table{table.name}"
+    parts, stem = measure_parts(table, runs), file_stem(table)
     return {
         f"{stem}.md": markdown(table, parts),
         f"{stem}.tex": latex(table, parts),
@@ -289,11 +290,46 @@ def render(table: PaperTable, runs: Path) -> dict[str, str]:
     }
 
 
-def write(files: dict[str, str], output: Path) -> int:
-    for name, text in files.items():
+def write(table: PaperTable, runs: Path, output: Path) -> int:
+    """The files of `render`, and for a figure, which is about one model, its drawing."""
+    written = []
+    for name, text in render(table, runs).items():
         write_whole(output / name, text)
-        Console().print(f"written: {output / name}", markup=False, highlight=False, soft_wrap=True)
+        written.append(output / name)
+    if table.relative:
+        ((part, measured),) = measure_parts(table, runs)
+        ours = part.checkpoint if any(line.runs for line in measured) else "nothing yet"
+        title = [table.title, f"published: {part.model}; measured: {ours}", *trial(measured)]
+        columns = [column.name for column in table.columns]
+        written += beside_published(columns, shares(table, measured), output / file_stem(table), "\n".join(title))
+    for file in written:
+        Console().print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def file_stem(table: PaperTable) -> str:
+    return table.name if table.name.startswith("figure") else f"table{table.name}"
+
+
+def measure_parts(table: PaperTable, runs: Path) -> Parts:
+    return [(part, measure(table, part, runs)) for part in table.parts]
+
+
+def shares(table: PaperTable, measured: list[Measured]) -> dict[str, list[Share]]:
+    """What a figure has to show of each method, dense left out, in each column. The interval is that of the difference
+    to dense, whose own accuracy counts as certain in it."""
+    dense = scores(table, measured[0].runs)
+
+    def interval(column: str, cell: Cell) -> tuple[float, float, float] | None:
+        if cell.measured is None or cell.dense is None:
+            return None
+        low, high = (100 + 100 * points / dense[column] for points in (cell.dense.low, cell.dense.high))
+        return cell.measured, low, high
+
+    return {
+        line.row.label: [Share(line.row.published[name], interval(name, cell)) for name, cell in line.cells.items()]
+        for line in measured[1:]
+    }
 
 
 Parts = list[tuple[Part, list[Measured]]]
@@ -351,9 +387,12 @@ def fingerprints(table: PaperTable, measured: list[Measured]) -> Iterator[tuple[
 
 
 def notes(measured: list[Measured]) -> list[str]:
+    return [*trial(measured), *NOTES]
+
+
+def trial(measured: list[Measured]) -> list[str]:
     limits = {run.summary["run"]["limit"] for line in measured for run in line.runs.values()} - {None}
-    trial = [f"TRIAL, not the table: only {', '.join(map(str, sorted(limits)))} questions per task"] if limits else []
-    return [*trial, *NOTES]
+    return [f"TRIAL, not the table: only {', '.join(map(str, sorted(limits)))} questions per task"] if limits else []
 
 
 def markdown(table: PaperTable, parts: Parts) -> str:
@@ -368,26 +407,31 @@ def markdown(table: PaperTable, parts: Parts) -> str:
 
 
 def latex(table: PaperTable, parts: Parts) -> str:
-    """A table* for each part and below it, as text, how it was measured; needs the package booktabs."""
+    """A table* for each part and below it, as text, how it was measured; needs the packages booktabs and graphicx. What
+    is wider than the page shrinks."""
 
     def line(cells: tuple[str, ...]) -> str:
         return " & ".join(re.sub(r"-(?=\d)", "$-$", escaped(cell)) for cell in cells) + r" \\" + "\n"
 
-    def tabular(groups: list[Rows], left: int) -> str:
+    def framed(caption: str, groups: list[Rows], left: int) -> str:
         columns = "l" * left + "r" * (len(groups[0][0]) - left)
         body = "\\midrule\n".join("".join(line(cells) for cells in group) for group in groups)
-        return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+        return (
+            f"\\begin{{table*}}\n\\centering\\scriptsize\n\\caption{{{escaped(caption)}.}}\\smallskip\n"
+            "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{%\n"
+            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}%\n}}\n\\end{{table*}}\n"
+        )
 
-    text = "% \\usepackage{booktabs}\n"
+    text = "% \\usepackage{booktabs,graphicx}\n"
     for part, measured in parts:
         header, *rest = token_rows(table, measured)
-        text += "\\begin{table*}\n\\centering\\scriptsize\n"
-        text += f"\\caption{{{escaped(f'{table.title}. {part.model}. ' + '. '.join(notes(measured)))}.}}\n"
-        text += tabular(grid(table, measured), 2) + "\\end{table*}\n"
-        text += "\\begin{table*}\n\\centering\\scriptsize\n" + tabular([[header], rest], 1) + "\\end{table*}\n"
+        title = f"{table.title}. {part.model}"
+        text += framed(f"{title}. {'. '.join(notes(measured))}", grid(table, measured), 2)
+        text += framed(f"{title}: visual tokens that the LLM saw, per question", [[header], rest], 1)
         text += "{\\scriptsize\\raggedright\n"
         for benchmark, how in fingerprints(table, measured):
-            text += f"{escaped(f'{benchmark}: {how}')}\\par\n"
+            breakable = re.sub("[0-9a-f]{8}(?=[0-9a-f])", r"\g<0>\\allowbreak{}", escaped(f"{benchmark}: {how}"))
+            text += f"{breakable}\\par\n"  # a hash is longer than a line
         text += "}\n"
     return text
 

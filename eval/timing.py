@@ -12,11 +12,12 @@ from torch import nn
 
 STAGES = ("decode", "preprocess", "vision", "compress", "prefill", "generate")
 """decode the video file; resize and normalise frames; tower and projector; pool, compress, arrange and splice; the
-LLM's first pass (gives the first token); all later tokens."""
+LLM's first pass, with its head (gives the first token); all later tokens."""
 
 
 class StageTimer:
-    """Sums seconds per stage; exactly one stage runs at a time. Waits for the GPU at every switch.
+    """Sums seconds per stage; exactly one stage runs at a time. Waits for the GPU at every switch, so that a stage's
+    kernels count where they were launched.
 
     spent: seconds that some stages took already.
     """
@@ -37,8 +38,8 @@ class StageTimer:
         self._stage, self._since = stage, now
 
     @contextmanager
-    def watching(self, language: nn.Module, tower: nn.Module | None = None) -> Iterator[None]:
-        """Switch stages as a model's generate passes through its tower, if it does, and its language model."""
+    def watching(self, model: nn.Module, language: nn.Module, tower: nn.Module | None = None) -> Iterator[None]:
+        """Switch stages as `model`'s generate passes through its tower, if it does, its language model and its head."""
 
         def before(*_: Any) -> None:
             if self._stage == "compress":
@@ -48,7 +49,7 @@ class StageTimer:
             if self._stage == "prefill":
                 self.switch("generate")
 
-        hooks = [language.register_forward_pre_hook(before), language.register_forward_hook(after)]
+        hooks = [language.register_forward_pre_hook(before), model.register_forward_hook(after)]
         if tower is not None:
             hooks.append(tower.register_forward_pre_hook(lambda *_: self.switch("vision")))
             hooks.append(tower.register_forward_hook(lambda *_: self.switch("compress")))

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
+
+from huggingface_hub import metadata_load
 
 
 class Benchmark(ABC):
@@ -68,22 +71,46 @@ class Benchmark(ABC):
         return importlib.import_module(f"lmms_eval.tasks.{self.folder.replace('/', '.')}.utils")
 
 
-def local_questions(directory: Path, split: str, benchmark: str) -> dict[str, Any]:
-    """Settings that make lmms-eval read `split` from a directory's parquet or JSON files, as the hub lays them out.
+BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+"""What `datasets` reads a file of questions with."""
 
-    Raises FileNotFoundError where there are none.
+
+def local_questions(data: Path, split: str, benchmark: str, config: str = "default") -> dict[str, Any]:
+    """Settings that make lmms-eval read `split` of the hub dataset's `config` from a local copy of it.
+
+    From the files that the copy's dataset card names; without a card that does, from `split`'s parquet or JSON files in
+    the directory, its `config` or its data/. Raises FileNotFoundError where there are none.
     """
-    for builder, pattern in (("parquet", f"{split}-*.parquet"), ("parquet", "*.parquet"), ("json", f"{split}.json*")):
+    directory = data / config if (data / config).is_dir() else data
+    for files in (_on_card(data, split, config), *_in_usual_places(directory, split)):
+        if files:
+            return {
+                "dataset_path": BUILDERS[files[0].suffix],
+                "dataset_name": None,
+                "dataset_kwargs": {"data_files": {split: sorted(map(str, files))}},
+            }
+    raise FileNotFoundError(f"{directory} holds no questions of {benchmark}: no {split}-*.parquet and no {split}.json")
+
+
+def _on_card(data: Path, split: str, config: str) -> list[Path]:
+    """The files of a split that the dataset card (README.md) names and that are there."""
+    card = data / "README.md"
+    configs = (metadata_load(card) or {}).get("configs", []) if card.is_file() else []
+    wanted = [one for one in configs if one.get("config_name", "default") == config] or configs
+    if len(wanted) != 1:
+        return []
+    named = [one for one in wanted[0].get("data_files", []) if isinstance(one, dict) and one.get("split") == split]
+    patterns = [
+        pattern for one in named for pattern in ([one["path"]] if isinstance(one["path"], str) else one["path"])
+    ]
+    return [file for pattern in patterns for file in data.glob(pattern) if file.suffix in BUILDERS]
+
+
+def _in_usual_places(directory: Path, split: str) -> Iterator[list[Path]]:
+    for pattern in (f"{split}-*.parquet", "*.parquet", f"{split}.json*"):
         for folder in (directory, directory / "data"):
             # A shard on the hub is named after its split, and must not stand in for another one.
-            files = [f for f in folder.glob(pattern) if f.name.startswith(split) or "-of-" not in f.name]
-            if files:
-                return {
-                    "dataset_path": builder,
-                    "dataset_name": None,
-                    "dataset_kwargs": {"data_files": {split: sorted(map(str, files))}},
-                }
-    raise FileNotFoundError(f"{directory} holds no questions of {benchmark}: no {split}-*.parquet and no {split}.json")
+            yield [f for f in folder.glob(pattern) if f.name.startswith(split) or "-of-" not in f.name]
 
 
 def existing_video(folder: Path, name: str, suffixes: tuple[str, ...] = (".mp4", ".MP4")) -> Path:

@@ -18,7 +18,7 @@ class EgoSchema(Benchmark):
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
-        return local_questions(data / "Subset" if (data / "Subset").is_dir() else data, "test", self.name)
+        return local_questions(data, "test", self.name, "Subset")
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
         return existing_video(data / "videos", doc["video_idx"])

@@ -19,8 +19,7 @@ class PerceptionTest(Benchmark):
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
-        questions = data / "mc_question_val"
-        return local_questions(questions if questions.is_dir() else data, "validation", self.name)
+        return local_questions(data, "validation", self.name, "mc_question_val")
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
         return existing_video(data / "videos", doc["video_name"])

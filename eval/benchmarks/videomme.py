@@ -31,7 +31,7 @@ class VideoMME(Benchmark):
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
-        return local_questions(data / "videomme" if (data / "videomme").is_dir() else data, "test", self.name)
+        return local_questions(data, "test", self.name, "videomme")
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
         return existing_video(data / "data", doc["videoID"], (".mp4", ".MP4", ".mkv"))

@@ -18,6 +18,7 @@ from eval.demo.show import PER_TASK, config
 from eval.demo.world import TASKS
 from eval.figures import Point, accuracy_retention, point
 from eval.files import markdown_table, write_whole
+from eval.place import Place
 from eval.runs import Run, load_run
 from eval.stats import paired_interval
 from eval.sweep import Sweep, canonical
@@ -170,7 +171,7 @@ def main() -> int:
     write_mvbench(data, arguments.per_task)
     sweep = Sweep(config(MVBENCH, data, arguments.output), specs())
     sweep.check()
-    sweep.run(arguments.processes)
+    sweep.run(Place((("cpu",),) * arguments.processes))
     report({run.compressor: load_run(run.output) for run in sweep.runs}, arguments.docs)
     return 0
 

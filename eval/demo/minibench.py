@@ -125,13 +125,17 @@ def write_longvideobench(root: Path, per_task: int, seed: int = HELD_OUT + 3) ->
             docs.append(
                 {
                     "id": name,
+                    "video_id": name,
                     "video_path": f"{name}.mp4",
+                    "subtitle_path": "",
+                    "starting_timestamp_for_subtitles": 0.0,
                     "question": question.text,
                     **{f"option{i}": option for i, option in enumerate((*question.options, "N/A"))},
                     "correct_choice": question.options.index(question.answer),
                     "duration": UNITS * DURATIONS[duration] / FPS,
                     "duration_group": group,
                     "question_category": "SSS",
+                    "topic_category": "KS-Knowledge-STEM",
                 }
             )
     write_json(root / "validation.json", docs)

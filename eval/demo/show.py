@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from eval.benchmarks import Benchmark
+from eval.config import RunConfig
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS, UNITS
-from eval.run import RunConfig
+from eval.place import Place
 from eval.sweep import Sweep, canonical, folder
 
 MODEL = Path(__file__).parent / "model"
@@ -34,7 +35,7 @@ def show(benchmark: Benchmark, output: Path, per_task: int) -> int:
     print(f"making {benchmark.name}'s questions and videos in {output}", file=sys.stderr)
     sweep = Sweep(config(benchmark, WRITERS[benchmark.name](output / "data", per_task), output), SETTINGS)
     sweep.check()
-    failed = sweep.run(processes=1)
+    failed = sweep.run(Place())
     print("positions=original: kept tokens keep their places; without it they are numbered anew (docs/demo.md)")
     return failed
 

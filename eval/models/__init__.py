@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from transformers import PreTrainedConfig
 
 from eval.engine import Engine
 from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine, LlavaProtocol
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
+from eval.zero3 import load_sharded
 from llava.mm_utils import get_model_name_from_path
 
 Protocol = LlavaProtocol | QwenProtocol
@@ -36,12 +38,19 @@ def protocol_for(model: str) -> Protocol:
     return LLAVA_PROTOCOLS["llava_vid" if video else "llava_onevision"]
 
 
-def load_engine(model: str, protocol: Protocol, device: str, dtype: str, attn: str | None = None) -> Engine:
+def load_engine(
+    model: str, protocol: Protocol, device: str, dtype: str, attn: str | None = None, zero3: Path | None = None
+) -> Engine:
     """Load a checkpoint.
 
     device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
-    attn: None for the best installed attention. Raises what loading the checkpoint raises.
+    attn: None for the best installed attention. zero3: a DeepSpeed configuration, to spread the model over the
+    processes of the group, see eval.zero3. Raises what loading the checkpoint raises.
     """
-    if isinstance(protocol, QwenProtocol):
-        return QwenEngine(model, protocol, device, dtype, attn)
-    return LlavaEngine(model, protocol, device, dtype, attn)
+
+    def load(device_map: str | None) -> Engine:
+        if isinstance(protocol, QwenProtocol):
+            return QwenEngine(model, protocol, device_map, dtype, attn)
+        return LlavaEngine(model, protocol, device_map, dtype, attn)
+
+    return load(device) if zero3 is None else load_sharded(lambda: load(None), zero3, device, dtype)

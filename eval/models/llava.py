@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -12,9 +14,11 @@ from eval.engine import Answer, PromptTooLong, generate_arguments
 from eval.timing import StageTimer
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
+from llava.decoders import require
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.llava_arch import Encoded
+from llava.model.multimodal_encoder.on_device import preprocess_on_device
 from llava.video import FrameSampling, read_video
 from vidcom2 import Compressor, Record
 
@@ -23,7 +27,8 @@ from vidcom2 import Compressor, Record
 class LlavaProtocol:
     """harness_name: the lmms-eval wrapper that this equals; task prompts are chosen by it.
     overwrite_config: what that wrapper sets in the model's config. time_instruction: tell the model the frames'
-    times, before the question.
+    times, before the question. decoder: what reads videos, see llava.video.read_video. preprocess: "exact" for PIL in
+    the process that reads, as the wrappers do; "fast" for the same pixels, computed on the model's device.
     """
 
     harness_name: str
@@ -31,6 +36,8 @@ class LlavaProtocol:
     overwrite_config: dict[str, Any] = field(default_factory=dict)
     conv_template: str = "qwen_1_5"
     time_instruction: bool = False
+    decoder: str = "decord"
+    preprocess: str = "exact"
     default_dtype: ClassVar[str] = "float16"  # on GPUs
 
     def prompt(self, question: str, times: list[float], duration: float) -> str:
@@ -51,12 +58,22 @@ class LlavaProtocol:
         """The same with other frames."""
         return replace(self, sampling=sampling)
 
+    def read_by(self, decoder: str | None = None, preprocess: str | None = None) -> LlavaProtocol:
+        """The same with another decoder or preprocessing, None for its own; ValueError, ImportError for what there is
+        not."""
+        if preprocess not in (None, "exact", "fast"):
+            raise ValueError(f"--preprocess {preprocess!r} is unknown; there are exact and fast")
+        if decoder is not None:
+            require(decoder)
+        return replace(self, decoder=decoder or self.decoder, preprocess=preprocess or self.preprocess)
+
     def describe(self) -> dict[str, Any]:
         """How videos and prompts are made, for results.json."""
         return {
             "protocol": self.harness_name,
             "sampling": str(self.sampling),
-            "decoder": "decord",
+            "decoder": self.decoder,
+            "preprocess": self.preprocess,
             "conv_template": self.conv_template,
             "time_instruction": self.time_instruction,
             "model_config": self.overwrite_config,
@@ -91,8 +108,8 @@ LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {
 
 @dataclass(frozen=True)
 class Read:
-    """A video's frames for the tower, [T, 3, S, S], their times and the video's length in seconds. seconds: what
-    reading took, per stage."""
+    """A video's frames for the tower, [T, 3, S, S], or for `see` to prepare them, uint8 [T, H, W, 3]; their times and
+    the video's length in seconds. seconds: what reading took, per stage."""
 
     pixels: torch.Tensor
     times: list[float]
@@ -102,18 +119,23 @@ class Read:
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes videos and prepares their frames."""
+    """Decodes videos and, with preprocess="exact", prepares their frames."""
 
     sampling: FrameSampling
     processor: Any
     dtype: torch.dtype
+    decoder: str = "decord"
+    preprocess: str = "exact"
 
     def __call__(self, video_file: str) -> Read:
         timer = StageTimer(torch.device("cpu"))
         timer.switch("decode")
-        video = read_video(video_file, self.sampling)
+        video = read_video(video_file, self.sampling, self.decoder)
         timer.switch("preprocess")
-        pixels = self.processor.preprocess(video.frames, return_tensors="pt")["pixel_values"].to(self.dtype)
+        if self.preprocess == "fast":
+            pixels = torch.from_numpy(video.frames)
+        else:
+            pixels = self.processor.preprocess(video.frames, return_tensors="pt")["pixel_values"].to(self.dtype)
         timer.switch(None)
         return Read(pixels, video.times, video.duration, timer.seconds)
 
@@ -130,13 +152,22 @@ class Seen:
 class LlavaEngine:
     """Answers questions about video files; see eval.engine.Engine.
 
-    device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
-    attn: None for the best installed attention. Raises what `load_pretrained_model` raises.
+    device: "cpu", "cuda:0", "auto" to spread the model over all GPUs, or None for where ZeRO-3 puts it. dtype:
+    "float16" | "bfloat16" | "float32". attn: None for the best installed attention. load: what takes
+    `load_pretrained_model`'s place. Raises what that raises.
     """
 
-    def __init__(self, model: str, protocol: LlavaProtocol, device: str, dtype: str, attn: str | None = None):
+    def __init__(
+        self,
+        model: str,
+        protocol: LlavaProtocol,
+        device: str | None,
+        dtype: str,
+        attn: str | None = None,
+        load: Callable[..., tuple[Any, Any, Any, int]] = load_pretrained_model,
+    ):
         self.protocol = protocol
-        self.tokenizer, self.model, processor, _ = load_pretrained_model(
+        self.tokenizer, self.model, processor, _ = load(
             model,
             None,
             get_model_name_from_path(model),
@@ -147,9 +178,19 @@ class LlavaEngine:
             compressor=None,
         )
         self.device = self.model.device
-        self.read = Reader(protocol.sampling, processor, getattr(torch, dtype))
+        self.read = Reader(protocol.sampling, processor, getattr(torch, dtype), protocol.decoder, protocol.preprocess)
         self.attention = self.model.config._attn_implementation
-        self.identity = "|".join([model, str(protocol), dtype, self.attention])
+        self._loaded = (model, dtype, self.attention)
+
+    @property
+    def identity(self) -> str:
+        model, dtype, attention = self._loaded
+        return "|".join([model, str(self.protocol), dtype, attention])
+
+    def sampled(self, sampling: FrameSampling) -> LlavaEngine:
+        other = copy.copy(self)
+        other.protocol, other.read = self.protocol.sampled(sampling), replace(self.read, sampling=sampling)
+        return other
 
     def check(self, compressor: Compressor | None) -> None:
         with compressor(self.model) if compressor else nullcontext():
@@ -158,8 +199,13 @@ class LlavaEngine:
     @torch.inference_mode()
     def see(self, read: Read) -> Seen:
         timer = StageTimer(self.device, read.seconds)
-        timer.switch("vision")
-        encoded = self.model.encode(read.pixels.to(self.device))
+        decoded = read.pixels.dtype == torch.uint8
+        timer.switch("preprocess" if decoded else "vision")
+        pixels = read.pixels.to(self.device)
+        if decoded:
+            pixels = preprocess_on_device(self.read.processor, pixels).to(self.read.dtype)
+            timer.switch("vision")
+        encoded = self.model.encode(pixels)
         timer.switch(None)
         return Seen(read, encoded, timer.seconds)
 
@@ -171,7 +217,10 @@ class LlavaEngine:
         ids = torch.tensor([tokens], device=self.device)
         stop = KeywordsStoppingCriteria([self.protocol.stop_text], self.tokenizer, ids)
         timer = StageTimer(self.device, seen.seconds)
-        with compressor(self.model) if compressor else nullcontext(), timer.watching(self.model.get_model()):
+        with (
+            compressor(self.model) if compressor else nullcontext(),
+            timer.watching(self.model, self.model.get_model()),
+        ):
             new = self.model.generate(
                 ids,
                 images=[seen.encoded],

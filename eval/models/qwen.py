@@ -7,7 +7,7 @@ answers are theirs; but a video that cannot be read is an error here, not a ques
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -53,6 +53,13 @@ class QwenProtocol:
         if sampling.kind != "uniform" or sampling.max_frames % 2:
             raise ValueError(f"--sampling {sampling} is not for {self.harness_name}: use uniform:N with an even N")
         return replace(self, frames=sampling.max_frames)
+
+    def read_by(self, decoder: str | None = None, preprocess: str | None = None) -> QwenProtocol:
+        """ValueError for any: qwen_vl_utils decides (FORCE_QWENVL_VIDEO_READER), and transformers resizes."""
+        for name, value in (("decoder", decoder), ("preprocess", preprocess)):
+            if value is not None:
+                raise ValueError(f"--{name} {value} is not for {self.harness_name}: its frames are qwen_vl_utils'")
+        return self
 
     def message(self, video_file: str, question: str, total_frames: int) -> list[dict[str, Any]]:
         """The chat about a video of `total_frames`, with what qwen_vl_utils is to do with it."""
@@ -112,7 +119,7 @@ class Reader:
         timer = StageTimer(torch.device("cpu"))
         timer.switch("decode")
         with open_video(video_file) as reader:
-            total, fps = len(reader), float(reader.get_avg_fps())
+            total, fps = len(reader), reader.fps
         frames, metadata = self._frames(self.protocol.message(video_file, "", total), video_file)
         timer.switch(None)
         return Read(video_file, frames, metadata, total, fps, timer.seconds)
@@ -150,14 +157,23 @@ class Seen:
 class QwenEngine:
     """Answers questions about video files, see eval.engine.Engine; arguments as LlavaEngine's.
 
-    Raises what transformers' loading raises.
+    load: what takes `AutoModelForImageTextToText.from_pretrained`'s place. Raises what that raises.
     """
 
-    def __init__(self, model: str, protocol: QwenProtocol, device: str, dtype: str, attn: str | None = None):
+    def __init__(
+        self,
+        model: str,
+        protocol: QwenProtocol,
+        device: str | None,
+        dtype: str,
+        attn: str | None = None,
+        load: Callable[..., Any] | None = None,
+    ):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.protocol, self.read = protocol, Reader(protocol)
-        self.model = AutoModelForImageTextToText.from_pretrained(
+        load = load or AutoModelForImageTextToText.from_pretrained
+        self.model = load(
             model, dtype=getattr(torch, dtype), device_map=device, attn_implementation=resolve_attention(attn)
         ).eval()
         self.processor = AutoProcessor.from_pretrained(
@@ -165,7 +181,18 @@ class QwenEngine:
         )
         self.device = self.model.device
         self.attention = self.model.config._attn_implementation
-        self.identity = "|".join([model, str(protocol), dtype, self.attention])
+        self._loaded = (model, dtype, self.attention)
+
+    @property
+    def identity(self) -> str:
+        model, dtype, attention = self._loaded
+        return "|".join([model, str(self.protocol), dtype, attention])
+
+    def sampled(self, sampling: FrameSampling) -> QwenEngine:
+        other = copy.copy(self)
+        other.protocol = self.protocol.sampled(sampling)
+        other.read = Reader(other.protocol)
+        return other
 
     def check(self, compressor: Compressor | None) -> None:
         with compressor(self.model) if compressor else nullcontext():
@@ -186,7 +213,7 @@ class QwenEngine:
         with (
             compressor(self.model) if compressor else nullcontext() as attachment,
             self._encoded_once(seen),
-            timer.watching(parts.language_model, parts.visual),
+            timer.watching(self.model, parts.language_model, parts.visual),
         ):
             out = self.model.generate(
                 **inputs, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **settings

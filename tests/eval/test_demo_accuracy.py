@@ -11,6 +11,7 @@ from eval.benchmarks.mvbench import MVBENCH
 from eval.demo.minibench import HELD_OUT, write_mvbench
 from eval.demo.show import MODEL, PER_TASK, config
 from eval.demo.world import TASKS
+from eval.place import Place
 from eval.sweep import Sweep, canonical
 
 QUARTER = "vidcom2@0.25:rounding=exact:positions=original"
@@ -23,7 +24,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     data = write_mvbench(root / "data", PER_TASK, seed=HELD_OUT)
     sweep = Sweep(config(MVBENCH, data, root), [canonical(spec) for spec in ("none", QUARTER, RANDOM)])
     sweep.check()
-    assert sweep.run(processes=1) == 0
+    assert sweep.run(Place()) == 0
     return {run.compressor: json.loads((run.output / "results.json").read_text()) for run in sweep.runs}
 
 

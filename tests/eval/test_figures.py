@@ -14,7 +14,17 @@ from PIL import Image
 
 from eval.benchmarks.mvbench import MVBENCH
 from eval.demo.world import TASKS
-from eval.figures import COLOURS, MARKERS, Point, accuracy_retention, point, training_curve
+from eval.figures import (
+    COLOURS,
+    MARKERS,
+    Point,
+    Share,
+    accuracy_retention,
+    beside_published,
+    dropped_frames,
+    point,
+    training_curve,
+)
 from eval.results import summarise
 from eval.runs import Run
 from eval.timing import STAGES
@@ -171,6 +181,42 @@ def test_bad_curves(tmp_path, curves, message):
     with pytest.raises(ValueError, match=message):
         accuracy_retention(curves, DENSE, tmp_path / "f", "")
     assert not list(tmp_path.iterdir())
+
+
+def test_dropped_frames(drawn, tmp_path):
+    files = dropped_frames(CURVES, DENSE, tmp_path / "f", "MVBench")
+    assert [file.name for file in files] == ["f.png", "f.pdf"]
+    (axes,) = drawn[0].axes
+    lines = [container.lines[0] for container in axes.containers]
+    assert lines[0].get_xydata() == pytest.approx(np.array([[0, 58], [50, 57.5], [73, 57], [84.8, 55]]))
+    assert lines[1].get_xydata() == pytest.approx(np.array([[0, 58], [85, 50]]))
+    with pytest.raises(ValueError, match="a: no points"):
+        dropped_frames({"a": []}, DENSE, tmp_path / "g", "")
+
+
+SHARES = {"a": [Share(90.0, (95.0, 94.0, 96.5)), Share(80.0)], "b": [Share(100.5), Share(70.0)]}
+
+
+def test_published_numbers_are_told_from_measured_ones(drawn, tmp_path):
+    beside_published(["MLVU", "VideoMME-Long"], SHARES, tmp_path / "f", "figure")
+    (axes,) = drawn[0].axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["a, published"].get_ydata()) == [90, 80]
+    assert list(lines["b, published"].get_ydata()) == [100.5, 70]
+    assert {lines[f"{name}, published"].get_markerfacecolor() for name in "ab"} == {"none"}
+    (measured,) = axes.containers  # b is not measured, nor is a's second column
+    assert measured.get_label() == "a, measured"
+    ((x, y),) = measured.lines[0].get_xydata()
+    assert (x - lines["a, published"].get_xdata()[0], y) == pytest.approx((0.2, 95))
+    assert measured.lines[2][0].get_segments()[0][:, 1] == pytest.approx([94, 96.5])
+    assert measured.lines[0].get_markerfacecolor() == COLOURS[0]
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names == ["dense", "a, published", "b, published", "a, measured"]
+    ticks = [text.get_window_extent() for text in axes.get_xticklabels()]
+    assert not ticks[0].overlaps(ticks[1])
+    for methods, message in (({}, "0 methods"), ({"a": [Share(1)]}, "a: not one share for each of MLVU, VideoMME")):
+        with pytest.raises(ValueError, match=message):
+            beside_published(["MLVU", "VideoMME"], methods, tmp_path / "g", "")
 
 
 def test_training_curve(drawn, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from datasets import List, Value
 
 from eval.benchmarks import BENCHMARKS
 from eval.demo.minibench import MLVU_TYPES, WRITERS
@@ -63,14 +64,33 @@ def test_questions_are_fair():
         assert commonest < 1.5 * len(asked) / len(answers)
 
 
+COLUMNS = {
+    "mvbench": "video question candidates* answer",
+    "mlvu": "video_name question answer task_type",
+    "videomme": "video_id duration domain sub_category url videoID question_id task_type question options* answer",
+    "longvideobench": "id video_id video_path subtitle_path starting_timestamp_for_subtitles:float64 question option0 "
+    "option1 option2 option3 option4 correct_choice:int64 duration:float64 duration_group:int64 question_category "
+    "topic_category",
+    "egoschema": "question_idx question video_idx option* answer",
+    "perceptiontest": "video_name question question_id options* answer_id area reasoning tag*",
+}
+"""Strings, where nothing else is said; * for lists of them. From the dataset cards; of MVBench and MLVU, what lmms-eval
+reads."""
+
+
 @pytest.mark.parametrize("benchmark", WRITERS)
 def test_files_are_what_lmms_eval_reads(benchmark, tmp_path):
     data = WRITERS[benchmark](tmp_path, 1)
     declared = BENCHMARKS[benchmark]
     names = tuple(f"mvbench_{task}" for task in TASKS) if benchmark == "mvbench" else declared.tasks
     tasks = load_tasks(declared, names, data, "llava_onevision")
+    columns = {}
+    for column in COLUMNS[benchmark].split():
+        column, _, kind = column.partition(":")
+        columns[column.rstrip("*")] = List(Value("string")) if column.endswith("*") else Value(kind or "string")
     prompts = set()
     for name, task in tasks.items():
+        assert task.eval_docs.features == columns
         for doc in task.eval_docs:
             (path,) = task.doc_to_visual(doc)
             video = read_video(path, FrameSampling("uniform", UNITS))

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+import yaml
+from datasets import Dataset, load_dataset
 
 from eval.answers import NO_ANSWER, Sample
 from eval.benchmarks import BENCHMARKS, select_tasks
 from eval.benchmarks.base import local_questions
+from eval.benchmarks.mvbench import MVBENCH
 from eval.cli import main
 from eval.demo.minibench import FPS, PERCEPTION_AREAS, WRITERS, questions
 from eval.demo.world import TASKS
@@ -187,6 +189,55 @@ def test_parquet_files_as_on_the_hub(name, data, tmp_path):
     file.unlink()
     with pytest.raises(FileNotFoundError, match=f"no questions of {name}: no {SPLITS[name]}-"):
         BENCHMARKS[name].local(task.config.task, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "mvbench"])
+def test_the_dataset_card_says_where_the_questions_are(name, tmp_path):
+    """Against `datasets`' own reading of the card."""
+    benchmark = BENCHMARKS[name]
+    (task,) = benchmark.tasks
+    config = {"videomme": "videomme", "egoschema": "Subset", "perceptiontest": "mc_question_val"}.get(name, "default")
+    split = SPLITS.get(name, "test")
+    other = "test" if split == "validation" else "train"
+    cards: list[dict[str, Any]] = [
+        {"config_name": config, "data_files": []},
+        {"config_name": "other", "data_files": []},
+    ]
+    for number, card in enumerate(cards):
+        for part in (split, other):
+            folder = tmp_path / f"elsewhere{number}"
+            folder.mkdir(exist_ok=True)
+            for shard in range(2):
+                rows = Dataset.from_list([{"row": f"{number} {part} {shard}"}])
+                rows.to_parquet(folder / f"{part}-0000{shard}-of-00002.parquet")
+            card["data_files"].append({"split": part, "path": f"elsewhere{number}/{part}-*"})
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'license': 'mit', 'configs': cards})}---\n# A set\n")
+    settings = benchmark.local(task, tmp_path)
+    ours = load_dataset(settings["dataset_path"], **settings["dataset_kwargs"], cache_dir=tmp_path / "cache")
+    theirs = load_dataset(str(tmp_path), config, cache_dir=tmp_path / "cache")
+    assert list(ours) == [split]
+    assert list(ours[split]["row"]) == list(theirs[split]["row"]) == [f"0 {split} 0", f"0 {split} 1"]
+
+    shutil.rmtree(tmp_path / "elsewhere0")
+    (tmp_path / f"{split}.json").touch()
+    assert benchmark.local(task, tmp_path)["dataset_kwargs"] == {
+        "data_files": {split: [str(tmp_path / f"{split}.json")]}
+    }
+
+
+def test_mvbenchs_videos_in_every_layout(tmp_path):
+    """In video/ or beside json/, and for some of them in a folder of another date."""
+    task, doc = "mvbench_moving_count", {"video": "a.mp4"}
+    file = tmp_path / "clevrer/video_validation/a.mp4"
+    assert MVBENCH.local_video(task, tmp_path, doc) == file  # to be named as missing
+    exchanged = tmp_path / "data0613/clevrer/video_validation/a.mp4"
+    for path in (exchanged, file):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert MVBENCH.local_video(task, tmp_path, doc) == path
+    (tmp_path / "video").mkdir()
+    file = tmp_path / "video/clevrer/video_validation/a.mp4"
+    assert MVBENCH.local_video(task, tmp_path, doc) == file
 
 
 def test_questions_in_files_without_a_split(tmp_path):

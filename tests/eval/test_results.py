@@ -8,7 +8,6 @@ from rich.console import Console
 from eval.answers import NO_ANSWER, Sample
 from eval.benchmarks import BENCHMARKS, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
-from eval.launch import processes
 from eval.results import join_samples, markdown, print_table, summarise, write_results
 from eval.timing import STAGES
 
@@ -91,22 +90,6 @@ def test_select_tasks():
     for wrong in ("", "mvbench_action_count,other", "mvbench,mvbench_action_count"):
         with pytest.raises(ValueError, match="no benchmark"):
             select_tasks(wrong)
-
-
-def test_processes(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert processes(None, "cuda") == 4
-    assert processes(2, "cuda") == 2
-    assert processes(None, "cpu") == 1
-    assert processes(3, "cpu") == 3
-    assert processes(None, "auto") == 1
-    with pytest.raises(ValueError, match="--num-gpus 8 is not between 1 and the 4"):
-        processes(8, "cuda")
-    with pytest.raises(ValueError, match="--device auto"):
-        processes(2, "auto")
-    monkeypatch.setenv("RANK", "1")
-    assert processes(None, "cuda") == 1
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,20 @@ def test_a_method_that_cannot_serve_the_model_is_found_before_the_first_question
     flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
     with pytest.raises(ValueError, match="k=2 leaves none of the 2 layers"):
         evaluate("sweep", *flags, "--compressors", "none,fastv@0.6")
-    assert (tmp_path / "none" / "answers.rank0.jsonl").read_text() == ""
+    assert not list((tmp_path / "none").glob("answers*"))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+PROCESSES = {
+    "two of ours": ["-m", "eval", "sweep", "--num-gpus", "2"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eval", "sweep"],
+}
+
+
+@pytest.mark.parametrize("processes", PROCESSES)
 def test_a_killed_run_goes_on_where_it_was(processes, onevision, mvbench, tasks, tmp_path):
-    """SIGKILL to the whole process group in the midst of real runs, until one gets through."""
+    """SIGKILL to the whole process group in the midst of a real run, which is then started again."""
     flags = ["--tasks", tasks, "--model", str(onevision), "--data", str(mvbench), "--compressors", "none,vidcom2@0.15"]
-    command = [sys.executable, "-m", "eval", "sweep", "--device", "cpu", "--num-gpus", str(processes), *flags]
+    command = [sys.executable, *PROCESSES[processes], "--device", "cpu", *flags]
     output = tmp_path / "killed"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--output", str(output)], env=environment, start_new_session=True)
@@ -146,6 +152,36 @@ def test_a_killed_run_goes_on_where_it_was(processes, onevision, mvbench, tasks,
         )
         assert scored == whole
         assert not list((output / spec).glob("answers*"))
+
+
+def test_a_process_that_dies_costs_nothing_but_itself(onevision, mvbench, tasks, tmp_path):
+    """SIGSEGV to a process that answers, in the midst of a real run with two of them."""
+    flags = ["--tasks", tasks, "--model", str(onevision), "--data", str(mvbench), "--compressors", "none,vidcom2@0.15"]
+    command = [sys.executable, "-m", "eval", "sweep", "--device", "cpu", "--num-gpus", "2", *flags]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    output = tmp_path / "hurt"
+    process = subprocess.Popen([*command, "--output", str(output)], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not any(file.read_text() for file in output.glob("none/answers.rank0.jsonl")):
+        assert process.poll() is None, "it finished before it could be hurt"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    (server,) = (pid for pid in children(process.pid) if "forkserver" in command_line(pid))
+    hurt = next(pid for pid in children(server) if children(pid) == [])
+    os.kill(hurt, signal.SIGSEGV)
+    assert process.communicate()[1].count("a process died (SIGSEGV)") == 1
+    assert process.returncode == 0
+    assert evaluate("sweep", *flags, "--output", tmp_path / "whole") == 0
+    for spec in ("none", "vidcom2@0.15"):
+        assert same(output / spec, tmp_path / "whole" / spec)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def test_an_interrupted_run_of_other_settings_is_not_continued(onevision, mvbench, tmp_path, capsys):

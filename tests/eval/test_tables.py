@@ -8,7 +8,9 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import statistics
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from eval.benchmarks import BENCHMARKS
 from eval.demo import minibench
@@ -24,7 +27,7 @@ from eval.paper import TITLES, Part, Row, average_pct, next_below, paper_table
 from eval.results import Line, summarise, write_results
 from eval.stats import paired_interval
 from eval.sweep import folder
-from eval.tables import add_table, escaped, measure, render
+from eval.tables import add_table, escaped, measure, render, write
 from eval.timing import STAGES
 from tests.golden import GOLDEN
 from vidcom2 import compressor
@@ -398,9 +401,22 @@ def test_latex(runs):
     assert f"$-${-mlvu:.1f} [$-$" in grid
     assert "a\\_1 & measured" in grid
     assert "average \\%" in grid
-    bare = text.removeprefix("% \\usepackage{booktabs}\n").replace("tabular}{ll", "").replace("$-$", "")
+    bare = text.removeprefix("% \\usepackage{booktabs,graphicx}\n").replace("%\n", "").replace("$-$", "")
     for char in "%_#":
         assert bare.count(char) == bare.count(f"\\{char}")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")
+def test_latex_compiles(runs, tmp_path):
+    """Also a table that is wider than the page: nothing sticks out."""
+    packages = "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}"
+    tables = render(SMALL, runs)["table5.tex"] + render(paper_table("2"), tmp_path)["table2.tex"]
+    (tmp_path / "t.tex").write_text(f"{packages}\\begin{{document}}\n{tables}\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout
+    assert "Output written on t.pdf" in done.stdout
+    assert not [line for line in done.stdout.splitlines() if "Overfull" in line or "too large" in line]
 
 
 def test_latex_characters():
@@ -421,6 +437,36 @@ def test_percent_of_dense(runs):
     points = expected_score("VideoMME", "vidcom2@0.25") - expected_score("VideoMME", "none")
     assert float(found["a_1", "VideoMME"]["against_dense"]) == pytest.approx(points)
     assert "| a_1 | measured, % of dense |" in files["figure9.md"]
+
+
+def test_a_figure_of_the_paper_is_drawn_from_runs(tmp_path, monkeypatch):
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k)))
+    figure = replace(SMALL, name="figure9", relative=True)
+    for (benchmark, spec), scores in SCORES.items():
+        write_run(tmp_path / "runs", benchmark, spec, scores, limit=50)
+    write(figure, tmp_path / "runs", tmp_path)
+    assert {file.name for file in tmp_path.glob("figure9.*")} == {
+        f"figure9.{end}" for end in ("md", "tex", "csv", "png", "pdf")
+    }
+    (axes,) = drawn[0].axes
+    assert "measured: tiny\nTRIAL" in axes.get_title()
+    (first, second) = axes.containers
+    assert (first.get_label(), second.get_label()) == ("a_1, measured", "b, measured")
+    columns = ["MLVU", "VideoMME", "VideoMME-Short", "VideoMME-Long"]
+    shares = [100 * expected_score(c, "vidcom2@0.25") / expected_score(c, "none") for c in columns]
+    assert list(first.lines[0].get_ydata()) == pytest.approx(shares)
+    assert len(second.lines[0].get_ydata()) == 1  # b has no run on Video-MME
+    for (low, high), middle in zip((part[:, 1] for part in first.lines[2][0].get_segments()), shares, strict=True):
+        assert low < middle < high
+    drawn.clear()
+    write(figure, tmp_path / "none", tmp_path)
+    (axes,) = drawn[0].axes
+    assert not axes.containers
+    assert "measured: nothing yet" in axes.get_title()
+    write(SMALL, tmp_path / "none", tmp_path)
+    assert not list(tmp_path.glob("table5.p*"))
 
 
 def test_percent_of_a_dense_that_is_not_measured(tmp_path):
@@ -498,20 +544,23 @@ def call(*arguments: object) -> int:
 
 
 def test_render_only(tmp_path, capsys):
-    for name, stem in (("2", "table2"), ("figure5", "figure5")):
+    for name, stem, drawn in (("2", "table2", set()), ("figure5", "figure5", {"figure5.png", "figure5.pdf"})):
         assert call(name, "--render-only", "--runs", tmp_path, "--output", tmp_path / "new" / "tables") == 0
         assert {path.name for path in (tmp_path / "new" / "tables").glob(f"{stem}.*")} == {
             f"{stem}.md",
             f"{stem}.tex",
             f"{stem}.csv",
+            *drawn,
         }
-    assert capsys.readouterr().out.count("written: ") == 6
+    assert capsys.readouterr().out.count("written: ") == 8
     text = (tmp_path / "new" / "tables" / "table2.md").read_text()
     assert "## LLaVA-Video-7B: lmms-lab/LLaVA-Video-7B-Qwen2" in text
 
 
 def test_every_table_has_its_script():
     scripts = {path.name: path.read_text() for path in Path(__file__).parents[2].glob("scripts/reproduce_*.sh")}
+    for other, command in (("figure1", "eval frame-drop --tasks mvbench"), ("table4", "efficiency.sh")):
+        assert command in scripts.pop(f"reproduce_{other}.sh")
     stems = {name: name if name.startswith("figure") else f"table{name}" for name in TITLES}
     assert set(scripts) == {f"reproduce_{stem}.sh" for stem in stems.values()}
     for name, stem in stems.items():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file
 
 from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
@@ -20,6 +22,18 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
+
+
+@contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Within, a module whose parameters DeepSpeed ZeRO-3 has spread has all of them; the first process's go to all."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(module.parameters()), modifier_rank=0):
+        yield
 
 
 class VisionTower(nn.Module):
@@ -55,7 +69,8 @@ class VisionTower(nn.Module):
                 f"the files of vision tower {self.vision_tower_name!r} lack {len(missing)} of its weights, "
                 f"{missing[0]} for one"
             )
-        self.vision_tower.load_state_dict({k: state[k] for k in wanted}, strict=False)
+        with whole(self.vision_tower):
+            self.vision_tower.load_state_dict({k: state[k] for k in wanted}, strict=False)
 
     def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         if isinstance(images, list):

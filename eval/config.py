@@ -1,0 +1,112 @@
+"""What an evaluation run is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from eval import answers
+from eval.benchmarks import select_tasks
+from eval.models import Protocol, protocol_for
+from eval.provenance import versions
+from eval.results import PARSERS, Parser
+from eval.zero3 import require_zero3
+from llava.model.builder import resolve_attention, resolve_dtype
+from llava.video import FrameSampling
+from vidcom2 import compressor
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything one run depends on.
+
+    compressor: a spec ("vidcom2@0.25", "none"). data: local benchmark directory, None for the hub. limit: questions
+    per task. sampling: frames ("uniform:16"), None for the protocol's. device: "cpu", "cuda" (one GPU per process) or
+    "auto" (one process over all GPUs). parser: whose reading of the raw answers counts. workers: processes that read
+    videos ahead, for each that answers; 0 for none. timeout: seconds for one video, which then counts as unreadable;
+    without workers there is no limit. decoder, preprocess: how videos are read, None for the protocol's own. zero3: a
+    DeepSpeed configuration, to spread one model over all devices, see eval.zero3.
+    """
+
+    model: str
+    tasks: str
+    compressor: str
+    output: Path
+    data: Path | None = None
+    limit: int | None = None
+    sampling: str | None = None
+    attn: str | None = None
+    dtype: str = "float16"
+    device: str = "cuda"
+    overwrite: bool = False
+    parser: Parser = "current"
+    workers: int = 0
+    timeout: float = 300.0
+    decoder: str | None = None
+    preprocess: str | None = None
+    zero3: Path | None = None
+
+    def protocol(self) -> Protocol:
+        """How the model is evaluated; ValueError, OSError where it is not, or not with this sampling."""
+        protocol = protocol_for(self.model).read_by(self.decoder, self.preprocess)
+        return protocol if self.sampling is None else protocol.sampled(FrameSampling.parse(self.sampling))
+
+    def check(self) -> None:
+        """Raise ValueError, OSError or ImportError for what cannot work, before anything is loaded.
+
+        Makes the output directory.
+        """
+        benchmark, tasks = select_tasks(self.tasks)
+        compressor(self.compressor)
+        resolve_attention(self.attn)
+        resolve_dtype(self.dtype)
+        protocol = self.protocol()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit} must be at least 1")
+        if self.parser not in PARSERS:
+            raise ValueError(f"--parser {self.parser!r} is unknown; there are {', '.join(PARSERS)}")
+        if self.workers < 0:
+            raise ValueError(f"--workers {self.workers} must be at least 0")
+        if not self.timeout > 0:
+            raise ValueError(f"--timeout {self.timeout} must be a positive number of seconds")
+        if self.zero3 is not None:
+            require_zero3(self.zero3, self.dtype, self.device)
+        if self.data is not None:
+            for task in tasks:
+                benchmark.local(task, self.data)
+        if self.finished and not self.overwrite:
+            raise FileExistsError(f"{self.output} holds finished results: choose another --output, or --overwrite them")
+        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            with TemporaryFile(dir=self.output) as probe:
+                probe.write(bytes(2**20))  # a full disk is found out now, not after hours
+        except OSError as error:
+            raise OSError(f"--output {self.output} cannot be written: {error}") from error
+        if not self.overwrite:
+            answers.require_same(self.output, self.settings(protocol))
+
+    @property
+    def finished(self) -> bool:
+        return (self.output / "results.json").exists()
+
+    def settings(self, protocol: Protocol) -> dict[str, Any]:
+        """What answers depend on, JSON-ready; the same for runs whose answers may stand in one table line.
+
+        protocol: what `protocol()` gives, which may ask the hub.
+        """
+        chosen = compressor(self.compressor)
+        return {
+            "model": self.model,
+            "compressor": chosen.spec if chosen else "none",
+            "compressor_settings": chosen.settings if chosen else {},
+            **protocol.describe(),
+            "dtype": self.dtype,
+            "attention": resolve_attention(self.attn),
+            "device": self.device,
+            "engine": "torch" if self.zero3 is None else "deepspeed",
+            "data": str(self.data) if self.data else "hub",
+            "parser": self.parser,
+            "versions": versions(),
+        }

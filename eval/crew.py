@@ -1,0 +1,261 @@
+"""The processes that answer: one per GPU, or a team with one model between them.
+
+Whichever is free gets the next video, and one that dies costs one question.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+
+from eval.answering import Answering, Job
+from eval.answers import Key, Sample
+from eval.child import Child
+from eval.config import RunConfig
+from eval.models import Protocol
+from eval.place import Team
+
+Note = Callable[[int, Sample], None]
+"""Takes a setting, and what was answered under it or why not."""
+LIVES = 2
+"""As often a question may lose a process; the first time need not be its fault."""
+FRUITLESS = 3
+"""As many questions that lose a process, with no answer in between, are not at fault themselves."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process that answers is made of; see eval.answering.Answering. Picklable."""
+
+    config: RunConfig
+    protocol: Protocol
+    specs: tuple[str, ...]
+
+    def answering(self, device: str) -> Answering:
+        return Answering(self.config, self.protocol, self.specs, device)
+
+    @property
+    def ahead(self) -> int:
+        """Jobs to hold: one for each that reads ahead, and the one that is answered."""
+        return max(2, self.config.workers + 1)
+
+
+class Alone:
+    """This process answers itself, on the CPU; if it dies, so does the run."""
+
+    def __init__(self, setup: Setup):
+        self._answering, self._ahead = setup.answering("cpu"), setup.ahead
+
+    def answer(self, jobs: Iterator[Job], note: Note) -> None:
+        """As `Crew.answer`."""
+        planned: deque[Job] = deque()
+        while True:
+            for job in islice(jobs, self._ahead - len(planned)):
+                self._answering.plan(job)
+                planned.append(job)
+            if not planned:
+                return
+            self._answering.see(planned[0])
+            for setting, sample in self._answering.answers(planned.popleft()):
+                note(setting, sample)
+
+    def close(self) -> None:
+        self._answering.close()
+
+
+class Crew:
+    """The processes of `teams`; they load the model at once. say: told of each that dies."""
+
+    def __init__(self, setup: Setup, teams: Sequence[Team], say: Callable[[str], None]):
+        self._setup, self._say = setup, say
+        self._again: deque[Job] = deque()  # what was left when a process died
+        self._blamed: Counter[tuple[Key, ...]] = Counter()
+        self._fruitless = 0
+        self._members: list[_Member] = []
+        try:
+            for team in teams:
+                self._members.append(_Member(setup, team, len(teams)))
+        except BaseException:
+            self.close()
+            raise
+
+    def answer(self, jobs: Iterator[Job], note: Note) -> None:
+        """Answer, in no particular order; `note` is called here, as answers come.
+
+        A question that kills its process twice is noted as failed; all questions about a video, if it dies of that.
+        Raises RuntimeError where processes cannot start, or die whatever they are asked.
+        """
+        while True:
+            for member in self._members:
+                while len(member.jobs) < self._setup.ahead and (job := self._next(jobs)):
+                    member.give(job)
+            busy = [member for member in self._members if member.jobs]
+            if not busy:
+                return
+            ready = set(wait([one for member in busy for one in member.signs]))
+            for i, member in enumerate(self._members):
+                if member.jobs and not ready.isdisjoint(member.signs) and not self._listen(member, note):
+                    self._members[i] = self._replace(member, note)
+
+    def close(self) -> None:
+        for member in self._members:
+            member.end()
+
+    def _next(self, jobs: Iterator[Job]) -> Job | None:
+        return self._again.popleft() if self._again else next(jobs, None)
+
+    def _listen(self, member: _Member, note: Note) -> bool:
+        """Take what the member has to say; False if it is dead."""
+        heard = member.hear()
+        if heard is None:
+            return False
+        kind, what = heard
+        match kind:
+            case "unfit":
+                raise RuntimeError(f"a process that answers on {', '.join(member.team)} cannot start:\n{what}")
+            case "ready":
+                member.ready = True
+            case "seen":
+                member.seen = True
+            case "answer":
+                self._fruitless = 0
+                member.answered(*what)
+                note(*what)
+            case "done":
+                member.jobs.popleft()
+                member.seen = False
+            case "dying":
+                member.cause = what
+        return True
+
+    def _replace(self, dead: _Member, note: Note) -> _Member:
+        cause, name = dead.end(), f"the process that answers on {', '.join(dead.team)}"
+        if not dead.ready:
+            raise RuntimeError(f"{name} died before it was ready ({cause})")
+        job, *others = dead.jobs
+        asked = job.questions[:1] if dead.seen else job.questions
+        blamed = tuple(question.key for question in asked)
+        self._blamed[blamed] += 1
+        self._fruitless += self._blamed[blamed] == 1
+        if self._fruitless == FRUITLESS:
+            raise RuntimeError(f"{name} died ({cause}), as others did at the {FRUITLESS - 1} questions before")
+        if self._blamed[blamed] == LIVES:
+            error = RuntimeError(f"{job.video}: the process that answered died {LIVES} times, at last of: {cause}")
+            for question in asked:
+                for setting in question.settings:
+                    note(setting, Sample.failed(question.key, job.video, error))
+            job = replace(job, questions=job.questions[len(asked) :])
+        self._say(f"a process died ({cause}) at {job.video}; another one takes over")
+        self._again.extend(([job] if job.questions else []) + others)
+        return _Member(self._setup, dead.team, len(self._members))
+
+
+class _Member:
+    """A team of processes that answers; mostly of one.
+
+    jobs: given and not done; the first is being worked on, and has lost the questions that are answered. ready: its
+    model is loaded. seen: the first job's video is encoded. signs: ready to be waited for when it speaks or dies.
+    """
+
+    def __init__(self, setup: Setup, team: Team, members: int):
+        self.team = team
+        self.jobs: deque[Job] = deque()
+        self.ready = self.seen = False
+        self.cause = ""
+        on_gpu = team[0] == "auto" or team[0].startswith("cuda")
+        # A server that forks starts processes in no time, but its imports may have woken CUDA, which no fork survives.
+        context = multiprocessing.get_context("spawn" if on_gpu else "forkserver")
+        if not on_gpu:
+            context.set_forkserver_preload(["eval.crew"])
+        threads = max(1, (os.cpu_count() or 1) // members) if not on_gpu else None
+        meeting = str(Path(mkdtemp(), "meeting")) if len(team) > 1 else None
+        # No daemons: they have children, the processes that read ahead.
+        self._children = [
+            Child.start(context, _work, setup, team, rank, meeting, threads, daemon=False) for rank in range(len(team))
+        ]
+
+    @property
+    def signs(self) -> list[Any]:
+        return [sign for child in self._children for sign in (child.connection, child.process.sentinel)]
+
+    def hear(self) -> tuple[str, Any] | None:
+        """What one of them has to say, None where it is only that it is dead."""
+        try:
+            return next((child.connection.recv() for child in self._children if child.connection.poll()), None)
+        except (EOFError, ConnectionError):
+            return None
+
+    def give(self, job: Job) -> None:
+        self.jobs.append(job)
+        with suppress(ConnectionError):  # if one is dead, `signs` will tell
+            for child in self._children:
+                child.connection.send(job)
+
+    def answered(self, setting: int, sample: Sample) -> None:
+        first, *others = self.jobs[0].questions
+        left = tuple(one for one in first.settings if one != setting)
+        self.jobs[0] = replace(
+            self.jobs[0], questions=tuple(([replace(first, settings=left)] if left else []) + others)
+        )
+
+    def end(self) -> str:
+        """Kill it; returns what it had died of, if it had."""
+        ended = [child.end() for child in self._children]
+        return self.cause or next((how for how in ended if how != "killed"), "killed")
+
+
+def _work(
+    connection: Connection, setup: Setup, team: Team, rank: int, meeting: str | None, threads: int | None
+) -> None:
+    """Answer, as the member `rank` of a team, which meets at a new file, `meeting`; the first one tells the answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that hands out the questions ends it
+    if threads is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+
+    def tell(kind: str, what: Any = None) -> None:
+        if rank == 0:
+            connection.send((kind, what))
+
+    try:
+        if meeting is not None:
+            backend = "nccl" if team[rank].startswith("cuda") else "gloo"
+            torch.distributed.init_process_group(
+                backend, init_method=f"file://{meeting}", rank=rank, world_size=len(team)
+            )
+        answering = setup.answering(team[rank])
+    except Exception:
+        connection.send(("unfit", traceback.format_exc()))
+        return
+    tell("ready")
+    waiting: deque[Job] = deque()
+    try:
+        while True:
+            while not waiting or connection.poll():
+                waiting.append(connection.recv())
+                answering.plan(waiting[-1])
+            job = waiting.popleft()
+            answering.see(job)
+            tell("seen")
+            for answer in answering.answers(job):
+                tell("answer", answer)
+            tell("done")
+    except (EOFError, ConnectionError):
+        pass  # the run is over
+    except Exception as error:
+        connection.send(("dying", f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        answering.close()

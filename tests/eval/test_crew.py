@@ -1,0 +1,148 @@
+"""Processes that answer, and die of it. What they do is in the names of the videos."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.answering import Job, Question
+from eval.answers import Sample
+from eval.config import RunConfig
+from eval.crew import Crew, Setup
+
+
+class Doing:
+    """Stands for eval.answering.Answering."""
+
+    def __init__(self, device: str):
+        if device == "unfit":
+            raise ValueError("no such model")
+        if device == "stillborn":
+            os._exit(9)
+        self.device = device
+
+    def plan(self, job: Job) -> None:
+        pass
+
+    def see(self, job: Job) -> None:
+        self.do("see", job.video)
+
+    def answers(self, job: Job) -> Iterator[tuple[int, Sample]]:
+        for question in job.questions:
+            self.do(str(question.key[1]), job.video)
+            for setting in question.settings:
+                yield setting, Sample(*question.key, job.video, str(os.getpid()), self.device, None, 1, 1.0, 1, 1, {})
+
+    def do(self, stage: str, video: str) -> None:
+        """`crash:see` has the process crash when it sees, `crash:1` at question 1; `once:1` the first time."""
+        what, when, *_ = Path(video).name.split(":")
+        if stage != when:
+            return
+        if what == "slow":
+            time.sleep(1)
+        if what == "once":
+            try:
+                Path(video).touch(exist_ok=False)
+            except FileExistsError:
+                return
+        if what == "bug":
+            raise KeyError("a mistake")
+        if what in ("crash", "once"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class DoingSetup(Setup):
+    def answering(self, device: str) -> Any:
+        return Doing(device)
+
+
+def setup() -> Setup:
+    config = RunConfig(model="", tasks="", compressor="", output=Path())
+    return DoingSetup(config, protocol=None, specs=("none", "vidcom2"))  # type: ignore[arg-type]
+
+
+def jobs(root: Path, *names: str) -> list[Job]:
+    """One per name, with three questions under both settings."""
+    return [Job(str(root / name), tuple(Question((name, i), "", {}, (0, 1)) for i in range(3))) for name in names]
+
+
+@pytest.fixture
+def crew(request):
+    said: list[str] = []
+    crew = Crew(setup(), [(device,) for device in request.param], said.append)
+    crew.said = said
+    yield crew
+    crew.close()
+
+
+def answered(crew: Crew, todo: list[Job]) -> dict[tuple[str, int, int], Sample]:
+    notes: list[tuple[int, Sample]] = []
+    crew.answer(iter(todo), lambda setting, sample: notes.append((setting, sample)))
+    by_question = {(*sample.key, setting): sample for setting, sample in notes}
+    assert len(by_question) == len(notes), "something was answered twice"
+    assert set(by_question) == {(*q.key, s) for job in todo for q in job.questions for s in q.settings}
+    return by_question
+
+
+@pytest.mark.parametrize("crew", [("cpu:a", "cpu:b")], indirect=True)
+def test_a_death_costs_one_question(crew, tmp_path):
+    names = ("slow:0", "crash:1", "fine:a", "once:2", "fine:b", "crash:see", "fine:c", "bug:2", "fine:d")
+    got = answered(crew, jobs(tmp_path, *names))
+    failed = {key: sample.error for key, sample in got.items() if sample.error}
+    assert set(failed) == {
+        *(("crash:1", 1, setting) for setting in (0, 1)),
+        *(("bug:2", 2, setting) for setting in (0, 1)),
+        *(("crash:see", i, setting) for i in range(3) for setting in (0, 1)),
+    }
+    assert "crash:1: the process that answered died 2 times, at last of: SIGSEGV" in str(failed["crash:1", 1, 0])
+    assert "KeyError: 'a mistake'" in str(failed["bug:2", 2, 0])
+    assert len(crew.said) == 7
+    assert sum("SIGSEGV" in line for line in crew.said) == 5
+    # The other process had the whole rest while this one was slow or being replaced.
+    assert {sample.answer for sample in got.values() if not sample.error} == {"cpu:a", "cpu:b"}
+    assert len({sample.prompt for sample in got.values() if not sample.error}) > 2
+
+
+@pytest.mark.parametrize("crew", [("cpu:a", "cpu:b")], indirect=True)
+def test_who_is_faster_gets_more(crew, tmp_path):
+    slow, *fast = jobs(tmp_path, "slow:1", *(f"fine:{i}" for i in range(20)))
+    got = answered(crew, [slow, *fast])
+    mine = got["slow:1", 0, 0].answer
+    per_process = [sum(sample.answer == name for sample in got.values()) for name in ("cpu:a", "cpu:b")]
+    assert sum(per_process) == 21 * 6
+    assert (per_process[0] < per_process[1]) == (mine == "cpu:a")
+
+
+@pytest.mark.parametrize("crew", [("cpu",)], indirect=True)
+def test_what_kills_every_process_ends_the_run(crew, tmp_path):
+    with pytest.raises(RuntimeError, match=r"died \(KeyError: .*\), as others did at the 2 questions before"):
+        answered(crew, jobs(tmp_path, "crash:see", "crash:see:2", "bug:see", "fine:a"))
+
+
+@pytest.mark.parametrize(
+    ("crew", "message"),
+    [
+        (("unfit",), r"on unfit cannot start:\n(?s:.*)ValueError: no such model"),
+        (("stillborn",), r"on stillborn died before it was ready \(exit status 9\)"),
+    ],
+    indirect=["crew"],
+)
+def test_what_cannot_start_is_told(crew, message, tmp_path):
+    with pytest.raises(RuntimeError, match=message):
+        answered(crew, jobs(tmp_path, "fine:a"))
+
+
+@pytest.mark.parametrize("crew", [("cpu",)], indirect=True)
+def test_nothing_to_do(crew):
+    assert answered(crew, []) == {}
