@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +84,28 @@ class Answers:
         self.samples[sample.key] = sample
         self._file.write(json.dumps(asdict(sample)) + "\n")
         self._file.flush()
+
+
+class OutputInUse(Exception):
+    """Another run writes into the output directory."""
+
+
+@contextmanager
+def reserved(directory: Path) -> Iterator[None]:
+    """Keep other runs out of the directory; OutputInUse where one is in it. The system lets go when a process ends,
+    however it does. Where the file system knows no locks, nobody is kept out.
+    """
+    with (directory / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputInUse(
+                f"another run writes into {directory}: wait until it is done, or choose another --output"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
 
 
 def require_same(directory: Path, settings: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from eval.answers import OutputInUse
 from eval.bench import add_bench
 from eval.benchmarks import select_tasks
 from eval.compare import add_compare
@@ -49,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return start()
+    try:
+        return start()
+    except OutputInUse as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def add_run(commands: argparse._SubParsersAction) -> None:
@@ -84,9 +89,9 @@ def add_evaluation(commands: argparse._SubParsersAction, name: str, what: str, m
         name,
         help=what,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog=f"Defaults come from MODEL, {more}NUM_GPUS, OUTPUT, LIMIT, ATTN, DATA and PARSER where set. An "
+        epilog=f"Defaults come from MODEL, {more}NUM_GPUS, OUTPUT, LIMIT, ATTN, DATA, PARSER and ENGINE where set. An "
         "interrupted evaluation goes on when it is started again. Exit status: 0 all questions answered, "
-        f"{FAILED_QUESTIONS} some videos unreadable (listed), 1 failed.",
+        f"{FAILED_QUESTIONS} some questions failed (listed), mostly for an unreadable video, 1 failed.",
     )
     run.add_argument("--tasks", required=True, help="a benchmark (mvbench), or some of its lmms-eval tasks")
     run.add_argument("--model", default=env.get("MODEL") or DEFAULT_MODEL, help="checkpoint directory or hub name")

@@ -15,7 +15,7 @@ from eval.models import protocol_for
 from llava.mm_utils import get_model_name_from_path
 
 FAILED_QUESTIONS = 3
-"""Exit status of a run that finished, but had questions whose video could not be read."""
+"""Exit status of a run that finished, but has questions that failed, mostly because a video could not be read."""
 
 
 ZERO3 = Path(__file__).parents[1] / "scripts" / "zero3.json"

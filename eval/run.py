@@ -33,6 +33,7 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     configs: alike but for compressor and output; every video is decoded and encoded once for all of them. What an
     interrupted run left in an output counts as answered. place: a single CPU is this process, anything else is
     processes of their own.
+    Raises OutputInUse where another run writes into an output, and what loading the model raises.
     Returns the number of questions that failed, because their video could not be read, or whatever they died of.
     """
     config = configs[0]
@@ -48,6 +49,9 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     setup = Setup(config, protocol, tuple(one.compressor for one in configs))
     console = Console(file=sys.stderr)
     with ExitStack() as stack:
+        if place.rank == 0:
+            for one in configs:
+                stack.enter_context(answers.reserved(one.output))
         crew = stack.enter_context(
             closing(Alone(setup) if place.teams == (("cpu",),) else Crew(setup, place.teams, console.print))
         )

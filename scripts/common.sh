@@ -57,12 +57,13 @@ $1 through lmms-eval. Environment variables or flags; flags win:
   ATTN         --attn        eager, sdpa, flash_attention_2     [the best installed]
   DATA         --data        local copy of $1, laid out as on the hub and unpacked
   PARSER       --parser      legacy: answers are read as lmms-eval 0.5.0 did, the paper's harness  [current]
+  ENGINE       --engine      deepspeed: one model over all GPUs, by ZeRO-3  [torch: a copy on each]
                --sampling    frames, such as uniform:16         [as lmms-eval's wrapper for the model]
                --tasks       some of its lmms-eval tasks only, such as mvbench_action_count,mvbench_state_change
                --demo        the small model that comes along, on videos made on the spot, dense and compressed: no
                              download, no GPU, a few minutes
-               --dtype, --device, --overwrite: see python -m eval run --help
-Writes results.json, samples.jsonl and table.md. Exit status: 0 done; 3 done, but some videos were unreadable (they
-are listed, and count as wrong answers); anything else failed.
+               --dtype, --device, --workers, --decoder, ...: see python -m eval run --help
+Writes results.json, samples.jsonl and table.md. Exit status: 0 done; 3 done, but some questions failed, mostly for an
+unreadable video (they are listed, and count as wrong answers); anything else failed.
 EOF
 }

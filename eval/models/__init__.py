@@ -20,8 +20,12 @@ def protocol_for(model: str) -> Protocol:
     """The protocol of a checkpoint, by its config.json.
 
     LLaVA-Video's where its config says grid newlines or its name says so. ValueError for a family without a protocol,
-    ImportError where what reads its videos is not installed.
+    OSError where there is no config.json, ImportError where what reads its videos is not installed.
     """
+    if not Path(model).is_dir() and (model.startswith(("/", ".", "~")) or model.count("/") > 1):
+        raise FileNotFoundError(f"--model {model}: no such directory, and a hub name would be OWNER/NAME")
+    if Path(model).is_dir() and not Path(model, "config.json").exists():
+        raise FileNotFoundError(f"--model {model}: no checkpoint, as there is no config.json in it")
     config = PreTrainedConfig.get_config_dict(model)[0]
     family = config.get("model_type")
     if family in QWEN_PROTOCOLS:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.answers import reserved
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.cli import FAILED_QUESTIONS, main
 from eval.demo.benchmark import make_mvbench
@@ -206,6 +207,12 @@ def test_unreadable_videos_are_listed_and_count_as_wrong(onevision, mvbench, tas
         (("--tasks", "mvbench_nothing"), "no benchmark"),
         (("--tasks", "mvbench", "--compressor", "vidcom3"), "'vidcom3' is unknown"),
         (("--tasks", "mvbench", "--retention", "1.5"), "retention=1.5"),
+        (("--tasks", "mvbench", "--retention", "0"), "retention=0.0"),
+        (("--tasks", "mvbench", "--compressor", "vidcom2@many"), "retention='many'"),
+        (("--tasks", "mvbench", "--model", "/nonexistent/model"), "--model /nonexistent/model: no such directory"),
+        (("--tasks", "mvbench", "--model", Path(__file__).parent), "config.json"),
+        (("--tasks", "mvbench", "--decoder", "ffmpeg"), "'ffmpeg'"),
+        (("--tasks", "mvbench", "--preprocess", "quick"), "--preprocess 'quick'"),
         (("--tasks", "mvbench", "--limit", "0"), "--limit 0"),
         (("--tasks", "mvbench", "--attn", "linear"), "attn_implementation='linear'"),
         (("--tasks", "mvbench", "--dtype", "int8"), "torch_dtype='int8'"),
@@ -216,8 +223,17 @@ def test_unreadable_videos_are_listed_and_count_as_wrong(onevision, mvbench, tas
     ],
 )
 def test_bad_flags_fail_before_anything_is_loaded(flags, message, tmp_path, capsys, onevision):
-    assert run(*flags, "--model", onevision, "--output", tmp_path) == 1
+    assert run("--model", onevision, *flags, "--output", tmp_path) == 1
     assert message in capsys.readouterr().err
+
+
+def test_two_runs_into_one_output(onevision, mvbench, tmp_path, capsys):
+    flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
+    with reserved(tmp_path):
+        assert run(*flags) == 1
+    assert f"another run writes into {tmp_path}" in capsys.readouterr().err
+    assert run(*flags) == 0
+    assert results_of(tmp_path)["samples"] == 3
 
 
 def test_finished_results_are_not_overwritten(onevision, mvbench, tmp_path, capsys):

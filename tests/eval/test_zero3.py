@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
+from eval.cli import FAILED_QUESTIONS, main
 from eval.demo.benchmark import write_video
 from eval.engine import Engine
 from eval.models import load_engine, protocol_for
 from eval.zero3 import READ_DIRECTLY, load_sharded, read_config
 from llava.video import FrameSampling
 from tests.eval.qwen_tiny import make_qwen
+from tests.eval.test_main_job import results_of
+from tests.eval.test_sweep import same
 from tests.llava.test_video import noisy_frames
 from vidcom2 import compressor
 
@@ -158,3 +162,19 @@ def test_what_cannot_be_sharded_is_said_before_anything_is_loaded(tmp_path, monk
     monkeypatch.setattr("eval.zero3.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install deepspeed"):
         load_sharded(load, SHIPPED, "cpu", "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_with_one_model_over_two_processes(workers, onevision, mvbench, tasks, tmp_path, monkeypatch):
+    data = shutil.copytree(mvbench, tmp_path / "data")
+    sorted((data / "video").rglob("*.mp4"))[1].write_bytes(b"not a video")
+    flags = ["sweep", "--tasks", tasks, "--model", onevision, "--data", data, "--compressors", "none,vidcom2@0.25"]
+    flags += ["--device", "cpu", "--workers", workers]
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    for name, more in {"whole": [], "sharded": ["--engine", "deepspeed", "--num-gpus", 2]}.items():
+        assert main([*map(str, [*flags, *more, "--output", tmp_path / name])]) == FAILED_QUESTIONS
+    for spec in ("none", "vidcom2@0.25"):
+        assert results_of(tmp_path / "sharded" / spec)["run"]["engine"] == "deepspeed"
+        assert same(tmp_path / "whole" / spec, tmp_path / "sharded" / spec)
