@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from eval.bench_pipeline import add_pipeline
 from eval.bench_tower import add_tower
 from eval.bench_video import add_decode, add_preprocess
 from eval.files import prepare_json, write_json
@@ -92,6 +93,7 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     add_decode(benchmarks)
     add_preprocess(benchmarks)
     add_tower(benchmarks)
+    add_pipeline(benchmarks)
     operator = benchmarks.add_parser(
         "operator",
         help="VidCom²'s selection on random features, against a slow reference",

@@ -27,7 +27,8 @@ class RunConfig:
     "auto" (one process over all GPUs). parser: whose reading of the raw answers counts. workers: processes that read
     videos ahead, for each that answers; 0 for none. timeout: seconds for one video, which then counts as unreadable;
     without workers there is no limit. decoder, preprocess: how videos are read, None for the protocol's own. zero3: a
-    DeepSpeed configuration, to spread one model over all devices, see eval.zero3.
+    DeepSpeed configuration, to spread one model over all devices, see eval.zero3. batch_size: questions that are
+    answered together, which may change the last bits of what the model computes.
     """
 
     model: str
@@ -47,6 +48,7 @@ class RunConfig:
     decoder: str | None = None
     preprocess: str | None = None
     zero3: Path | None = None
+    batch_size: int = 1
 
     def protocol(self) -> Protocol:
         """How the model is evaluated; ValueError, OSError where it is not, or not with this sampling."""
@@ -67,6 +69,8 @@ class RunConfig:
             raise ValueError(f"--limit {self.limit} must be at least 1")
         if self.parser not in PARSERS:
             raise ValueError(f"--parser {self.parser!r} is unknown; there are {', '.join(PARSERS)}")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size {self.batch_size} must be at least 1")
         if self.workers < 0:
             raise ValueError(f"--workers {self.workers} must be at least 0")
         if not self.timeout > 0:
@@ -107,6 +111,7 @@ class RunConfig:
             "device": self.device,
             "engine": "torch" if self.zero3 is None else "deepspeed",
             "data": str(self.data) if self.data else "hub",
+            "batch_size": self.batch_size,
             "parser": self.parser,
             "versions": versions(),
         }

@@ -12,7 +12,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -25,7 +25,7 @@ from eval.answering import Answering, Job
 from eval.answers import Key, Sample
 from eval.child import Child
 from eval.config import RunConfig
-from eval.models import Protocol
+from eval.models import Protocol, load_engine
 from eval.place import Team
 
 Note = Callable[[int, Sample], None]
@@ -38,14 +38,18 @@ FRUITLESS = 3
 
 @dataclass(frozen=True)
 class Setup:
-    """What a process that answers is made of; see eval.answering.Answering. Picklable."""
+    """What a process that answers is made of. specs: of the compressors. Picklable."""
 
     config: RunConfig
     protocol: Protocol
     specs: tuple[str, ...]
 
     def answering(self, device: str) -> Answering:
-        return Answering(self.config, self.protocol, self.specs, device)
+        """device: "cpu", "cuda:0" or "auto". Raises what loading the model raises."""
+        config = self.config
+        engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
+        together = config.zero3 is not None
+        return Answering(engine, self.specs, config.workers, config.timeout, config.batch_size, together)
 
     @property
     def ahead(self) -> int:
@@ -54,10 +58,10 @@ class Setup:
 
 
 class Alone:
-    """This process answers itself, on the CPU; if it dies, so does the run."""
+    """This process answers itself; if it dies, so does the run. ahead: jobs to hold, as `Setup.ahead`."""
 
-    def __init__(self, setup: Setup):
-        self._answering, self._ahead = setup.answering("cpu"), setup.ahead
+    def __init__(self, answering: Answering, ahead: int):
+        self._answering, self._ahead = answering, ahead
 
     def answer(self, jobs: Iterator[Job], note: Note) -> None:
         """As `Crew.answer`."""
@@ -146,20 +150,24 @@ class Crew:
         if not dead.ready:
             raise RuntimeError(f"{name} died before it was ready ({cause})")
         job, *others = dead.jobs
-        asked = job.questions[:1] if dead.seen else job.questions
+        asked = next(job.batches(self._setup.config.batch_size)) if dead.seen else job.questions
         blamed = tuple(question.key for question in asked)
+        self._fruitless += not any(key in before for before in self._blamed for key in blamed)
         self._blamed[blamed] += 1
-        self._fruitless += self._blamed[blamed] == 1
         if self._fruitless == FRUITLESS:
             raise RuntimeError(f"{name} died ({cause}), as others did at the {FRUITLESS - 1} questions before")
+        suspects = job.left(lambda question: question.settings if question.key in blamed else ())
+        rest = job.left(lambda question: () if question.key in blamed else question.settings)
+        self._say(f"a process died ({cause}) at {suspects}; another one takes over")
         if self._blamed[blamed] == LIVES:
-            error = RuntimeError(f"{job.video}: the process that answered died {LIVES} times, at last of: {cause}")
-            for question in asked:
-                for setting in question.settings:
-                    note(setting, Sample.failed(question.key, job.video, error))
-            job = replace(job, questions=job.questions[len(asked) :])
-        self._say(f"a process died ({cause}) at {job.video}; another one takes over")
-        self._again.extend(([job] if job.questions else []) + others)
+            error = RuntimeError(f"{suspects}: the process that answered died {LIVES} times, at last of: {cause}")
+            for part in suspects.parts:
+                for question in part.questions:
+                    for setting in question.settings:
+                        note(setting, Sample.failed(question.key, part.video, error))
+        else:  # next time one by one, to see which it is
+            self._again.extend(suspects.apart(by_question=dead.seen))
+        self._again.extend(([rest] if rest.parts else []) + others)
         return _Member(self._setup, dead.team, len(self._members))
 
 
@@ -205,10 +213,8 @@ class _Member:
                 child.connection.send(job)
 
     def answered(self, setting: int, sample: Sample) -> None:
-        first, *others = self.jobs[0].questions
-        left = tuple(one for one in first.settings if one != setting)
-        self.jobs[0] = replace(
-            self.jobs[0], questions=tuple(([replace(first, settings=left)] if left else []) + others)
+        self.jobs[0] = self.jobs[0].left(
+            lambda one: tuple(i for i in one.settings if (one.key, i) != (sample.key, setting))
         )
 
     def end(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,12 +59,31 @@ class Engine(Protocol):
     def see(self, read: Any) -> Any:
         """What was read of a video, as `answer` takes it, any number of times."""
 
-    def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
-        """Answer to `question` (without image slot) about a video from `see`, compressed.
+    def answer_all(
+        self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor | None
+    ) -> list[Answer | PromptTooLong]:
+        """Answers, as one batch and compressed, to pairs of a video from `see` and a question, without image slot.
 
-        generation: transformers' generate arguments, as lmms-eval's tasks give them. Stages that several answers
-        share count in full in each one's seconds. Raises PromptTooLong.
+        Videos may repeat. A prompt that is too long has its error in the list and costs the others nothing.
+        generation: transformers' generate arguments, as lmms-eval's tasks give them. Seconds of what is done once for
+        a video count in full in each of its answers; those of what a batch does together are divided equally.
         """
+
+    def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
+        """The same for one question; raises PromptTooLong."""
+
+
+def only(answers: list[Answer | PromptTooLong]) -> Answer:
+    """The answer of a batch of one; raises PromptTooLong in its place."""
+    (answer,) = answers
+    if isinstance(answer, PromptTooLong):
+        raise answer
+    return answer
+
+
+def in_batch(seen: dict[str, float], together: dict[str, float], count: int) -> dict[str, float]:
+    """Seconds per stage of one of `count` answers: of seeing its video, and its part of what they did together."""
+    return {stage: seconds + together[stage] / count for stage, seconds in seen.items()}
 
 
 def generate_arguments(generation: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:

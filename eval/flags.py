@@ -38,6 +38,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="whose reading of raw answers counts: current, or legacy for lmms-eval 0.5.0's, the paper's",
     )
     parser.add_argument("--workers", type=int, help="processes per GPU that read videos ahead; 4, on CPU 0: none")
+    parser.add_argument(
+        "--batch-size", default=1, type=int, help="questions answered together; their last bits may differ from alone"
+    )
     parser.add_argument("--decoder", help="decord, torchcodec or pyav, for LLaVA checkpoints; decord if unset")
     parser.add_argument(
         "--preprocess", help="exact: PIL, where videos are read; fast: the same pixels on the model's device, for GPUs"
@@ -74,6 +77,7 @@ def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
         workers=arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
         timeout=arguments.timeout,
         decoder=arguments.decoder,
+        batch_size=arguments.batch_size,
         preprocess=arguments.preprocess,
         zero3=arguments.zero3_config if arguments.engine == "deepspeed" else None,
     )

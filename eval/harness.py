@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from eval.answering import Job, Question
+from eval.answering import Part, Question
 from eval.answers import Answers, Key, Sample
 from eval.benchmarks import Benchmark
 from llava.video import VideoError
@@ -66,7 +66,7 @@ def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., 
     return doc_to_visual
 
 
-def build_model(settings: Sequence[Answers], answer: Callable[[list[Job]], None]) -> Any:
+def build_model(settings: Sequence[Answers], answer: Callable[[list[Part]], None]) -> Any:
     """An lmms-eval model whose answers come from elsewhere, under several settings.
 
     When it is first asked, it has everything answered that any of the settings lacks, by `answer`, which adds to them
@@ -85,12 +85,12 @@ def build_model(settings: Sequence[Answers], answer: Callable[[list[Job]], None]
             self.setting = 0
 
         def generate_until(self, requests: list[Any]) -> list[str]:
-            if jobs := self._jobs(requests):
-                answer(jobs)
+            if parts := self._parts(requests):
+                answer(parts)
             samples = settings[self.setting].samples
             return [samples[self._key(request)].answer for request in requests]
 
-        def _jobs(self, requests: list[Any]) -> list[Job]:
+        def _parts(self, requests: list[Any]) -> list[Part]:
             """What has no answer yet, video by video."""
             by_video: dict[str, dict[Key, Question]] = {}
             for request in requests:
@@ -106,7 +106,7 @@ def build_model(settings: Sequence[Answers], answer: Callable[[list[Job]], None]
                         settings[i].add(Sample.failed(key, error.path, error))
                 else:
                     by_video.setdefault(video, {})[key] = Question(key, text, generation, missing)
-            return [Job(video, tuple(questions.values())) for video, questions in by_video.items()]
+            return [Part(video, tuple(questions.values())) for video, questions in by_video.items()]
 
         def _key(self, request: Any) -> Key:
             *_, doc_id, task, _ = request.args

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eval import answers
-from eval.answering import Job
+from eval.answering import Part, jobs_of
 from eval.answers import Answers, Sample
 from eval.benchmarks import Benchmark, select_tasks
 from eval.config import RunConfig
@@ -52,8 +52,9 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
         if place.rank == 0:
             for one in configs:
                 stack.enter_context(answers.reserved(one.output))
+        alone = place.teams == (("cpu",),)
         crew = stack.enter_context(
-            closing(Alone(setup) if place.teams == (("cpu",),) else Crew(setup, place.teams, console.print))
+            closing(Alone(setup.answering("cpu"), setup.ahead) if alone else Crew(setup, place.teams, console.print))
         )
         # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
         with place.first("begin"), harness_log(log_file) if config.data is not None else nullcontext():
@@ -66,7 +67,8 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
             stack.enter_context(book.open())
         bar = stack.enter_context(progress(console, place))
 
-        def answer(jobs: list[Job]) -> None:
+        def answer(parts: list[Part]) -> None:
+            jobs = jobs_of(parts, config.batch_size)
             total = sum(len(question.settings) for job in jobs for question in job.questions)
 
             def note(setting: int, sample: Sample) -> None:

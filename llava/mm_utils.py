@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, overload
 
 import torch
 from PIL import Image
@@ -145,6 +145,14 @@ def load_image_from_base64(image: str | bytes) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(image)))
 
 
+@overload
+def tokenizer_image_token(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, image_token_index: int = ..., return_tensors: None = None
+) -> list[int]: ...
+@overload
+def tokenizer_image_token(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, image_token_index: int = ..., *, return_tensors: str
+) -> torch.Tensor: ...
 def tokenizer_image_token(
     prompt: str,
     tokenizer: PreTrainedTokenizerBase,

@@ -208,10 +208,10 @@ def questions(task: str, count: int, seed: int) -> Iterable[tuple[int, Question,
         yield number, ask(scene, task, rng), render(scene)
 
 
-def save(path: Path, units: np.ndarray, duration: str) -> None:
+def save(path: Path, units: np.ndarray, duration: str, zoom: int = ZOOM) -> None:
     """Every unit's picture, zoomed, for as many frames as the duration says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = units.repeat(DURATIONS[duration], axis=0).repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+    frames = units.repeat(DURATIONS[duration], axis=0).repeat(zoom, axis=1).repeat(zoom, axis=2)
     write_video(path, frames, FPS)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 
-from eval.engine import Answer, PromptTooLong, generate_arguments
+from eval.engine import Answer, PromptTooLong, generate_arguments, in_batch, only
 from eval.timing import StageTimer
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
@@ -209,41 +209,66 @@ class LlavaEngine:
         timer.switch(None)
         return Seen(read, encoded, timer.seconds)
 
-    @torch.inference_mode()
     def answer(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
-        read = seen.read
-        prompt = self.protocol.prompt(question, read.times, read.duration)
-        tokens = tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX)
-        ids = torch.tensor([tokens], device=self.device)
+        return only(self.answer_all([(seen, question)], generation, compressor))
+
+    @torch.inference_mode()
+    def answer_all(
+        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor | None
+    ) -> list[Answer | PromptTooLong]:
+        prompts = [self.protocol.prompt(question, seen.read.times, seen.read.duration) for seen, question in asked]
+        tokens = [tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX) for prompt in prompts]
+        ids, mask = self._padded(tokens)
+        images, modalities = [seen.encoded for seen, _ in asked], ["video"] * len(asked)
+        if compressor is not None and compressor.stage == "inside LLM":  # which refuse a whole batch for one too long
+            self.model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, images, modalities)
+            errors = [self._too_long(*pair) for pair in zip(tokens, self.model.visual_records, strict=True)]
+            if any(errors):
+                fitting = [pair for pair, error in zip(asked, errors, strict=True) if error is None]
+                rest = iter(self.answer_all(fitting, generation, compressor) if fitting else [])
+                return [error or next(rest) for error in errors]
         stop = KeywordsStoppingCriteria([self.protocol.stop_text], self.tokenizer, ids)
-        timer = StageTimer(self.device, seen.seconds)
+        timer = StageTimer(self.device)
         with (
             compressor(self.model) if compressor else nullcontext(),
             timer.watching(self.model, self.model.get_model()),
         ):
             new = self.model.generate(
                 ids,
-                images=[seen.encoded],
-                modalities=["video"],
-                attention_mask=torch.ones_like(ids),
+                images=images,
+                modalities=modalities,
+                attention_mask=mask,
                 pad_token_id=self._pad_token_id,
                 stopping_criteria=[stop],
                 **generate_arguments(generation, max_new_tokens=1024),
             )
-        records = list(self.model.visual_records)
-        self._check_length(ids, records)
-        text = self.tokenizer.batch_decode(new, skip_special_tokens=True)[0].strip()
-        return Answer(text, prompt, len(read.times), read.duration, records, timer.seconds)
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        answers: list[Answer | PromptTooLong] = []
+        for (seen, _), prompt, line, record, text in zip(
+            asked, prompts, tokens, self.model.visual_records, texts, strict=True
+        ):
+            read, seconds = seen.read, in_batch(seen.seconds, timer.seconds, len(asked))
+            record = replace(record, sample=0, start=line.index(IMAGE_TOKEN_INDEX))  # without the padding
+            made = Answer(text.strip(), prompt, len(read.times), read.duration, [record], seconds)
+            answers.append(self._too_long(line, record) or made)
+        return answers
+
+    def _padded(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and their mask, int64 [B, n], padded on the left."""
+        longest = max(map(len, tokens))
+        ids = [[self._pad_token_id] * (longest - len(line)) + [*line] for line in tokens]
+        mask = [[0] * (longest - len(line)) + [1] * len(line) for line in tokens]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     @property
     def _pad_token_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
-    def _check_length(self, ids: torch.Tensor, records: list[Record]) -> None:
+    def _too_long(self, tokens: Sequence[int], record: Record) -> PromptTooLong | None:
+        """tokens: of a prompt, video as one. record: what became of the video."""
         limit = getattr(self.model.config, "tokenizer_model_max_length", None)
-        length = ids.shape[1] - len(records) + sum(record.prompt_rows + record.cut for record in records)
-        if limit is not None and length > limit:
-            raise PromptTooLong(
-                f"{length} tokens do not fit the model's {limit}: use fewer frames or a lower retention"
-            )
+        length = len(tokens) - 1 + record.prompt_rows + record.cut
+        if limit is None or length <= limit:
+            return None
+        return PromptTooLong(f"{length} tokens do not fit the model's {limit}: use fewer frames or a lower retention")

@@ -7,7 +7,7 @@ answers are theirs; but a video that cannot be read is an error here, not a ques
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from eval.engine import Answer, generate_arguments
+from eval.engine import Answer, PromptTooLong, generate_arguments, in_batch, only
 from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
 from llava.video import FrameSampling, VideoError, open_video
@@ -145,13 +145,15 @@ class Reader:
 
 @dataclass
 class Seen:
-    """seconds: what is shared by the answers about a video, per stage. inputs: of the latest question, (question,
-    prompt, what the model gets). encoded: what the tower made of the frames, as soon as there was an answer."""
+    """seconds: what is shared by the answers about a video, per stage. patches: what the processor made of the frames,
+    and encoded, what the tower made of these, as soon as there was a question. inputs: of the latest question,
+    (question, prompt, what the model gets)."""
 
     read: Read
     seconds: dict[str, float]
-    inputs: tuple[str, str, Any] = ("", "", None)
+    patches: Any = None
     encoded: Any = None
+    inputs: tuple[str, str, Any] = ("", "", None)
 
 
 class QwenEngine:
@@ -201,62 +203,97 @@ class QwenEngine:
     def see(self, read: Read) -> Seen:
         return Seen(read, read.seconds)
 
-    @torch.inference_mode()
     def answer(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
-        if seen.inputs[0] != question or seen.inputs[2] is None:
-            self._prepare(seen, question)
-        _, prompt, inputs = seen.inputs
+        return only(self.answer_all([(seen, question)], generation, compressor))
+
+    @torch.inference_mode()
+    def answer_all(
+        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor | None
+    ) -> list[Answer | PromptTooLong]:
+        """No prompt is too long: these models' configs do not say what is."""
+        prepared = [self._prepare(seen, question) for seen, question in asked]
+        inputs = batch([own for _, own in prepared])
         tokenizer = self.processor.tokenizer
         settings = generate_arguments(generation, self.protocol.max_new_tokens)
-        timer = StageTimer(self.device, seen.seconds)
+        timer = StageTimer(self.device)
         parts = self.model.model
         with (
             compressor(self.model) if compressor else nullcontext() as attachment,
-            self._encoded_once(seen),
+            self._encoded_once([seen for seen, _ in asked]),
             timer.watching(self.model, parts.language_model, parts.visual),
         ):
             out = self.model.generate(
                 **inputs, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **settings
             )
-            records = attachment.records if attachment else [self._dense_record(inputs)]
-        seen.seconds = {stage: timer.seconds[stage] for stage in ("decode", "preprocess", "vision")}
-        new = out[:, inputs.input_ids.shape[1] :]
-        (text,) = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if self.protocol.simple:
-            until = generation.get("until") or []
-            for stop in [until] if isinstance(until, str) else until:
-                text = text.split(stop)[0] if stop else text
-            text = text.strip()
-        read = seen.read
-        return Answer(text, prompt, len(read.frames), read.total / read.fps, records, timer.seconds)
+            records = attachment.records if attachment else [self._dense_record(own) for _, own in prepared]
+        records = records[:: len(records) // len(asked)]  # beams of one prompt have one each
+        new = out[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        together = {**timer.seconds, "vision": 0.0}  # which each video has of its own
+        answers: list[Answer | PromptTooLong] = []
+        for (seen, _), (prompt, own), record, text in zip(asked, prepared, records, texts, strict=True):
+            if self.protocol.simple:
+                text = until(text, generation)
+            read, seconds = seen.read, in_batch(seen.seconds, together, len(asked))
+            record = replace(record, sample=0, start=self._start(own))  # without the padding
+            answers.append(Answer(text, prompt, len(read.frames), read.total / read.fps, [record], seconds))
+        return answers
 
-    def _prepare(self, seen: Seen, question: str) -> None:
-        """The question's prompt and what the model gets; resized frames are a part of it."""
-        timer = StageTimer(self.device)
-        timer.switch("preprocess")
-        read = seen.read
-        message = self.protocol.message(read.file, question, read.total)
-        prompt = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        extra: dict[str, Any] = {} if self.protocol.simple else {"video_metadata": [read.metadata]}
-        if self.protocol.resized:
-            extra["do_resize"] = False
-        inputs = self.processor(
-            text=[prompt], videos=[read.frames], do_sample_frames=False, return_tensors="pt", **extra
-        ).to(self.device)
-        timer.switch(None)
-        seen.inputs = (question, prompt, inputs)
-        seen.seconds = {**seen.seconds, "preprocess": timer.seconds["preprocess"]}
+    def _prepare(self, seen: Seen, question: str) -> tuple[str, Any]:
+        """The question's prompt and what the model gets."""
+        if seen.inputs[0] != question or seen.inputs[2] is None:
+            read = seen.read
+            message = self.protocol.message(read.file, question, read.total)
+            prompt = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            extra: dict[str, Any] = {} if self.protocol.simple else {"video_metadata": [read.metadata]}
+            if self.protocol.resized:
+                extra["do_resize"] = False
+            with self._cut_once(seen):
+                inputs = self.processor(
+                    text=[prompt], videos=[read.frames], do_sample_frames=False, return_tensors="pt", **extra
+                ).to(self.device)
+            seen.inputs = (question, prompt, inputs)
+        return seen.inputs[1:]
 
     @contextmanager
-    def _encoded_once(self, seen: Seen) -> Iterator[None]:
-        """Within, the vision tower computes for the video's first answer only."""
+    def _cut_once(self, seen: Seen) -> Iterator[None]:
+        """Within, the processor resizes the video and cuts it into patches for its first question only."""
+        processor = self.processor.video_processor
+        preprocess = processor.preprocess
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            if seen.patches is None:
+                timer = StageTimer(self.device)
+                timer.switch("preprocess")
+                seen.patches = preprocess(*args, **kwargs)
+                seen.patches["pixel_values_videos"] = seen.patches["pixel_values_videos"].to(self.device)
+                timer.switch(None)
+                seen.seconds = {**seen.seconds, "preprocess": timer.seconds["preprocess"]}
+            return copy.copy(seen.patches)  # transformers takes things out of what it gets
+
+        processor.preprocess = remembered
+        try:
+            yield
+        finally:
+            del processor.preprocess
+
+    @contextmanager
+    def _encoded_once(self, videos: Sequence[Seen]) -> Iterator[None]:
+        """Within, the vision tower, called for all these videos, computes for those without an answer only, each by
+        itself."""
         tower = self.model.model.visual
         forward, replaced = tower.forward, "forward" in vars(tower)  # as accelerate does over several devices
 
-        def remembered(*args: Any, **kwargs: Any) -> Any:
-            if seen.encoded is None:
-                seen.encoded = forward(*args, **kwargs)
-            return copy.copy(seen.encoded)  # transformers puts other things into what it gets
+        def remembered(pixels: torch.Tensor, grid_thw: torch.Tensor, **kwargs: Any) -> Any:
+            patches = pixels.split(grid_thw.prod(dim=1).tolist())
+            for seen, own, grid in zip(videos, patches, grid_thw.split(1), strict=True):
+                if seen.encoded is None:
+                    timer = StageTimer(self.device)
+                    timer.switch("vision")
+                    seen.encoded = forward(own, grid_thw=grid, **kwargs)
+                    timer.switch(None)
+                    seen.seconds = {**seen.seconds, "vision": timer.seconds["vision"]}
+            return joined([seen.encoded for seen in videos])
 
         tower.forward = remembered
         try:
@@ -269,5 +306,46 @@ class QwenEngine:
     def _dense_record(self, inputs: Any) -> Record:
         t, h, w = inputs["video_grid_thw"][0].tolist()
         frames = (h * w // self.model.model.visual.spatial_merge_size**2,) * t
-        start = int((inputs["input_ids"][0] == self.model.config.video_token_id).int().argmax())
-        return Record(0, "video", "none", "original", start, frames, frames, 0, 0)
+        return Record(0, "video", "none", "original", self._start(inputs), frames, frames, 0, 0)
+
+    def _start(self, inputs: Any) -> int:
+        """How many tokens of a prompt stand before its video."""
+        return int((inputs["input_ids"][0] == self.model.config.video_token_id).int().argmax())
+
+
+def batch(inputs: Sequence[Any]) -> dict[str, Any]:
+    """What the model gets for several prompts, of what it would get for each; of one, that."""
+    if len(inputs) == 1:
+        return dict(inputs[0])
+    longest = max(own["input_ids"].shape[1] for own in inputs)
+
+    def padded(name: str, line: torch.Tensor) -> torch.Tensor:
+        # With a token that the prompt has already: a penalty for repeating tokens takes padding for text.
+        fill = int(line[0, 0]) if name == "input_ids" else 0
+        return torch.nn.functional.pad(line, (longest - line.shape[1], 0), value=fill)
+
+    of_text = ("input_ids", "attention_mask", "mm_token_type_ids")
+    return {
+        name: joined([padded(name, own[name]) if name in of_text else own[name] for own in inputs])
+        for name in inputs[0]
+    }
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Tensors one behind the other, dim 0; so also those in equal lists, tuples and transformers' outputs."""
+    first = parts[0]
+    if len(parts) == 1:
+        return copy.copy(first)  # transformers puts other things into what it gets
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, dict):
+        return type(first)(**{name: joined([part[name] for part in parts]) for name in first})
+    return type(first)(joined(together) for together in zip(*parts, strict=True))
+
+
+def until(text: str, generation: dict[str, Any]) -> str:
+    """The answer before the first of the task's stop texts."""
+    stops = generation.get("until") or []
+    for stop in [stops] if isinstance(stops, str) else stops:
+        text = text.split(stop)[0] if stop else text
+    return text.strip()

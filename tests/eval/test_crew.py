@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eval.answering import Job, Question
+from eval.answering import Job, Part, Question, jobs_of
 from eval.answers import Sample
 from eval.config import RunConfig
 from eval.crew import Crew, Setup
@@ -21,24 +21,29 @@ from eval.crew import Crew, Setup
 class Doing:
     """Stands for eval.answering.Answering."""
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, batch: int):
         if device == "unfit":
             raise ValueError("no such model")
         if device == "stillborn":
             os._exit(9)
-        self.device = device
+        self.device, self.batch = device, batch
 
     def plan(self, job: Job) -> None:
         pass
 
     def see(self, job: Job) -> None:
-        self.do("see", job.video)
+        for part in job.parts:
+            self.do("see", part.video)
 
     def answers(self, job: Job) -> Iterator[tuple[int, Sample]]:
-        for question in job.questions:
-            self.do(str(question.key[1]), job.video)
-            for setting in question.settings:
-                yield setting, Sample(*question.key, job.video, str(os.getpid()), self.device, None, 1, 1.0, 1, 1, {})
+        videos = {question.key: part.video for part in job.parts for question in part.questions}
+        for batch in job.batches(self.batch):
+            for one in batch:
+                self.do(str(one.key[1]), videos[one.key])
+            for one in batch:
+                for setting in one.settings:
+                    made = Sample(*one.key, videos[one.key], str(os.getpid()), self.device, None, 1, 1.0, 1, 1, {})
+                    yield setting, made
 
     def do(self, stage: str, video: str) -> None:
         """`crash:see` has the process crash when it sees, `crash:1` at question 1; `once:1` the first time."""
@@ -64,23 +69,27 @@ class Doing:
 @dataclass(frozen=True)
 class DoingSetup(Setup):
     def answering(self, device: str) -> Any:
-        return Doing(device)
+        return Doing(device, self.config.batch_size)
 
 
-def setup() -> Setup:
-    config = RunConfig(model="", tasks="", compressor="", output=Path())
+def setup(batch: int) -> Setup:
+    config = RunConfig(model="", tasks="", compressor="", output=Path(), batch_size=batch)
     return DoingSetup(config, protocol=None, specs=("none", "vidcom2"))  # type: ignore[arg-type]
 
 
-def jobs(root: Path, *names: str) -> list[Job]:
-    """One per name, with three questions under both settings."""
-    return [Job(str(root / name), tuple(Question((name, i), "", {}, (0, 1)) for i in range(3))) for name in names]
+def jobs(root: Path, *names: str, batch: int = 1) -> list[Job]:
+    """A video per name, with three questions under both settings."""
+    return jobs_of(
+        [Part(str(root / name), tuple(Question((name, i), "", {}, (0, 1)) for i in range(3))) for name in names], batch
+    )
 
 
 @pytest.fixture
 def crew(request):
+    """Of the devices that the parameter names; a number among them is the batch size."""
+    batch = next((one for one in request.param if isinstance(one, int)), 1)
     said: list[str] = []
-    crew = Crew(setup(), [(device,) for device in request.param], said.append)
+    crew = Crew(setup(batch), [(device,) for device in request.param if device != batch], said.append)
     crew.said = said
     yield crew
     crew.close()
@@ -112,6 +121,17 @@ def test_a_death_costs_one_question(crew, tmp_path):
     # The other process had the whole rest while this one was slow or being replaced.
     assert {sample.answer for sample in got.values() if not sample.error} == {"cpu:a", "cpu:b"}
     assert len({sample.prompt for sample in got.values() if not sample.error}) > 2
+
+
+@pytest.mark.parametrize("crew", [("cpu:a", "cpu:b", 4)], indirect=True)
+def test_a_death_costs_one_question_of_a_batch(crew, tmp_path):
+    names = ("fine:a", "crash:1", "fine:b", "once:2", "crash:see", "fine:c")
+    got = answered(crew, jobs(tmp_path, *names, batch=4))
+    failed = {key for key, sample in got.items() if sample.error}
+    assert failed == {
+        *(("crash:1", 1, setting) for setting in (0, 1)),
+        *(("crash:see", i, setting) for i in range(3) for setting in (0, 1)),
+    }
 
 
 @pytest.mark.parametrize("crew", [("cpu:a", "cpu:b")], indirect=True)

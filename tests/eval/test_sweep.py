@@ -18,7 +18,7 @@ import pytest
 
 from eval.cli import FAILED_QUESTIONS, main
 from eval.models.llava import LlavaEngine
-from eval.models.qwen import QWEN_PROTOCOLS
+from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine
 from eval.sweep import markdown, side_by_side, split_specs
 from tests.eval.qwen_tiny import make_qwen
 from tests.eval.test_main_job import lines_of, results_of
@@ -54,7 +54,7 @@ def test_one_pass_equals_separate_runs(kind, request, mvbench, tasks, tmp_path):
 
 def test_videos_are_seen_once_and_finished_settings_stay(onevision, mvbench, tasks, tmp_path, monkeypatch, capsys):
     calls: Counter[str] = Counter()
-    for name in ("see", "answer"):
+    for name in ("see", "answer_all"):
         original = getattr(LlavaEngine, name)
 
         def spy(self: Any, *args: Any, name: str = name, original: Any = original) -> Any:
@@ -64,11 +64,11 @@ def test_videos_are_seen_once_and_finished_settings_stay(onevision, mvbench, tas
         monkeypatch.setattr(LlavaEngine, name, spy)
     flags = ("--tasks", tasks, "--model", onevision, "--data", mvbench, "--limit", 2, "--output", tmp_path)
     assert evaluate("sweep", *flags, "--compressors", "none,vidcom2@0.25") == 0
-    assert calls == {"see": 6, "answer": 12}
+    assert calls == {"see": 6, "answer_all": 12}
     assert evaluate("sweep", *flags, "--compressors", "none,random@0.5,vidcom2@0.25") == 0
-    assert calls == {"see": 12, "answer": 18}
+    assert calls == {"see": 12, "answer_all": 18}
     assert evaluate("sweep", *flags, "--compressors", "none,vidcom2@0.25") == 0
-    assert calls == {"see": 12, "answer": 18}
+    assert calls == {"see": 12, "answer_all": 18}
     assert capsys.readouterr().err.count("is finished already") == 4
     assert "| % of dense | 100.0 |" in (tmp_path / "table.md").read_text()
 
@@ -93,6 +93,31 @@ def test_reading_ahead_changes_nothing(kind, request, mvbench, tasks, tmp_path):
     assert same(tmp_path / "0", tmp_path / "2")
     assert results_of(tmp_path / "0")["run"] == results_of(tmp_path / "2")["run"]
     assert all(line["seconds"]["decode"] > 0 for line in lines_of(tmp_path / "2") if not line["error"])
+
+
+@pytest.mark.parametrize("kind", ["onevision", "qwen2_vl"])
+def test_batches_give_the_same_answers(kind, request, mvbench, tasks, tmp_path, monkeypatch):
+    model = make_qwen(tmp_path, kind) if kind in QWEN_PROTOCOLS else request.getfixturevalue(kind)
+    data = shutil.copytree(mvbench, tmp_path / "data")
+    sorted((data / "video").rglob("*.mp4"))[1].write_bytes(b"not a video")
+    sizes: list[int] = []
+    for engine in (LlavaEngine, QwenEngine):
+        original = engine.answer_all
+
+        def spy(self: Any, asked: Any, *args: Any, original: Any = original) -> Any:
+            sizes.append(len(asked))
+            return original(self, asked, *args)
+
+        monkeypatch.setattr(engine, "answer_all", spy)
+    flags = ("--tasks", tasks, "--model", model, "--data", data, "--compressors", "none,vidcom2@0.25")
+    for size in (1, 4):
+        sizes.clear()
+        assert evaluate("sweep", *flags, "--batch-size", size, "--output", tmp_path / str(size)) == FAILED_QUESTIONS
+        assert max(sizes) == size
+        assert sum(sizes) == 2 * 8
+    for spec in ("none", "vidcom2@0.25"):
+        assert same(tmp_path / "1" / spec, tmp_path / "4" / spec)
+        assert results_of(tmp_path / "4" / spec)["run"]["batch_size"] == 4
 
 
 def test_failures_of_every_setting_are_told(onevision, mvbench, tmp_path, capsys):
