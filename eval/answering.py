@@ -105,7 +105,9 @@ class Answering:
         self.compressors = [compressor(spec) for spec in specs]
         for one in self.compressors:
             self.engine.check(one)
-        self.reader: ReadNow | ReadAhead = ReadAhead(engine.read, workers, timeout) if workers else ReadNow(engine.read)
+        self.reader: ReadNow | ReadAhead = ReadNow(engine.read)
+        if workers:
+            self.reader = ReadAhead(engine.read, workers, timeout, ahead=workers + batch - 1)
         # Where one of several runs out of memory, the others wait for it: only their end can end that.
         self.excused = () if together else (torch.OutOfMemoryError,)
         self.seen: dict[Key, tuple[str, Any]] = {}  # a question's video and what was seen of it

@@ -32,7 +32,7 @@ def read(file: str) -> Any:
 
 @pytest.fixture
 def ahead():
-    reader = ReadAhead(read, workers=2, timeout=3)
+    reader = ReadAhead(read, workers=2, timeout=3, ahead=2)
     yield reader
     reader.close()
 
@@ -45,10 +45,23 @@ def test_in_order_and_only_so_far_ahead(ahead, tmp_path):
         assert result["name"] == Path(file).name
         assert torch.equal(result["pixels"], torch.full((3, 5), float(len(Path(file).name))))
         started = len(list(tmp_path.glob("*.read")))
-        assert i < started <= min(i + 3, 6)  # those taken and one per worker
+        assert i < started <= min(i + 3, 6)  # those taken and two
     readers = {file.read_text() for file in tmp_path.glob("*.read")}
     assert len(readers) == 2
     assert str(os.getpid()) not in readers
+
+
+def test_reading_goes_on_while_nobody_takes(tmp_path):
+    reader = ReadAhead(read, workers=1, timeout=3, ahead=4)
+    files = [str(tmp_path / f"fine-{i}") for i in range(6)]
+    reader.plan(files[:1])
+    reader.plan(files[1:])
+    while len(list(tmp_path.glob("*.read"))) < 4:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert len(list(tmp_path.glob("*.read"))) == 4
+    assert [reader.take(file)["name"] for file in files] == [Path(file).name for file in files]
+    reader.close()
 
 
 def test_each_costs_itself_only(ahead, tmp_path):
@@ -68,6 +81,22 @@ def test_each_costs_itself_only(ahead, tmp_path):
             assert ahead.take(str(tmp_path / name))["name"] == name
 
 
+def test_what_was_read_before_a_crash_is_not_lost(tmp_path):
+    reader = ReadAhead(read, workers=1, timeout=3, ahead=4)
+    names = ["fine-1", "fine-2", "crash-1", "fine-3"]
+    reader.plan(str(tmp_path / name) for name in names)
+    while not (tmp_path / "crash-1.read").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)  # it is dead, and its answers to the first two wait
+    for name in names:
+        if name == "crash-1":
+            with pytest.raises(VideoError, match=r"the process that read it died \(SIGSEGV\)"):
+                reader.take(str(tmp_path / name))
+        else:
+            assert reader.take(str(tmp_path / name))["name"] == name
+    reader.close()
+
+
 def test_a_mistake_is_no_unreadable_video(ahead, tmp_path):
     ahead.plan([str(tmp_path / "bug-1")])
     with pytest.raises(KeyError, match="a mistake in the reader"):
@@ -81,7 +110,7 @@ def test_only_what_was_planned_is_taken(ahead, tmp_path):
 
 
 def test_nothing_is_left_running(tmp_path):
-    reader = ReadAhead(read, workers=2, timeout=60)
+    reader = ReadAhead(read, workers=2, timeout=60, ahead=2)
     reader.plan([str(tmp_path / "hang-1"), str(tmp_path / "fine-1")])
     while len(pids := [int(file.read_text() or 0) for file in tmp_path.glob("*.read")]) < 2 or 0 in pids:
         time.sleep(0.01)
