@@ -62,7 +62,7 @@ $1 through lmms-eval. Environment variables or flags; flags win:
                --tasks       some of its lmms-eval tasks only, such as mvbench_action_count,mvbench_state_change
                --demo        the small model that comes along, on videos made on the spot, dense and compressed: no
                              download, no GPU, a few minutes
-               --dtype, --device, --workers, --decoder, ...: see python -m eval run --help
+               --dtype, --device, --workers, --batch-size, ...: see python -m eval run --help
 Writes results.json, samples.jsonl and table.md. Exit status: 0 done; 3 done, but some questions failed, mostly for an
 unreadable video (they are listed, and count as wrong answers); anything else failed.
 EOF
