@@ -25,6 +25,13 @@ class Child:
         theirs.close()  # so that the end of the process ends the pipe
         return cls(ours, process)
 
+    def dismiss(self, seconds: float) -> None:
+        """Wait for it to end by itself, as its pipe does, so that it can put its things away; then kill it."""
+        self.connection.close()
+        self.process.join(seconds)
+        self.process.kill()
+        self.process.join()
+
     def end(self) -> str:
         """Kill it; returns how it had ended before, if it had."""
         self.process.join(0.1)

@@ -34,6 +34,8 @@ LIVES = 2
 """As often a question may lose a process; the first time need not be its fault."""
 FRUITLESS = 3
 """As many questions that lose a process, with no answer in between, are not at fault themselves."""
+PATIENCE = 5.0
+"""Seconds that a process has to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Crew:
 
     def close(self) -> None:
         for member in self._members:
-            member.end()
+            member.dismiss()
 
     def _next(self, jobs: Iterator[Job]) -> Job | None:
         return self._again.popleft() if self._again else next(jobs, None)
@@ -216,6 +218,10 @@ class _Member:
         self.jobs[0] = self.jobs[0].left(
             lambda one: tuple(i for i in one.settings if (one.key, i) != (sample.key, setting))
         )
+
+    def dismiss(self) -> None:
+        for child in self._children:
+            child.dismiss(PATIENCE)
 
     def end(self) -> str:
         """Kill it; returns what it had died of, if it had."""
