@@ -111,7 +111,8 @@ def reserved(directory: Path) -> Iterator[None]:
 def require_same(directory: Path, settings: dict[str, Any]) -> None:
     """Raise ValueError where the directory holds answers or results of other settings."""
     noted = directory / "settings.json"
-    if not noted.exists():
+    answered = any(piece.stat().st_size for piece in directory.glob("answers*.jsonl"))
+    if not noted.exists() or not (answered or (directory / "results.json").exists()):
         return
     before, now = json.loads(noted.read_text()), json.loads(json.dumps(settings))
     if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:

@@ -16,6 +16,7 @@ from eval.answers import OutputInUse
 from eval.bench import add_bench
 from eval.benchmarks import select_tasks
 from eval.compare import add_compare
+from eval.crew import Unsuitable
 from eval.doctor import add_doctor
 from eval.efficiency.command import add_efficiency
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         return start()
-    except OutputInUse as error:
+    except (OutputInUse, Unsuitable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

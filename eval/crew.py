@@ -20,6 +20,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from eval.answering import Answering, Job
 from eval.answers import Key, Sample
@@ -38,6 +39,10 @@ PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
 
 
+class Unsuitable(Exception):
+    """The model cannot be loaded, or a compressor cannot serve it."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a process that answers is made of. specs: of the compressors. Picklable."""
@@ -47,11 +52,17 @@ class Setup:
     specs: tuple[str, ...]
 
     def answering(self, device: str) -> Answering:
-        """device: "cpu", "cuda:0" or "auto". Raises what loading the model raises."""
+        """device: "cpu", "cuda:0" or "auto". Raises Unsuitable."""
         config = self.config
-        engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
+        try:
+            engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
+        except (ValueError, OSError, ImportError, SafetensorError) as error:
+            raise Unsuitable(f"--model {config.model} cannot be loaded: {error}") from error
         together = config.zero3 is not None
-        return Answering(engine, self.specs, config.workers, config.timeout, config.batch_size, together)
+        try:
+            return Answering(engine, self.specs, config.workers, config.timeout, config.batch_size, together)
+        except (ValueError, TypeError) as error:
+            raise Unsuitable(f"on --model {config.model}, {error}") from error
 
     @property
     def ahead(self) -> int:
@@ -102,7 +113,7 @@ class Crew:
         """Answer, in no particular order; `note` is called here, as answers come.
 
         A question that kills its process twice is noted as failed; all questions about a video, if it dies of that.
-        Raises RuntimeError where processes cannot start, or die whatever they are asked.
+        Raises Unsuitable, and RuntimeError where processes die before they are ready, or whatever they are asked.
         """
         while True:
             for member in self._members:
@@ -130,6 +141,8 @@ class Crew:
             return False
         kind, what = heard
         match kind:
+            case "unsuitable":
+                raise Unsuitable(what)
             case "unfit":
                 raise RuntimeError(f"a process that answers on {', '.join(member.team)} cannot start:\n{what}")
             case "ready":
@@ -248,6 +261,9 @@ def _work(
                 backend, init_method=f"file://{meeting}", rank=rank, world_size=len(team)
             )
         answering = setup.answering(team[rank])
+    except Unsuitable as error:
+        connection.send(("unsuitable", str(error)))
+        return
     except Exception:
         connection.send(("unfit", traceback.format_exc()))
         return

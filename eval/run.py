@@ -33,7 +33,7 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     configs: alike but for compressor and output; every video is decoded and encoded once for all of them. What an
     interrupted run left in an output counts as answered. place: a single CPU is this process, anything else is
     processes of their own.
-    Raises OutputInUse where another run writes into an output, and what loading the model raises.
+    Raises OutputInUse where another run writes into an output, Unsuitable where model and compressors are.
     Returns the number of questions that failed, because their video could not be read, or whatever they died of.
     """
     config = configs[0]

@@ -236,6 +236,21 @@ def test_two_runs_into_one_output(onevision, mvbench, tmp_path, capsys):
     assert results_of(tmp_path)["samples"] == 3
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_turns_out_to_be_unsuitable(processes, onevision, mvbench, tmp_path, capsys):
+    flags = ("--tasks", "mvbench_action_count", "--data", mvbench, "--output", tmp_path / "out")
+    flags = (*flags, "--num-gpus", processes)
+    assert run("--model", onevision, "--compressor", "fastv@0.25:k=1", *flags) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: on --model {onevision}, fastv cannot reach retention=0.25 on the 2 layers")
+    broken = shutil.copytree(onevision, tmp_path / "llava-broken")
+    weights = next(broken.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert run("--model", broken, *flags) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: --model {broken} cannot be loaded: ")
+
+
 def test_finished_results_are_not_overwritten(onevision, mvbench, tmp_path, capsys):
     (tmp_path / "results.json").write_text("{}")
     flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
