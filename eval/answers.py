@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -114,7 +115,10 @@ def require_same(directory: Path, settings: dict[str, Any]) -> None:
     answered = any(piece.stat().st_size for piece in directory.glob("answers*.jsonl"))
     if not noted.exists() or not (answered or (directory / "results.json").exists()):
         return
-    before, now = json.loads(noted.read_text()), json.loads(json.dumps(settings))
+    try:
+        before, now = json.loads(noted.read_text()), json.loads(json.dumps(settings))
+    except ValueError as error:
+        raise ValueError(f"{noted} is damaged ({error}): choose another --output, or --overwrite it") from error
     if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in other)
         raise ValueError(
@@ -142,15 +146,20 @@ def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
     write_json(directory / "settings.json", settings)
 
 
-def finish(directory: Path) -> None:
-    """The samples are in the results now."""
-    for piece in directory.glob("answers*.jsonl"):
-        piece.unlink()
+def finish(directory: Path, failed: bool) -> None:
+    """The samples are in the results now; they stay here for a later run to go on from, if some failed."""
+    if not failed:
+        for piece in directory.glob("answers*.jsonl"):
+            piece.unlink()
 
 
 def _read(path: Path) -> Iterator[Sample]:
-    """The file's samples; its last line may have been cut off when the run was killed, and is then not there."""
+    """The file's samples, less those on damaged lines, which are asked again. The last line may have been cut off when
+    the run was killed; of others, standard error tells."""
     if path.exists():
-        for line in path.read_text().splitlines(keepends=True):
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(keepends=True), start=1):
             if line.endswith("\n"):
-                yield Sample(**json.loads(line))
+                try:
+                    yield Sample(**json.loads(line))
+                except (ValueError, TypeError):
+                    print(f"{path}: line {number} is damaged; that question is asked again", file=sys.stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +21,17 @@ from eval.doctor import add_doctor
 from eval.efficiency.command import add_efficiency
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
 from eval.frame_drop import add_frame_drop
+from eval.harness import NoQuestions
 from eval.place import Place
 from eval.report import add_report
 from eval.run import run
-from eval.sweep import Sweep, folder, split_specs
+from eval.sweep import Sweep, canonical, folder, split_specs
 from eval.tables import add_table
 from eval.visualize import add_visualize
-from vidcom2 import METHODS, compressor
+from vidcom2 import METHODS
 
+INTERRUPTED = 130
+"""Exit status, as shells have it for Ctrl-C."""
 DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
 
 
@@ -53,26 +56,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         return start()
-    except (OutputInUse, Unsuitable) as error:
+    except (OutputInUse, Unsuitable, NoQuestions) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; an evaluation keeps its answers, and goes on when it is started again", file=sys.stderr)
+        return INTERRUPTED
 
 
 def add_run(commands: argparse._SubParsersAction) -> None:
     parser = add_evaluation(commands, "run", "evaluate a model on a benchmark", "COMPRESSOR, R_RATIO, ")
     parser.add_argument(
         "--compressor",
-        default=os.environ.get("COMPRESSOR") or "vidcom2",
-        help=f"none, or one of {', '.join(METHODS)} with settings, such as vidcom2@0.25:rounding=exact",
+        help=f"none, or one of {', '.join(METHODS)} with settings, such as vidcom2@0.25:rounding=exact; if unset, "
+        "COMPRESSOR, or vidcom2",
     )
-    ratio = os.environ.get("R_RATIO") or None
-    parser.add_argument("--retention", default=ratio, type=float, help="share of tokens to keep")
+    parser.add_argument("--retention", type=float, help="share of tokens to keep; R_RATIO, if that is unset, too")
     parser.add_argument(
         "--demo",
         action="store_true",
         help="the small model that comes along, on videos made here, dense and compressed",
     )
-    parser.set_defaults(prepare=prepare_run)
+    parser.set_defaults(prepare=lambda arguments: prepare_run(arguments, parser))
 
 
 def add_sweep(commands: argparse._SubParsersAction) -> None:
@@ -92,7 +97,7 @@ def add_evaluation(commands: argparse._SubParsersAction, name: str, what: str, m
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog=f"Defaults come from MODEL, {more}NUM_GPUS, OUTPUT, LIMIT, ATTN, DATA, PARSER and ENGINE where set. An "
         "interrupted evaluation goes on when it is started again. Exit status: 0 all questions answered, "
-        f"{FAILED_QUESTIONS} some questions failed (listed), mostly for an unreadable video, 1 failed.",
+        f"{FAILED_QUESTIONS} some questions failed (listed), mostly for an unreadable video; any other: it failed.",
     )
     run.add_argument("--tasks", required=True, help="a benchmark (mvbench), or some of its lmms-eval tasks")
     run.add_argument("--model", default=env.get("MODEL") or DEFAULT_MODEL, help="checkpoint directory or hub name")
@@ -103,23 +108,52 @@ def add_evaluation(commands: argparse._SubParsersAction, name: str, what: str, m
     return run
 
 
-def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
+def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Callable[[], int]:
     """Check everything that can be checked before the model is loaded; returns what does the rest."""
     benchmark, _ = select_tasks(arguments.tasks)
     if arguments.demo:
         from eval.demo.show import PER_TASK, show
 
+        per_task = PER_TASK if arguments.limit is None else arguments.limit
+        if per_task < 1:
+            raise ValueError(f"--limit {per_task} must be at least 1")
+        kept = ("command", "prepare", "tasks", "output", "limit", "demo")
+        own = {name: parser.get_default(name) for name in vars(arguments)} | {"device": "cpu"}
+        given = [name for name, value in vars(arguments).items() if value not in (None, own[name])]
+        if without := [f"--{name.replace('_', '-')}" for name in given if name not in kept]:
+            raise ValueError(f"--demo has its own model, videos and settings: leave out {', '.join(without)}")
         output = arguments.output or Path("outputs/demo") / benchmark.name
-        per_task = arguments.limit or PER_TASK
         return lambda: status(show(benchmark, output, per_task))
-    settings = {} if arguments.retention is None else {"retention": arguments.retention}
-    chosen = compressor(arguments.compressor, **settings)
-    config = run_config(arguments, chosen.spec if chosen else "none")
+    config = run_config(arguments, chosen_spec(arguments.compressor, arguments.retention, os.environ))
     if arguments.output is None:
         config = replace(config, output=config.output / folder(config.compressor))
     config.check()
     place = Place.find(arguments.num_gpus, config.device, config.zero3 is not None)
     return lambda: status(run([config], place))
+
+
+def chosen_spec(spec: str | None, retention: float | None, env: Mapping[str, str]) -> str:
+    """What --compressor and --retention say, where they are given, else COMPRESSOR and R_RATIO.
+
+    ValueError for a retention that is given twice, or for no compressor.
+    """
+    named = spec or env.get("COMPRESSOR") or "vidcom2"
+    dense, tells = canonical(named) == "none", "@" in named or ":retention=" in named
+    source, ratio = f"--retention {retention}", env.get("R_RATIO")
+    if dense and retention is not None:
+        raise ValueError(f"{source} with compressor {named}, which compresses nothing: leave one of them out")
+    if retention is None and ratio and not dense and not (tells and spec):  # flags win
+        source = f"R_RATIO={ratio}"
+        try:
+            retention = float(ratio)
+        except ValueError as error:
+            raise ValueError(f"{source} is no number, such as 0.25") from error
+    if retention is None:
+        return canonical(named)
+    chosen = canonical(named, retention=retention)
+    if tells and chosen != canonical(named):
+        raise ValueError(f"compressor {named} and {source} tell two retentions: leave one of them out")
+    return chosen
 
 
 def prepare_sweep(arguments: argparse.Namespace) -> Callable[[], int]:

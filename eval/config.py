@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from eval import answers
-from eval.benchmarks import select_tasks
+from eval.benchmarks import Benchmark, select_tasks
 from eval.models import Protocol, protocol_for
 from eval.provenance import versions
 from eval.results import PARSERS, Parser
@@ -28,7 +30,8 @@ class RunConfig:
     videos ahead, for each that answers; 0 for none. timeout: seconds for one video, which then counts as unreadable;
     without workers there is no limit. decoder, preprocess: how videos are read, None for the protocol's own. zero3: a
     DeepSpeed configuration, to spread one model over all devices, see eval.zero3. batch_size: questions that are
-    answered together, which may change the last bits of what the model computes.
+    answered together, which may change the last bits of what the model computes. retry_failed: finished results in
+    which questions failed count as unfinished.
     """
 
     model: str
@@ -49,6 +52,7 @@ class RunConfig:
     preprocess: str | None = None
     zero3: Path | None = None
     batch_size: int = 1
+    retry_failed: bool = False
 
     def protocol(self) -> Protocol:
         """How the model is evaluated; ValueError, OSError where it is not, or not with this sampling."""
@@ -78,12 +82,15 @@ class RunConfig:
         if self.zero3 is not None:
             require_zero3(self.zero3, self.dtype, self.device)
         if self.data is not None:
-            for task in tasks:
-                benchmark.local(task, self.data)
+            self._check_data(benchmark, tasks, self.data)
         if self.finished and not self.overwrite:
-            raise FileExistsError(f"{self.output} holds finished results: choose another --output, or --overwrite them")
-        self.output.mkdir(parents=True, exist_ok=True)
+            failed = self._failed()
+            retry = f"; of {failed} failed questions, --retry-failed asks those again" if failed else ""
+            raise FileExistsError(
+                f"{self.output} holds finished results: choose another --output, or --overwrite them{retry}"
+            )
         try:
+            self.output.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.output) as probe:
                 probe.write(bytes(2**20))  # a full disk is found out now, not after hours
         except OSError as error:
@@ -93,7 +100,24 @@ class RunConfig:
 
     @property
     def finished(self) -> bool:
-        return (self.output / "results.json").exists()
+        return (self.output / "results.json").exists() and not (self.retry_failed and self._failed())
+
+    def _failed(self) -> int:
+        """Questions that failed, of finished results."""
+        return len(json.loads((self.output / "results.json").read_text()).get("failures", ()))
+
+    @staticmethod
+    def _check_data(benchmark: Benchmark, tasks: Sequence[str], data: Path) -> None:
+        errors = []
+        for task in tasks:
+            try:
+                benchmark.local(task, data)
+            except FileNotFoundError as error:
+                errors.append(error)
+        if errors:
+            many = f" (so it is for {len(errors)} of {len(tasks)} tasks)" if len(tasks) > 1 else ""
+            doctor = f"python -m eval doctor --tasks {benchmark.name} --data {data}"
+            raise FileNotFoundError(f"{errors[0]}{many}; {doctor} tells all that is missing")
 
     def settings(self, protocol: Protocol) -> dict[str, Any]:
         """What answers depend on, JSON-ready; the same for runs whose answers may stand in one table line.

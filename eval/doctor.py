@@ -151,7 +151,7 @@ def read_questions(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> 
 
 
 def _read_task(benchmark: Benchmark, name: str, data: Path) -> Questions:
-    from eval.harness import load_tasks
+    from eval.harness import load_tasks, root_cause
 
     def none(file: str, cause: str) -> Questions:
         return Questions(name, 0, (), (Problem(name, "questions", file, cause),))
@@ -170,10 +170,7 @@ def _read_task(benchmark: Benchmark, name: str, data: Path) -> Questions:
         task = load_tasks(benchmark, (name,), data, "llava_onevision")[name]
         docs = list(task.eval_docs)
     except Exception as error:  # datasets has many kinds for a bad file, and lmms-eval wraps them in its retries'
-        root: BaseException = error
-        while root.__cause__:
-            root = root.__cause__
-        return none(listed, f"cannot be read ({type(root).__name__}: {root})")
+        return none(listed, f"cannot be read ({root_cause(error)})")
     if not docs:
         return none(listed, "holds no questions")
     return check_questions(benchmark, task, docs, name, listed)

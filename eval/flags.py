@@ -17,7 +17,7 @@ from llava.mm_utils import get_model_name_from_path
 FAILED_QUESTIONS = 3
 """Exit status of a run that finished, but has questions that failed, mostly because a video could not be read."""
 
-
+ENGINES = ("torch", "deepspeed")
 ZERO3 = Path(__file__).parents[1] / "scripts" / "zero3.json"
 
 
@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attn", default=env.get("ATTN") or None, help="eager, sdpa or flash_attention_2")
     parser.add_argument("--sampling", help="frames, such as uniform:16 or fps:1.0:max64")
     parser.add_argument("--dtype", help="float16, bfloat16 or float32; on GPUs as released, on CPU float32")
-    parser.add_argument("--device", help="cuda, cpu, or auto (one model over all GPUs)")
+    parser.add_argument("--device", choices=("cuda", "cpu", "auto"), help="auto: one model over all GPUs")
     parser.add_argument(
         "--parser",
         default=env.get("PARSER") or "current",
@@ -48,10 +48,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         default=env.get("ENGINE") or "torch",
-        choices=("torch", "deepspeed"),
-        help="deepspeed: one model over all devices, by ZeRO-3",
+        help="torch, or deepspeed: one model over all devices, by ZeRO-3",
     )
-    parser.add_argument("--zero3-config", default=ZERO3, type=Path, help="for --engine deepspeed")
+    parser.add_argument("--zero3-config", type=Path, help="for --engine deepspeed; scripts/zero3.json if unset")
+    parser.add_argument("--retry-failed", action="store_true", help="of finished results, ask what failed again")
     parser.add_argument("--timeout", default=300.0, type=float, help="seconds for one video, with workers")
 
 
@@ -60,6 +60,10 @@ def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
     import torch
 
     benchmark, _ = select_tasks(arguments.tasks)
+    if arguments.engine not in ENGINES:  # argparse does not look at what ENGINE says
+        raise ValueError(f"--engine (ENGINE) {arguments.engine!r} is unknown; there are {', '.join(ENGINES)}")
+    if arguments.zero3_config is not None and arguments.engine != "deepspeed":
+        raise ValueError(f"--zero3-config {arguments.zero3_config} is for --engine deepspeed")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return RunConfig(
         model=arguments.model,
@@ -73,13 +77,14 @@ def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
         dtype=arguments.dtype or ("float32" if device == "cpu" else protocol_for(arguments.model).default_dtype),
         device=device,
         overwrite=arguments.overwrite,
+        retry_failed=arguments.retry_failed,
         parser=arguments.parser,
         workers=arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
         timeout=arguments.timeout,
         decoder=arguments.decoder,
         batch_size=arguments.batch_size,
         preprocess=arguments.preprocess,
-        zero3=arguments.zero3_config if arguments.engine == "deepspeed" else None,
+        zero3=(arguments.zero3_config or ZERO3) if arguments.engine == "deepspeed" else None,
     )
 
 

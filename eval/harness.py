@@ -36,8 +36,15 @@ def harness_log(file: Path) -> Iterator[None]:
             logger.remove()  # all, since lmms-eval sets up its own; also after an exception, which closes the file
 
 
+class NoQuestions(Exception):
+    """A task's questions cannot be loaded."""
+
+
 def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, model_name: str) -> dict[str, Any]:
-    """lmms-eval's task objects by name, with questions and videos from `data` where it is given, else the hub."""
+    """lmms-eval's task objects by name, with questions and videos from `data` where it is given, else the hub.
+
+    Raises NoQuestions where they are not there, or of another benchmark.
+    """
     import lmms_eval
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config
@@ -52,11 +59,25 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
         else:  # the tasks ask for the user's token, and without one fail on public data, too
             declaration = load_yaml_config(manager.task_index[name]["yaml_path"], mode="simple")
             overrides = {"dataset_kwargs": {**declaration["dataset_kwargs"], "token": None}}
-        (task,) = manager.load_config({"task": name, **overrides}).values()
+        try:
+            (task,) = manager.load_config({"task": name, **overrides}).values()
+            task.doc_to_text(task.eval_docs[0])
+        except Exception as error:  # datasets has many kinds for a bad file, and lmms-eval wraps them in its retries'
+            more = (
+                "--data takes a local copy" if data is None else "python -m eval doctor with the same --data says more"
+            )
+            raise NoQuestions(f"{name}: no questions from {data or 'the hub'} ({root_cause(error)}); {more}") from error
         if data is not None:
             task.config.doc_to_visual = _local_visual(benchmark, name, data)
         tasks[name] = task
     return tasks
+
+
+def root_cause(error: BaseException) -> str:
+    """What an exception comes from in the end."""
+    while error.__cause__:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., list[str]]:

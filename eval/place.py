@@ -106,7 +106,11 @@ def _teams(requested: int | None, device: str, sharded: bool, rank: int, process
                 f"--num-gpus {requested or processes} with --device auto: one process spreads the model over all GPUs"
             )
         return (("auto",),)
+    if requested is not None and requested < 1:
+        raise ValueError(f"--num-gpus {requested} must be at least 1")
     if device == "cuda":
+        if not torch.cuda.device_count():
+            raise ValueError("--device cuda: torch finds no GPU; cpu is there")
         visible = [f"cuda:{i}" for i in range(torch.cuda.device_count())][rank::processes]
     else:
         visible = ["cpu"] * (1 if requested is None else requested)

@@ -150,11 +150,11 @@ def notes(summary: dict[str, Any]) -> list[str]:
             f"visual tokens per sample: {tokens['before_per_sample']:.1f} -> {tokens['after_per_sample']:.1f} "
             f"({100 * tokens['retention']:.2f} % kept, separators included)"
         )
+        stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
+        lines.append(f"mean seconds per sample: {stages}")
     if summary["parsers"]["differ"]:
         overall = ", ".join(f"{name} {value:.1f}" for name, value in summary["parsers"]["overall"].items())
         lines.append(f"parsers score {summary['parsers']['differ']} answers differently; overall: {overall}")
-    stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
-    lines.append(f"mean seconds per sample: {stages}")
     lines += [f"FAILED {f['task']} question {f['doc_id']}: {f['error']}" for f in summary["failures"]]
     return lines
 
@@ -172,4 +172,5 @@ def print_table(console: Console, summary: dict[str, Any]) -> None:
         table.add_row(*row, style="bold" if row[0] == "overall" else None)
     console.print(table)
     for note in notes(summary):
-        console.print(note, style="red" if note.startswith("FAILED") else None, markup=False, highlight=False)
+        red = "red" if note.startswith("FAILED") else None
+        console.print(note, style=red, markup=False, highlight=False, soft_wrap=True)  # so that paths stay whole

@@ -33,7 +33,8 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     configs: alike but for compressor and output; every video is decoded and encoded once for all of them. What an
     interrupted run left in an output counts as answered. place: a single CPU is this process, anything else is
     processes of their own.
-    Raises OutputInUse where another run writes into an output, Unsuitable where model and compressors are.
+    Raises OutputInUse where another run writes into an output, Unsuitable where model or compressors are, NoQuestions
+    where these cannot be loaded.
     Returns the number of questions that failed, because their video could not be read, or whatever they died of.
     """
     config = configs[0]
@@ -56,12 +57,13 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
         crew = stack.enter_context(
             closing(Alone(setup.answering("cpu"), setup.ahead) if alone else Crew(setup, place.teams, console.print))
         )
-        # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
-        with place.first("begin"), harness_log(log_file) if config.data is not None else nullcontext():
+        with place.first("begin"):
             if place.rank == 0:
                 for one in configs:
                     answers.begin(one.output, one.settings(protocol), one.overwrite)
-            tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
+            # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
+            with harness_log(log_file) if config.data is not None else nullcontext():
+                tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
         books = [Answers(one.output, place.rank) for one in configs]
         for book in books:
             stack.enter_context(book.open())
@@ -122,7 +124,7 @@ def conclude(
     }
     summary["provenance"] = provenance()
     write_results(config.output, summary, lines)
-    answers.finish(config.output)
+    answers.finish(config.output, failed=any(sample.error is not None for sample in samples))
     return summary
 
 

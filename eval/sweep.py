@@ -38,8 +38,9 @@ def split_specs(text: str) -> list[str]:
     return specs
 
 
-def canonical(spec: str) -> str:
-    chosen = compressor(spec)
+def canonical(spec: str, **settings: Any) -> str:
+    """How results name it."""
+    chosen = compressor(spec, **settings)
     return chosen.spec if chosen else "none"
 
 

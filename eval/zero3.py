@@ -36,6 +36,8 @@ def read_config(file: Path, dtype: str) -> dict[str, Any]:
     resolve_dtype(dtype)
     try:
         config = json.loads(file.read_text())
+    except OSError as error:
+        raise OSError(f"--zero3-config {file} cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is no JSON: {error}") from error
     zero = config.get("zero_optimization") if isinstance(config, dict) else None

@@ -71,9 +71,11 @@ class FrameSampling:
                     return cls("uniform", int(frames))
                 case ["fps", fps, limit] if limit.startswith("max"):
                     return cls("fps", int(limit[len("max") :]), float(fps))
-        except ValueError as cause:
-            raise ValueError(f"bad frame sampling {text!r}: {cause}") from cause
-        raise ValueError(f'bad frame sampling {text!r}: write "uniform:32" or "fps:1.0:max64"')
+        except ValueError as error:
+            cause = f"{error}; "
+        else:
+            cause = ""
+        raise ValueError(f'bad frame sampling {text!r}: {cause}write "uniform:32" or "fps:1.0:max64"')
 
     def indices(self, total_frames: int, avg_fps: float) -> list[int]:
         """Ascending frame numbers out of `total_frames`; ValueError for no frames or a frame rate too low for `fps`."""

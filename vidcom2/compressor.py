@@ -315,10 +315,14 @@ def compressor(spec: str, **settings: Any) -> Compressor | None:
     Raises ValueError that names an unknown method, preset or setting and lists the known ones.
     """
     head, *pairs = spec.strip().split(":")
-    head, _, retention = head.partition("@")
+    head, at, retention = head.partition("@")
+    if at and not retention:
+        raise ValueError(f"compressor spec {spec!r} has no retention behind @; write {head}@0.25")
     head, _, preset = head.partition(".")
     name, plus, addition = head.partition("+")
     if head in ("none", "dense"):
+        if at or pairs:
+            raise ValueError(f"compressor spec {spec!r}: {head} compresses nothing, and has no settings")
         return None
     if name not in METHODS:
         raise ValueError(f"compressor {name!r} is unknown; known are {', '.join(sorted(METHODS))} and none")

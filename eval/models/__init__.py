@@ -22,11 +22,14 @@ def protocol_for(model: str) -> Protocol:
     LLaVA-Video's where its config says grid newlines or its name says so. ValueError for a family without a protocol,
     OSError where there is no config.json, ImportError where what reads its videos is not installed.
     """
-    if not Path(model).is_dir() and (model.startswith(("/", ".", "~")) or model.count("/") > 1):
+    if not Path(model).is_dir() and (model.startswith(("/", ".", "~")) or model.count("/") != 1):
         raise FileNotFoundError(f"--model {model}: no such directory, and a hub name would be OWNER/NAME")
     if Path(model).is_dir() and not Path(model, "config.json").exists():
         raise FileNotFoundError(f"--model {model}: no checkpoint, as there is no config.json in it")
-    config = PreTrainedConfig.get_config_dict(model)[0]
+    try:
+        config = PreTrainedConfig.get_config_dict(model)[0]
+    except OSError as error:
+        raise OSError(f"--model {model}: {error}") from error
     family = config.get("model_type")
     if family in QWEN_PROTOCOLS:
         if find_spec("qwen_vl_utils") is None:

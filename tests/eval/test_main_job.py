@@ -13,7 +13,7 @@ import pytest
 
 from eval.answers import reserved
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
-from eval.cli import FAILED_QUESTIONS, main
+from eval.cli import FAILED_QUESTIONS, chosen_spec, main
 from eval.demo.benchmark import make_mvbench
 from eval.demo.minibench import WRITERS
 from eval.demo.show import SETTINGS
@@ -219,12 +219,83 @@ def test_unreadable_videos_are_listed_and_count_as_wrong(onevision, mvbench, tas
         (("--tasks", "mvbench", "--sampling", "all"), "bad frame sampling 'all'"),
         (("--tasks", "videomme", "--data", "/nonexistent"), "no questions of videomme"),
         (("--tasks", "mvbench", "--data", "/nonexistent"), "json/ and video/"),
-        (("--tasks", "mvbench", "--num-gpus", "0"), "--num-gpus 0"),
+        (("--tasks", "mvbench", "--num-gpus", "0"), "--num-gpus 0 must be at least 1"),
+        (("--tasks", "mvbench", "--retention", "0.5", "--compressor", "none"), "none, which compresses nothing"),
+        (("--tasks", "mvbench", "--retention", "0.5", "--compressor", "vidcom2@0.25"), "tell two retentions"),
+        (("--tasks", "mvbench", "--compressor", "vidcom2@"), "no retention behind @"),
+        (("--tasks", "mvbench", "--compressor", "none@0.5"), "none compresses nothing"),
+        (("--tasks", "mvbench", "--model", "gpt2"), "--model gpt2: no such directory"),
+        (("--tasks", "mvbench", "--zero3-config", "a.json"), "--zero3-config a.json is for --engine deepspeed"),
+        (("--tasks", "mvbench", "--engine", "foo"), "--engine (ENGINE) 'foo' is unknown"),
+        (("--tasks", "mvbench", "--output", Path(__file__)), "--output"),
+        (("--tasks", "mvbench", "--demo", "--limit", "0"), "--limit 0"),
+        (("--tasks", "mvbench", "--demo", "--compressor", "none"), "leave out --model, --compressor"),
     ],
 )
 def test_bad_flags_fail_before_anything_is_loaded(flags, message, tmp_path, capsys, onevision):
-    assert run("--model", onevision, *flags, "--output", tmp_path) == 1
+    assert run("--model", onevision, "--output", tmp_path, *flags) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "retention", "env", "expected"),
+    [
+        (None, None, {}, "vidcom2@0.25"),
+        (None, None, {"COMPRESSOR": "random", "R_RATIO": "0.5"}, "random@0.5"),
+        (None, 0.1, {"COMPRESSOR": "random", "R_RATIO": "0.5"}, "random@0.1"),
+        ("vidcom2@0.5", None, {"COMPRESSOR": "random", "R_RATIO": "0.15"}, "vidcom2@0.5"),
+        ("vidcom2:retention=0.5", None, {"R_RATIO": "0.15"}, "vidcom2@0.5"),
+        ("vidcom2", None, {"R_RATIO": "0.15"}, "vidcom2@0.15"),
+        ("vidcom2@0.5", 0.5, {}, "vidcom2@0.5"),
+        ("none", None, {"R_RATIO": "0.15"}, "none"),
+        (None, None, {"COMPRESSOR": "none", "R_RATIO": ""}, "none"),
+    ],
+)
+def test_flags_win_over_the_environment(spec, retention, env, expected):
+    assert chosen_spec(spec, retention, env) == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"R_RATIO": "text"}, "R_RATIO=text is no number"),
+        ({"COMPRESSOR": "vidcom2@0.5", "R_RATIO": "0.15"}, "vidcom2@0.5 and R_RATIO=0.15 tell two retentions"),
+    ],
+)
+def test_bad_environment(env, message):
+    with pytest.raises(ValueError, match=message):
+        chosen_spec(None, None, env)
+
+
+def test_questions_of_another_benchmark(onevision, tmp_path, capsys):
+    data = WRITERS["mlvu"](tmp_path / "data", 1)
+    (data / "videomme").mkdir()
+    shutil.copy(data / "test.json", data / "videomme" / "test.json")
+    assert run("--tasks", "videomme", "--model", onevision, "--data", data, "--output", tmp_path / "out") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: videomme: no questions from {data} (")
+    assert "doctor" in error
+
+
+def test_tasks_without_questions_are_counted(onevision, mvbench, tmp_path, capsys):
+    data = shutil.copytree(mvbench, tmp_path / "data")
+    for task in ("action_count", "action_antonym"):
+        (data / "json" / f"{task}.json").unlink(missing_ok=True)
+    assert run("--tasks", "mvbench", "--model", onevision, "--data", data, "--output", tmp_path / "out") == 1
+    missing = len(MVBENCH_FOLDERS) - len(list((data / "json").iterdir()))
+    assert f"(so it is for {missing} of 20 tasks); python -m eval doctor" in capsys.readouterr().err
+
+
+def test_interrupted(onevision, mvbench, tmp_path, monkeypatch, capsys):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("eval.crew.Alone.answer", interrupt)
+        assert run(*flags) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; ")
+    assert run(*flags) == 0
 
 
 def test_two_runs_into_one_output(onevision, mvbench, tmp_path, capsys):

@@ -235,6 +235,54 @@ def test_questions_that_failed_are_asked_again(onevision, mvbench, tmp_path):
     assert evaluate("run", *flags) == 0
 
 
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_failed_questions_of_finished_results_are_asked_again(
+    command, onevision, mvbench, tmp_path, monkeypatch, capsys
+):
+    data = shutil.copytree(mvbench, tmp_path / "data")
+    broken = sorted((data / "video").rglob("action_count*.mp4"))[0]
+    whole = broken.read_bytes()
+    output = tmp_path / "out"
+    flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", data, "--output", output)
+    if command == "sweep":
+        flags, output = (*flags, "--compressors", "none,vidcom2@0.5"), output / "vidcom2@0.5"
+    broken.write_bytes(b"")
+    assert evaluate(command, *flags) == FAILED_QUESTIONS
+    before = lines_of(output)
+    assert sum(line["error"] is not None for line in before) == 1
+    broken.write_bytes(whole)
+    if command == "run":
+        assert evaluate(command, *flags) == 1
+        assert "of 1 failed questions, --retry-failed asks those again" in capsys.readouterr().err
+    asked: list[Any] = []
+    answer_all = LlavaEngine.answer_all
+    monkeypatch.setattr(LlavaEngine, "answer_all", lambda *a: asked.extend(a[1]) or answer_all(*a))
+    assert evaluate(command, *flags, "--retry-failed") == 0
+    assert len(asked) == (2 if command == "sweep" else 1)
+    after = lines_of(output)
+    assert all(line["error"] is None for line in after)
+    assert [line for line in after if line["doc_id"] != 0] == [line for line in before if line["doc_id"] != 0]
+    assert not list(output.glob("answers*"))
+
+
+def test_damaged_lines_of_answers_are_asked_again(onevision, mvbench, tmp_path, capsys):
+    flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
+    assert evaluate("run", *flags) == 0
+    whole = lines_of(tmp_path)
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "answers.rank0.jsonl").write_bytes(b"\0\0\0\n" + b'{"task": 1}\n' + b'{"task": "mv')
+    assert evaluate("run", *flags) == 0
+    told = capsys.readouterr().err
+    assert "line 1 is damaged; that question is asked again" in told
+    assert "line 2 is damaged" in told
+    assert [line["answer"] for line in lines_of(tmp_path)] == [line["answer"] for line in whole]
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "answers.jsonl").write_text("{")
+    (tmp_path / "settings.json").write_text("")
+    assert evaluate("run", *flags) == 1
+    assert "settings.json is damaged" in capsys.readouterr().err
+
+
 def test_specs_are_separated_by_commas():
     text = "dense, vidcom2,pdrop@0.15:layers=(2,7,14),fastv+fca@0.25:fca.tau=0.02"
     assert split_specs(text) == ["none", "vidcom2@0.25", "pdrop@0.15:layers=(2, 7, 14)", "fastv+fca@0.25:fca.tau=0.02"]
