@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from eval.demo.world import TASKS
 from eval.runs import Run
@@ -246,7 +247,11 @@ def growth_curves(
         axes.loglog([x, last], [y, y * last / x], color="grey", linestyle="--", linewidth=1, label="linear")
         ticks = sorted({x for points in curves.values() for x, _ in points})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+        amounts = [y for points in curves.values() for _, y in points]
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(amounts) < 100 * min(amounts) else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.set(title=amount, xlabel=xlabel)
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.25, linewidth=0.6)

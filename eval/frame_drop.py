@@ -16,6 +16,7 @@ from eval.place import Place
 from eval.runs import Run, load_run
 from eval.stats import paired_interval
 from eval.sweep import Rows, Sweep, canonical
+from eval.tables import fingerprint
 
 RATIOS = "0.25,0.5,0.75"
 DROPS = {"redundant": "most redundant dropped", "unique": "most unique dropped", "even": "evenly spaced kept"}
@@ -44,9 +45,13 @@ def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:
         runs = {setting: every[spec] for setting, spec in by_setting.items()}
         output = sweep.config.output
         title = f"{every['none'].summary['benchmark']}, {sweep.config.model}"
-        text = f"# Whole frames dropped: {title}\n\n{markdown(every['none'], runs)}"
+        text = f"# Whole frames dropped: {title}\n\n{trial(arguments.limit)}{markdown(every['none'], runs)}"
+        how = "; ".join(f"{name}: {value}" for name, value in fingerprint(every["none"]).items())
+        text += f"\nHow it was measured: {how}.\n"
         write_whole(output / "frame-drop.md", text)
-        figure = dropped_frames(curves(runs), point(every["none"]), output / "frame-drop", title)
+        figure = dropped_frames(
+            curves(runs), point(every["none"]), output / "frame-drop", trial(arguments.limit) + title
+        )
         console = Console()
         console.print(Markdown(text))
         for file in (output / "frame-drop.md", *figure):
@@ -83,6 +88,12 @@ Runs = Mapping[tuple[str, float], Run]
 
 def curves(runs: Runs) -> dict[str, list[Point]]:
     return {name: [point(run) for (drop, _), run in runs.items() if drop == key] for key, name in DROPS.items()}
+
+
+def trial(limit: int | None) -> str:
+    if limit is None:
+        return ""
+    return f"TRIAL: only {limit} questions per task; with one, intervals have no width.\n\n"
 
 
 def markdown(dense: Run, runs: Runs) -> str:

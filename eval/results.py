@@ -65,18 +65,12 @@ def join_samples(
 
 def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
     """Scores in percent per category and overall, tokens, seconds per stage, and every failure."""
-    categories = {name: [line for line in lines if line["category"] == name] for name in _categories(lines)}
-    scores = {name: _score(mine) for name, mine in categories.items()}
-    averages = {
-        "macro": statistics.fmean(score["accuracy"] for score in scores.values()),
-        "micro": 100 * statistics.fmean(line["score"] for line in lines),
-    }
     parsers = {name: _overall(benchmark, lines, name) for name in lines[0]["scores"]}
     seen = [line for line in lines if line["error"] is None]
     before, after = (sum(line[f"tokens_{when}"] for line in seen) for when in ("before", "after"))
     return {
         "benchmark": benchmark.name,
-        "scores": {"overall": averages[benchmark.overall], **averages, "categories": scores},
+        "scores": scores(benchmark, lines),
         "parsers": {
             "overall": parsers,
             "differ": sum(len(set(line["scores"].values())) > 1 for line in lines),
@@ -92,6 +86,17 @@ def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
         "seconds": {stage: _times([line["seconds"][stage] for line in seen]) for stage in STAGES},
         "failures": [{k: line[k] for k in ("task", "doc_id", "video", "error")} for line in lines if line["error"]],
     }
+
+
+def scores(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
+    """In percent, per category and overall, which is one of the two averages."""
+    names = _categories(lines)
+    categories = {name: _score([line for line in lines if line["category"] == name]) for name in names}
+    averages = {
+        "macro": statistics.fmean(score["accuracy"] for score in categories.values()),
+        "micro": 100 * statistics.fmean(line["score"] for line in lines),
+    }
+    return {"overall": averages[benchmark.overall], **averages, "categories": categories}
 
 
 def _overall(benchmark: Benchmark, lines: list[Line], parser: str) -> float:
@@ -151,7 +156,11 @@ def notes(summary: dict[str, Any]) -> list[str]:
             f"({100 * tokens['retention']:.2f} % kept, separators included)"
         )
         stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
-        lines.append(f"mean seconds per sample: {stages}")
+        lines.append(f"mean seconds per sample: {stages} (compress: with pooling and splicing into the text)")
+    scores = summary["scores"]
+    kind, other = ("macro", "micro") if scores["overall"] == scores["macro"] else ("micro", "macro")
+    what = {"macro": "mean over categories", "micro": "over all questions"}
+    lines.append(f"overall: {kind} average, {what[kind]}; {other} average, {what[other]}: {scores[other]:.1f}")
     if summary["parsers"]["differ"]:
         overall = ", ".join(f"{name} {value:.1f}" for name, value in summary["parsers"]["overall"].items())
         lines.append(f"parsers score {summary['parsers']['differ']} answers differently; overall: {overall}")

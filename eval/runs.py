@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import BENCHMARKS
-from eval.results import Line
+from eval.results import Line, Parser, scores
 from eval.stats import Overall
 
 
@@ -32,6 +32,16 @@ class Run:
     @property
     def categories(self) -> list[str]:
         return [line["category"] for line in self.lines]
+
+    def read_by(self, parser: Parser) -> Run:
+        """The same answers, scored as this parser reads them; as the current one does where a benchmark has no such."""
+        lines = [{**line, "score": line["scores"].get(parser, line["scores"]["current"])} for line in self.lines]
+        summary = {
+            **self.summary,
+            "scores": scores(BENCHMARKS[self.summary["benchmark"]], lines),
+            "run": {**self.summary["run"], "parser": parser},
+        }
+        return Run(self.directory, summary, lines)
 
 
 def load_run(directory: Path) -> Run:

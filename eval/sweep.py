@@ -83,7 +83,8 @@ class Sweep:
         title = f"{next(iter(results.values()))['benchmark']}, {self.config.model}"
         write_whole(self.config.output / "table.md", markdown(title, rows))
         console = Console()
-        if len(self.runs) > COLUMNS:  # one line for each, with the most important
+        wide = console.measure(rich_table(title, rows)).minimum > console.width
+        if len(self.runs) > COLUMNS or wide:  # one line for each, with the most important
             shown = [row for row in rows if row[0].startswith(("overall", "% of", "tokens after", "prefill"))]
             rows = list(zip(rows[0], *shown, strict=True))
         console.print(rich_table(title, rows))

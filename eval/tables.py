@@ -23,6 +23,7 @@ from eval.flags import add_flags, run_config, status
 from eval.models import protocol_for
 from eval.paper import TITLES, Column, PaperTable, Part, Row, average_pct, next_below, paper_table
 from eval.place import Place
+from eval.results import PARSERS, Parser
 from eval.runs import Run, load_run
 from eval.stats import paired_interval
 from eval.sweep import Rows, Sweep, folder
@@ -35,8 +36,9 @@ NOTES = (
     "published: the paper's numbers, not measured here; difference: measured - published",
     "against NAME: accuracy - NAME's on the same questions, in points, and its 95 % paired bootstrap interval; NAME is "
     "dense, and the method that the paper ranks next below at the same retention",
-    "average %: the mean over the columns of 100 · score / dense score",
 )
+AVERAGE = "average %: the mean over the columns of 100 · score / dense score, as in the paper; it has no interval here"
+READ_OFF = "the paper gives these numbers as a bar chart, off which they were read"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         "(listed), 1 failed.",
     )
     parser.add_argument("table", choices=TITLES, help="number of a table, or name of a figure")
-    parser.add_argument("--model", help="checkpoint instead of the paper's, of a family that the table has")
+    parser.add_argument(
+        "--model",
+        action="append",
+        help="checkpoint instead of the paper's, of a family that the table has; once for each family",
+    )
     parser.add_argument("--data-root", type=Path, help="directory with a local copy of each benchmark, by our name")
     parser.add_argument("--runs", type=Path, default=Path("outputs"), help="holds BENCHMARK/MODEL/SETTING of each run")
     parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="directory for the table")
@@ -99,11 +105,14 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check all runs before the first begins; returns what runs them and writes the table."""
     table = paper_table(arguments.table)
     if arguments.model is not None:
-        table = replace(table, parts=(part_for(table, arguments.model),))
+        table = replace(table, parts=tuple(part_for(table, model) for model in arguments.model))
+    parser = arguments.parser
+    if parser not in PARSERS:
+        raise ValueError(f"--parser {parser!r} is unknown; there are {', '.join(PARSERS)}")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    render(table, arguments.runs)  # finds out now what is wrong with runs that are there already
+    render(table, arguments.runs, parser)  # finds out now what is wrong with runs that are there already
     if arguments.render_only:
-        return lambda: write(table, arguments.runs, arguments.output)
+        return lambda: write(table, arguments.runs, arguments.output, parser)
 
     sweeps = []
     for part in table.parts:
@@ -114,6 +123,7 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
                 "output": directory(arguments.runs, benchmark, part.checkpoint),
                 "data": arguments.data_root and arguments.data_root / benchmark,
                 "overwrite": False,
+                "parser": "current",  # of the runs; their results have the scores by all
             }
             config = run_config(argparse.Namespace(**{**vars(arguments), **own}), "none")
             sweeps.append(Sweep(config, [row.spec for row in part.rows]))
@@ -127,7 +137,7 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
         for sweep in sweeps:
             failed += sweep.run(place)
             if place.rank == 0:
-                write(table, arguments.runs, arguments.output)  # a grid takes long: show what there is
+                write(table, arguments.runs, arguments.output, parser)  # a grid takes long: show what there is
         return status(failed)
 
     return finish
@@ -158,7 +168,8 @@ def require_limit(sweep: Sweep) -> None:
         if run not in sweep.missing:
             before = json.loads((run.output / "results.json").read_text())["run"]["limit"]
             if before != run.limit:
-                raise ValueError(f"{run.output} was made with --limit {before}, not {run.limit}: choose other --runs")
+                made, asked = (f"--limit {limit}" if limit else "no --limit" for limit in (before, run.limit))
+                raise ValueError(f"{run.output} was made with {made}, and now there is {asked}: choose other --runs")
 
 
 def directory(runs: Path, benchmark: str, checkpoint: str) -> Path:
@@ -169,12 +180,15 @@ def directory(runs: Path, benchmark: str, checkpoint: str) -> Path:
 # ---- from runs to numbers
 
 
-def measure(table: PaperTable, part: Part, runs: Path) -> list[Measured]:
-    """The part's rows with what is finished below `runs`.
+def measure(table: PaperTable, part: Part, runs: Path, parser: Parser = "current") -> list[Measured]:
+    """The part's rows with what is finished below `runs`. parser: whose reading of the answers counts.
 
     Raises ValueError where a run is not what its place says, or two do not answer the same questions.
     """
-    finished = {row.spec: finished_runs(table, part, row, runs) for row in part.rows}
+    finished = {
+        row.spec: {name: run.read_by(parser) for name, run in finished_runs(table, part, row, runs).items()}
+        for row in part.rows
+    }
     dense_row = part.rows[0]
     dense_runs = finished[dense_row.spec]
     dense = scores(table, dense_runs)
@@ -261,6 +275,7 @@ def fingerprint(run: Run) -> dict[str, str]:
     settings = {k: v for k, v in summary["run"].items() if k not in (*NOT_PROTOCOL, "generation")}
     return {
         **{name: plain(value) for name, value in settings.items()},
+        "generation": " or ".join(dict.fromkeys(map(plain, summary["run"].get("generation", {}).values()))),
         "frames": " to ".join(map(str, dict.fromkeys((frames[0], frames[-1])))) if frames else "none",
         "questions": f"{len(run.lines)}, {summary['run']['limit'] or 'all'} per task",
         "unreadable": str(len(summary["failures"])),
@@ -280,9 +295,9 @@ def plain(value: Any) -> str:
 # ---- from numbers to files
 
 
-def render(table: PaperTable, runs: Path) -> dict[str, str]:
+def render(table: PaperTable, runs: Path, parser: Parser = "current") -> dict[str, str]:
     """File names and contents: the table in Markdown, LaTeX and CSV."""
-    parts, stem = measure_parts(table, runs), file_stem(table)
+    parts, stem = measure_parts(table, runs, parser), file_stem(table)
     return {
         f"{stem}.md": markdown(table, parts),
         f"{stem}.tex": latex(table, parts),
@@ -290,16 +305,16 @@ def render(table: PaperTable, runs: Path) -> dict[str, str]:
     }
 
 
-def write(table: PaperTable, runs: Path, output: Path) -> int:
+def write(table: PaperTable, runs: Path, output: Path, parser: Parser = "current") -> int:
     """The files of `render`, and for a figure, which is about one model, its drawing."""
     written = []
-    for name, text in render(table, runs).items():
+    for name, text in render(table, runs, parser).items():
         write_whole(output / name, text)
         written.append(output / name)
     if table.relative:
-        ((part, measured),) = measure_parts(table, runs)
+        ((part, measured),) = measure_parts(table, runs, parser)
         ours = part.checkpoint if any(line.runs for line in measured) else "nothing yet"
-        title = [table.title, f"published: {part.model}; measured: {ours}", *trial(measured)]
+        title = [table.title, f"published: {part.model}; measured: {ours}", *warnings(table, part, measured)]
         columns = [column.name for column in table.columns]
         written += beside_published(columns, shares(table, measured), output / file_stem(table), "\n".join(title))
     for file in written:
@@ -311,8 +326,8 @@ def file_stem(table: PaperTable) -> str:
     return table.name if table.name.startswith("figure") else f"table{table.name}"
 
 
-def measure_parts(table: PaperTable, runs: Path) -> Parts:
-    return [(part, measure(table, part, runs)) for part in table.parts]
+def measure_parts(table: PaperTable, runs: Path, parser: Parser) -> Parts:
+    return [(part, measure(table, part, runs, parser)) for part in table.parts]
 
 
 def shares(table: PaperTable, measured: list[Measured]) -> dict[str, list[Share]]:
@@ -386,24 +401,44 @@ def fingerprints(table: PaperTable, measured: list[Measured]) -> Iterator[tuple[
             yield benchmark, text if len(groups) == 1 else f"{', '.join(labels)}: {text}"
 
 
-def notes(measured: list[Measured]) -> list[str]:
-    return [*trial(measured), *NOTES]
+def notes(table: PaperTable, part: Part, measured: list[Measured]) -> list[str]:
+    how = {"macro": "mean over categories", "micro": "over all questions"}
+    whole = [column for column in table.columns if column.category is None]
+    averages = ", ".join(f"{column.name} {how[BENCHMARKS[column.benchmark].overall]}" for column in whole)
+    return [
+        *warnings(table, part, measured),
+        *NOTES,
+        *([READ_OFF] if table.relative else []),
+        *([f"accuracy: {averages}"] if averages else []),
+        *([AVERAGE] if table.averaged else []),
+        f"settings: {'; '.join(f'{line.row.label} is {line.row.spec}' for line in measured)}",
+    ]
 
 
-def trial(measured: list[Measured]) -> list[str]:
+def warnings(table: PaperTable, part: Part, measured: list[Measured]) -> list[str]:
+    """What keeps this from being the paper's table."""
     limits = {run.summary["run"]["limit"] for line in measured for run in line.runs.values()} - {None}
-    return [f"TRIAL, not the table: only {', '.join(map(str, sorted(limits)))} questions per task"] if limits else []
+    found = [f"TRIAL, not the table: only {', '.join(map(str, sorted(limits)))} questions per task"] if limits else []
+    every = (other for name in TITLES for other in paper_table(name).parts)
+    published = {get_model_name_from_path(other.checkpoint) for other in every if other.model == part.model}
+    if get_model_name_from_path(part.checkpoint) not in published:
+        found.append(f"ANOTHER CHECKPOINT: published is {part.model}, measured is {part.checkpoint}")
+    return found
 
 
 def markdown(table: PaperTable, parts: Parts) -> str:
     text = f"# {table.title}\n"
     for part, measured in parts:
         text += f"\n## {part.model}: {part.checkpoint}\n\n"
-        text += "".join(f"- {note}\n" for note in notes(measured)) + "\n"
+        text += "".join(f"- {note}\n" for note in notes(table, part, measured)) + "\n"
         text += markdown_table([line for group in grid(table, measured) for line in group])
         text += "\n" + markdown_table(token_rows(table, measured)) + "\n"
         text += "".join(f"- {benchmark}: {how}\n" for benchmark, how in fingerprints(table, measured))
     return text
+
+
+SHRUNK = "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{%\n"
+"""LaTeX for what is not to be wider than the page."""
 
 
 def latex(table: PaperTable, parts: Parts) -> str:
@@ -418,15 +453,14 @@ def latex(table: PaperTable, parts: Parts) -> str:
         body = "\\midrule\n".join("".join(line(cells) for cells in group) for group in groups)
         return (
             f"\\begin{{table*}}\n\\centering\\scriptsize\n\\caption{{{escaped(caption)}.}}\\smallskip\n"
-            "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{%\n"
-            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}%\n}}\n\\end{{table*}}\n"
+            f"{SHRUNK}\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}%\n}}\n\\end{{table*}}\n"
         )
 
     text = "% \\usepackage{booktabs,graphicx}\n"
     for part, measured in parts:
         header, *rest = token_rows(table, measured)
         title = f"{table.title}. {part.model}"
-        text += framed(f"{title}. {'. '.join(notes(measured))}", grid(table, measured), 2)
+        text += framed(f"{title}. {'. '.join(notes(table, part, measured))}", grid(table, measured), 2)
         text += framed(f"{title}: visual tokens that the LLM saw, per question", [[header], rest], 1)
         text += "{\\scriptsize\\raggedright\n"
         for benchmark, how in fingerprints(table, measured):

@@ -19,7 +19,7 @@ from eval.efficiency.measure import Measured, Setting
 from eval.efficiency.report import change, dense_of, how
 from eval.files import markdown_table
 from eval.paper import METHODS, ONEVISION
-from eval.tables import escaped
+from eval.tables import SHRUNK, escaped
 from vidcom2 import compressor
 
 TITLE = "Table 4: efficiency"
@@ -234,16 +234,17 @@ def markdown(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
 
 
 def latex(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
-    """A table*, and below it, as text, how it was measured; needs the package booktabs."""
+    """A table*, and below it, as text, how it was measured; needs the packages booktabs and graphicx."""
 
     def row(cells: Sequence[str]) -> str:
         return " & ".join(re.sub(r"-(?=\d)", "$-$", escaped(cell)) for cell in cells) + r" \\" + "\n"
 
     body = "\\midrule\n".join("".join(map(row, group)) for group in text_rows(found))
     return (
-        "% \\usepackage{booktabs}\n\\begin{table*}\n\\centering\\scriptsize\n"
+        "% \\usepackage{booktabs,graphicx}\n\\begin{table*}\n\\centering\\scriptsize\n"
         f"\\caption{{{escaped(f'{TITLE}. ' + '. '.join(notes(raw)))}.}}\n"
-        f"\\begin{{tabular}}{{ll{'r' * (len(COLUMNS) + 1)}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+        f"{SHRUNK}\\begin{{tabular}}{{ll{'r' * (len(COLUMNS) + 1)}}}\n\\toprule\n{body}\\bottomrule\n"
+        "\\end{tabular}%\n}\n"
         "\\end{table*}\n{\\scriptsize\\raggedright\n" + "".join(f"{escaped(line)}\\par\n" for line in how(raw)) + "}\n"
     )
 

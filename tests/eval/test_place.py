@@ -54,7 +54,7 @@ def test_more_devices_than_there_are(requested, device, four_gpus):
 
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    with pytest.raises(ValueError, match="--num-gpus 1 is not between 1 and the 0 visible GPUs"):
+    with pytest.raises(ValueError, match="--device cuda: torch finds no GPU"):
         Place.find(None, "cuda")
 
 
