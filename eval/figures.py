@@ -250,7 +250,7 @@ def growth_curves(
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
         amounts = [y for points in curves.values() for _, y in points]
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(amounts) < 100 * min(amounts) else (1,)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(amounts) < 1000 * min(amounts) else (1,)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.set(title=amount, xlabel=xlabel)
         axes.title.set_fontsize(9)

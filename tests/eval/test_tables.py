@@ -577,6 +577,14 @@ def test_bad_flags(onevision, llava_video, tmp_path):
         call("5", "--model", onevision, "--only", "mlvu", "--data-root", tmp_path, *flags)
 
 
+def test_checkpoints_of_both_families(onevision, llava_video, tmp_path):
+    flags = ("--render-only", "--runs", tmp_path, "--output", tmp_path, "--device", "cpu")
+    assert call("2", "--model", llava_video, "--model", onevision, *flags) == 0
+    text = (tmp_path / "table2.md").read_text()
+    assert f"## LLaVA-OneVision-7B: {onevision}" in text
+    assert f"## LLaVA-Video-7B: {llava_video}" in text
+
+
 def test_table_6_from_videos_to_files(onevision, tmp_path, monkeypatch):
     """Real runs, first of one benchmark, then of the other."""
     monkeypatch.setattr(minibench, "TASKS", {"action_count": minibench.TASKS["action_count"]})
@@ -614,6 +622,26 @@ def test_table_6_from_videos_to_files(onevision, tmp_path, monkeypatch):
             assert "lmms-eval 0.7.3" in entry["versions"]
             assert math.isfinite(float(entry["difference"]))
 
+    # The same answers as another parser reads them; where it reads none, as the current one does.
+    spec = paper_table("6").parts[0].rows[0].spec
+    samples = tmp_path / "runs" / "mlvu" / onevision.name / spec / "samples.jsonl"
+    lines = [json.loads(text) for text in samples.read_text().splitlines()]
+    samples.write_text("".join(json.dumps(one | {"scores": one["scores"] | {"legacy": 1.0}}) + "\n" for one in lines))
+    assert call("6", *flags, "--render-only", "--parser", "legacy") == 0
+    legacy = read_csv((tmp_path / "tables" / "table6.csv").read_text())
+    dense = paper_table("6").parts[0].rows[0].label
+    assert float(legacy[dense, "MLVU"]["measured"]) == 100
+    assert legacy[dense, "MLVU"]["parser"] == "legacy"
+    assert legacy[dense, "VideoMME"]["measured"] == found[dense, "VideoMME"]["measured"]
+    assert call("6", *flags, "--parser", "current") == 0
+    assert (tmp_path / "tables" / "table6.csv").read_text() == written["table6.csv"]
+
+    text = written["table6.md"]
+    assert f"ANOTHER CHECKPOINT: published is LLaVA-OneVision-7B, measured is {onevision}" in text
+    assert "MLVU mean over categories, VideoMME over all questions" in text
+    assert f"{dense} is {spec}" in text
+    with pytest.raises(ValueError, match="--parser 'old' is unknown"):
+        call("6", *flags, "--render-only", "--parser", "old")
     with pytest.raises(ValueError, match="sampling was 'uniform:32', is 'uniform:8'"):
         call("6", *flags, "--sampling", "uniform:8")
     with pytest.raises(ValueError, match="was made with no --limit, and now there is --limit 1: choose other --runs"):
