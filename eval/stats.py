@@ -52,6 +52,32 @@ def paired_interval(
     return accuracy(differences, categories, overall), low, high
 
 
+def resampled_accuracies(
+    scores: Sequence[Sequence[float]], categories: Sequence[str], overall: Overall, resamples: int = 5000, seed: int = 0
+) -> dict[str | None, np.ndarray]:
+    """In percent, [resamples, K], of K settings on the same questions: by category, and under None overall.
+
+    A resample draws questions as in `bootstrap_interval`, the same for all settings and for all that is returned. NaN
+    is the accuracy of a category of which it has drawn none.
+    """
+    names, category = np.unique(categories, return_inverse=True)
+    # As `_resampled_means`: how often each kind of question is drawn, a kind being its category and all its scores.
+    kinds, counts = np.unique(np.vstack([category, *scores]), axis=1, return_counts=True)
+    own, values = kinds[0], kinds[1:].T
+    strata = [own == i for i in range(len(names))] if overall == "macro" else [np.full(len(own), True)]
+    generator, drawn = np.random.default_rng(seed), np.zeros((resamples, len(own)))
+    for stratum in strata:
+        size = counts[stratum].sum()
+        drawn[:, stratum] = generator.multinomial(size, counts[stratum] / size, size=resamples)
+    result: dict[str | None, np.ndarray] = {}
+    with np.errstate(invalid="ignore"):
+        for i, name in enumerate(names):
+            mine = drawn[:, own == i]
+            result[str(name)] = 100 * mine @ values[own == i] / mine.sum(axis=1, keepdims=True)
+    whole = np.mean(list(result.values()), axis=0) if overall == "macro" else 100 * drawn @ values / len(category)
+    return {**result, None: whole}
+
+
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided exact p-value that a and b are equally often right, from the questions where only one of them is.
 

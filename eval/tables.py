@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from eval.benchmarks import BENCHMARKS
@@ -25,7 +26,7 @@ from eval.paper import TITLES, Column, PaperTable, Part, Row, average_pct, next_
 from eval.place import Place
 from eval.results import PARSERS, Parser
 from eval.runs import Run, load_run
-from eval.stats import paired_interval
+from eval.stats import paired_interval, resampled_accuracies
 from eval.sweep import Rows, Sweep, folder
 from llava.mm_utils import get_model_name_from_path
 
@@ -37,7 +38,10 @@ NOTES = (
     "against NAME: accuracy - NAME's on the same questions, in points, and its 95 % paired bootstrap interval; NAME is "
     "dense, and the method that the paper ranks next below at the same retention",
 )
-AVERAGE = "average %: the mean over the columns of 100 · score / dense score, as in the paper; it has no interval here"
+AVERAGE = (
+    "average %: the mean over the columns of 100 · score / dense score, as in the paper; its intervals take dense's "
+    "scores as uncertain, too"
+)
 READ_OFF = "the paper gives these numbers as a bar chart, off which they were read"
 
 
@@ -208,10 +212,41 @@ def measure(table: PaperTable, part: Part, runs: Path, parser: Parser = "current
             )
             for column in table.columns
         }
-        complete = table.averaged and len(share) == len(table.columns)
-        average = average_pct(absolute, dense) if complete else None
-        result.append(Measured(row, own, cells, Cell(row.average, average), below))
+        average = Cell(
+            published=row.average,
+            measured=average_of(table, dense_runs, own),
+            dense=None if row is dense_row else average_delta(table, dense_runs, dense_runs, own),
+            below=average_delta(table, dense_runs, below_runs, own),
+        )
+        result.append(Measured(row, own, cells, average, below))
     return result
+
+
+def average_of(table: PaperTable, dense: Runs, own: Runs) -> float | None:
+    """The paper's average, in percent of dense; None where it has none, or a column is not measured or 0 of dense."""
+    absolute, base = scores(table, own), scores(table, dense)
+    complete = table.averaged and len(absolute) == len(table.columns) and all(base.get(name) for name in absolute)
+    return average_pct(absolute, base) if complete else None
+
+
+def average_delta(table: PaperTable, dense: Runs, other: Runs, own: Runs) -> Delta | None:
+    """own's average less other's. Every resample draws questions of each benchmark, and takes the same ones for all
+    columns and settings, dense included; one in which dense has a column all wrong does not count."""
+    averages = [average_of(table, dense, runs) for runs in (own, other)]
+    if averages[0] is None or averages[1] is None:
+        return None
+    total = np.zeros(())
+    for i, benchmark in enumerate(table.benchmarks):
+        run = own[benchmark]
+        by_setting = [[line["score"] for _, line in pair(run, runs[benchmark])] for runs in (own, other, dense)]
+        drawn = resampled_accuracies(by_setting, run.categories, run.overall, seed=i)
+        for column in table.columns:
+            if column.benchmark == benchmark:
+                mine, theirs, base = drawn[column.category].T
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    total = total + 100 * (mine - theirs) / base
+    low, high = np.percentile(total[np.isfinite(total)] / len(table.columns), (2.5, 97.5))
+    return Delta(averages[0] - averages[1], float(low), float(high))
 
 
 def finished_runs(table: PaperTable, part: Part, row: Row, runs: Path) -> Runs:

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from eval.stats import accuracy, bootstrap_interval, mcnemar, paired_interval
+from eval.stats import accuracy, bootstrap_interval, mcnemar, paired_interval, resampled_accuracies
 
 SEED = np.random.default_rng(0)
 CATEGORIES = ["small"] * 12 + ["large"] * 150
@@ -46,6 +46,27 @@ def test_bootstrap_is_the_slow_one(overall):
     slow = [slow_accuracy([(SCORES[i], CATEGORIES[i]) for i in drawn], overall) for drawn in slow_resamples(overall)]
     # Half a question of the small category in steps of the macro average, and the slow one's own randomness.
     assert bootstrap_interval(SCORES, CATEGORIES, overall) == pytest.approx(quantiles(slow), abs=1.5)
+
+
+@pytest.mark.parametrize("overall", ["macro", "micro"])
+def test_resampled_accuracies_are_the_slow_ones(overall):
+    """Ratios of two settings on the same draws, of a category and overall."""
+    drawn = resampled_accuracies([SCORES, OTHER], CATEGORIES, overall)
+    slow: dict[str | None, list[float]] = {"small": [], None: []}
+    for numbers in slow_resamples(overall):
+        small = [i for i in numbers if CATEGORIES[i] == "small"]
+        rows = [[(scores[i], CATEGORIES[i]) for i in numbers] for scores in (SCORES, OTHER)]
+        mine, theirs = (slow_accuracy(row, overall) for row in rows)
+        slow[None].append(mine - theirs)
+        if small:
+            slow["small"].append(100 * statistics.fmean(SCORES[i] - OTHER[i] for i in small))
+    for name, differences in slow.items():
+        mine, theirs = drawn[name].T
+        found = np.percentile((mine - theirs)[np.isfinite(mine)], (2.5, 97.5))
+        step = 100 / 12 if name == "small" else 1.5  # one question more or less
+        assert found == pytest.approx(quantiles(differences), abs=step + 0.01)
+        assert np.nanmean(mine - theirs) == pytest.approx(statistics.fmean(differences), abs=1)
+    assert set(drawn) == {"small", "large", None}
 
 
 def test_macro_weighs_a_small_category_as_much_as_a_large_one():

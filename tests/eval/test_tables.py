@@ -8,12 +8,14 @@ import hashlib
 import io
 import json
 import math
+import random
 import shutil
 import statistics
 import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -360,6 +362,32 @@ def test_csv(runs):
     assert float(found["a_1", "average %"]["published"]) == 98.75
     assert float(found["dense", "average %"]["measured"]) == 100
     assert found["b", "average %"]["measured"] == found["b", "average %"]["difference"] == ""
+
+
+def test_the_average_has_an_interval(runs):
+    """Against one that draws question by question, for dense and the other at once."""
+    dice = random.Random(0)
+    pairs = {b: (SCORES[b, "none"], SCORES[b, "vidcom2@0.25"]) for b in ("mlvu", "videomme")}
+    slow = []
+    for _ in range(2000):
+        drawn = {}
+        size = len(pairs["mlvu"][0])
+        drawn["MLVU"] = [dice.choices(range(k, size, 3), k=len(range(k, size, 3))) for k in range(3)]
+        numbers = dice.choices(range(len(pairs["videomme"][0])), k=len(pairs["videomme"][0]))
+        drawn["VideoMME"] = [numbers]
+        drawn["VideoMME-Short"], drawn["VideoMME-Long"] = ([[i for i in numbers if i % 3 == k]] for k in (0, 2))
+        ratios = []
+        for column, groups in drawn.items():
+            dense, own = pairs["mlvu" if column == "MLVU" else "videomme"]
+            means = [fmean(fmean(scores[i] for i in group) for group in groups) for scores in (dense, own)]
+            ratios.append(100 * (means[1] / means[0] - 1))
+        slow.append(fmean(ratios))
+    slow.sort()
+    found = read_csv(render(SMALL, runs)["table5.csv"])["a_1", "average %"]
+    difference, low, high = (float(found[f"against_dense{end}"]) for end in ("", "_low", "_high"))
+    assert difference == pytest.approx(float(found["measured"]) - 100)
+    assert (low, high) == pytest.approx((slow[50], slow[1949]), abs=0.06 * (slow[1949] - slow[50]))
+    assert found["against_next"] == ""  # which is not measured in all columns
 
 
 def test_markdown(runs):
