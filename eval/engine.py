@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,12 +74,28 @@ class Engine(Protocol):
         """The same for one question; raises PromptTooLong."""
 
 
-def only(answers: list[Answer | PromptTooLong]) -> Answer:
-    """The answer of a batch of one; raises PromptTooLong in its place."""
-    (answer,) = answers
-    if isinstance(answer, PromptTooLong):
-        raise answer
-    return answer
+class EngineBase:
+    """What the engines of all families do alike; see Engine. _loaded: checkpoint, dtype and attention."""
+
+    protocol: Any
+    model: Any
+    _loaded: tuple[str, str, str]
+    answer_all: Callable[..., list[Answer | PromptTooLong]]
+
+    @property
+    def identity(self) -> str:
+        model, dtype, attention = self._loaded
+        return "|".join([model, str(self.protocol), dtype, attention])
+
+    def check(self, compressor: Compressor | None) -> None:
+        with compressor(self.model) if compressor else nullcontext():
+            pass
+
+    def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
+        (answer,) = self.answer_all([(seen, question)], generation, compressor)
+        if isinstance(answer, PromptTooLong):
+            raise answer
+        return answer
 
 
 def in_batch(seen: dict[str, float], together: dict[str, float], count: int) -> dict[str, float]:

@@ -37,13 +37,13 @@ def harness_log(file: Path) -> Iterator[None]:
 
 
 class NoQuestions(Exception):
-    """A task's questions cannot be loaded."""
+    """A task's questions cannot be loaded, or are another benchmark's."""
 
 
 def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, model_name: str) -> dict[str, Any]:
     """lmms-eval's task objects by name, with questions and videos from `data` where it is given, else the hub.
 
-    Raises NoQuestions where they are not there, or of another benchmark.
+    Raises NoQuestions where they cannot be loaded, or are of another benchmark.
     """
     import lmms_eval
     from lmms_eval.tasks import TaskManager
@@ -59,13 +59,10 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
         else:  # the tasks ask for the user's token, and without one fail on public data, too
             declaration = load_yaml_config(manager.task_index[name]["yaml_path"], mode="simple")
             overrides = {"dataset_kwargs": {**declaration["dataset_kwargs"], "token": None}}
-        try:
+        try:  # lmms-eval also asks the first question here, which shows those of another benchmark
             (task,) = manager.load_config({"task": name, **overrides}).values()
-            task.doc_to_text(task.eval_docs[0])
         except Exception as error:  # datasets has many kinds for a bad file, and lmms-eval wraps them in its retries'
-            more = (
-                "--data takes a local copy" if data is None else "python -m eval doctor with the same --data says more"
-            )
+            more = "--data takes a local copy" if data is None else "python -m eval doctor, with that --data, says more"
             raise NoQuestions(f"{name}: no questions from {data or 'the hub'} ({root_cause(error)}); {more}") from error
         if data is not None:
             task.config.doc_to_visual = _local_visual(benchmark, name, data)

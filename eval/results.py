@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.answers import Sample
-from eval.benchmarks import Benchmark
+from eval.benchmarks import BENCHMARKS, Benchmark
 from eval.files import markdown_table, write_json, write_whole
+from eval.stats import IN_WORDS, Overall
 from eval.timing import STAGES
 
 Parser = Literal["current", "legacy"]
@@ -65,7 +66,7 @@ def join_samples(
 
 def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
     """Scores in percent per category and overall, tokens, seconds per stage, and every failure."""
-    parsers = {name: _overall(benchmark, lines, name) for name in lines[0]["scores"]}
+    parsers = {name: scores(benchmark, read_by(lines, name))["overall"] for name in lines[0]["scores"]}
     seen = [line for line in lines if line["error"] is None]
     before, after = (sum(line[f"tokens_{when}"] for line in seen) for when in ("before", "after"))
     return {
@@ -99,12 +100,9 @@ def scores(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
     return {"overall": averages[benchmark.overall], **averages, "categories": categories}
 
 
-def _overall(benchmark: Benchmark, lines: list[Line], parser: str) -> float:
-    """The overall accuracy, in percent, by this parser's readings."""
-    if benchmark.overall == "micro":
-        return 100 * statistics.fmean(line["scores"][parser] for line in lines)
-    groups = [[line["scores"][parser] for line in lines if line["category"] == name] for name in _categories(lines)]
-    return 100 * statistics.fmean(map(statistics.fmean, groups))
+def read_by(lines: list[Line], parser: str) -> list[Line]:
+    """The lines with this parser's scores; with the current one's where a benchmark has no such."""
+    return [{**line, "score": line["scores"].get(parser, line["scores"]["current"])} for line in lines]
 
 
 def _categories(lines: list[Line]) -> list[str]:
@@ -157,10 +155,10 @@ def notes(summary: dict[str, Any]) -> list[str]:
         )
         stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
         lines.append(f"mean seconds per sample: {stages} (compress: with pooling and splicing into the text)")
-    scores = summary["scores"]
-    kind, other = ("macro", "micro") if scores["overall"] == scores["macro"] else ("micro", "macro")
-    what = {"macro": "mean over categories", "micro": "over all questions"}
-    lines.append(f"overall: {kind} average, {what[kind]}; {other} average, {what[other]}: {scores[other]:.1f}")
+    kind = BENCHMARKS[summary["benchmark"]].overall
+    other: Overall = "micro" if kind == "macro" else "macro"
+    value = summary["scores"][other]
+    lines.append(f"overall: {kind} average, {IN_WORDS[kind]}; {other} average, {IN_WORDS[other]}: {value:.1f}")
     if summary["parsers"]["differ"]:
         overall = ", ".join(f"{name} {value:.1f}" for name, value in summary["parsers"]["overall"].items())
         lines.append(f"parsers score {summary['parsers']['differ']} answers differently; overall: {overall}")

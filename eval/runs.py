@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import BENCHMARKS
-from eval.results import Line, Parser, scores
+from eval.results import Line, Parser, read_by, scores
 from eval.stats import Overall
 
 
@@ -35,7 +35,7 @@ class Run:
 
     def read_by(self, parser: Parser) -> Run:
         """The same answers, scored as this parser reads them; as the current one does where a benchmark has no such."""
-        lines = [{**line, "score": line["scores"].get(parser, line["scores"]["current"])} for line in self.lines]
+        lines = read_by(self.lines, parser)
         summary = {
             **self.summary,
             "scores": scores(BENCHMARKS[self.summary["benchmark"]], lines),

@@ -10,6 +10,7 @@ import numpy as np
 
 Overall = Literal["macro", "micro"]
 """What one number says of a benchmark: the mean of its categories' accuracies, or the accuracy over all questions."""
+IN_WORDS: dict[Overall, str] = {"macro": "mean over categories", "micro": "over all questions"}
 
 
 def accuracy(scores: Sequence[float], categories: Sequence[str], overall: Overall) -> float:

@@ -26,7 +26,7 @@ from eval.paper import TITLES, Column, PaperTable, Part, Row, average_pct, next_
 from eval.place import Place
 from eval.results import PARSERS, Parser
 from eval.runs import Run, load_run
-from eval.stats import paired_interval, resampled_accuracies
+from eval.stats import IN_WORDS, paired_interval, resampled_accuracies
 from eval.sweep import Rows, Sweep, folder
 from llava.mm_utils import get_model_name_from_path
 
@@ -437,9 +437,8 @@ def fingerprints(table: PaperTable, measured: list[Measured]) -> Iterator[tuple[
 
 
 def notes(table: PaperTable, part: Part, measured: list[Measured]) -> list[str]:
-    how = {"macro": "mean over categories", "micro": "over all questions"}
     whole = [column for column in table.columns if column.category is None]
-    averages = ", ".join(f"{column.name} {how[BENCHMARKS[column.benchmark].overall]}" for column in whole)
+    averages = ", ".join(f"{column.name} {IN_WORDS[BENCHMARKS[column.benchmark].overall]}" for column in whole)
     return [
         *warnings(table, part, measured),
         *NOTES,

@@ -25,6 +25,7 @@ from eval.models import Protocol, load_engine, protocol_for
 from eval.models.qwen import QwenProtocol, Reader
 from eval.paper import ONEVISION
 from eval.provenance import provenance
+from eval.rounds import bench_device
 from eval.sweep import split_specs
 from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling, VideoError, open_video
@@ -136,9 +137,7 @@ def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
         value = getattr(arguments, flag)
         if value is not None and value < least:
             raise ValueError(f"--{flag.replace('_', '-')} {value} must be at least {least}")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU; cpu is there")
+    device = bench_device(arguments.device).type
     best = "sdpa" if device == "cpu" else resolve_attention(None)
     attentions = [resolve_attention(name.strip()) for name in (arguments.attn or best).split(",")]
     frames = parse_frames(arguments.frames)

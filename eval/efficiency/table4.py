@@ -80,31 +80,17 @@ def minutes(text: str) -> int:
     return 60 * int(whole) + int(rest)
 
 
+def timed(span: str, key: str) -> tuple[Column, Column]:
+    """A span's seconds, and against dense. key: of the published sum."""
+    return (
+        Column(f"{span}, s", ".3f", lambda m, _: m.median(span), lambda p, _: p[key] / SAMPLES),
+        Column(f"{span} against dense, %", "+.1f", against(span), lambda p, dense: 100 * (p[key] / dense[key] - 1)),
+    )
+
+
 COLUMNS = (
-    Column(
-        "LLM generation, s",
-        ".3f",
-        lambda m, _: m.median("LLM generation"),
-        lambda p, _: p["llm_generation_s"] / SAMPLES,
-    ),
-    Column(
-        "LLM generation against dense, %",
-        "+.1f",
-        against("LLM generation"),
-        lambda p, dense: 100 * (p["llm_generation_s"] / dense["llm_generation_s"] - 1),
-    ),
-    Column(
-        "model generation, s",
-        ".3f",
-        lambda m, _: m.median("model generation"),
-        lambda p, _: p["model_generation_s"] / SAMPLES,
-    ),
-    Column(
-        "model generation against dense, %",
-        "+.1f",
-        against("model generation"),
-        lambda p, dense: 100 * (p["model_generation_s"] / dense["model_generation_s"] - 1),
-    ),
+    *timed("LLM generation", "llm_generation_s"),
+    *timed("model generation", "model_generation_s"),
     Column("total, s", ".3f", lambda m, _: m.median("total"), lambda p, _: minutes(p["total_min_sec"]) / SAMPLES),
     Column("peak memory, GiB", ".1f", lambda m, _: m.peak / 2**30, lambda p, _: p["peak_memory_gb"]),
     Column("samples per s", ".2f", lambda m, _: m.throughput, lambda p, _: p["throughput_samples_per_s"]),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from eval.engine import Answer, PromptTooLong, generate_arguments, in_batch, only
+from eval.engine import Answer, EngineBase, PromptTooLong, generate_arguments, in_batch
 from eval.timing import StageTimer
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
@@ -149,7 +149,7 @@ class Seen:
     seconds: dict[str, float]
 
 
-class LlavaEngine:
+class LlavaEngine(EngineBase):
     """Answers questions about video files; see eval.engine.Engine.
 
     device: "cpu", "cuda:0", "auto" to spread the model over all GPUs, or None for where ZeRO-3 puts it. dtype:
@@ -182,19 +182,10 @@ class LlavaEngine:
         self.attention = self.model.config._attn_implementation
         self._loaded = (model, dtype, self.attention)
 
-    @property
-    def identity(self) -> str:
-        model, dtype, attention = self._loaded
-        return "|".join([model, str(self.protocol), dtype, attention])
-
     def sampled(self, sampling: FrameSampling) -> LlavaEngine:
         other = copy.copy(self)
         other.protocol, other.read = self.protocol.sampled(sampling), replace(self.read, sampling=sampling)
         return other
-
-    def check(self, compressor: Compressor | None) -> None:
-        with compressor(self.model) if compressor else nullcontext():
-            pass
 
     @torch.inference_mode()
     def see(self, read: Read) -> Seen:
@@ -208,9 +199,6 @@ class LlavaEngine:
         encoded = self.model.encode(pixels)
         timer.switch(None)
         return Seen(read, encoded, timer.seconds)
-
-    def answer(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
-        return only(self.answer_all([(seen, question)], generation, compressor))
 
     @torch.inference_mode()
     def answer_all(

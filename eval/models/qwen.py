@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from eval.engine import Answer, PromptTooLong, generate_arguments, in_batch, only
+from eval.engine import Answer, EngineBase, PromptTooLong, generate_arguments, in_batch
 from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
 from llava.video import FrameSampling, VideoError, open_video
@@ -156,7 +156,7 @@ class Seen:
     inputs: tuple[str, str, Any] = ("", "", None)
 
 
-class QwenEngine:
+class QwenEngine(EngineBase):
     """Answers questions about video files, see eval.engine.Engine; arguments as LlavaEngine's.
 
     load: what takes `AutoModelForImageTextToText.from_pretrained`'s place. Raises what that raises.
@@ -185,26 +185,14 @@ class QwenEngine:
         self.attention = self.model.config._attn_implementation
         self._loaded = (model, dtype, self.attention)
 
-    @property
-    def identity(self) -> str:
-        model, dtype, attention = self._loaded
-        return "|".join([model, str(self.protocol), dtype, attention])
-
     def sampled(self, sampling: FrameSampling) -> QwenEngine:
         other = copy.copy(self)
         other.protocol = self.protocol.sampled(sampling)
         other.read = Reader(other.protocol)
         return other
 
-    def check(self, compressor: Compressor | None) -> None:
-        with compressor(self.model) if compressor else nullcontext():
-            pass
-
     def see(self, read: Read) -> Seen:
         return Seen(read, read.seconds)
-
-    def answer(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
-        return only(self.answer_all([(seen, question)], generation, compressor))
 
     @torch.inference_mode()
     def answer_all(

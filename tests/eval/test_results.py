@@ -80,6 +80,17 @@ def test_all_failed_is_still_a_result():
     assert summary["visual_tokens"]["retention"] is None
 
 
+@pytest.mark.parametrize(("name", "kind"), [("mvbench", "macro"), ("videomme", "micro")])
+def test_the_average_is_called_what_it_is(name, kind, run):
+    """Also where the two are equal."""
+    summary = {
+        **run[0],
+        "benchmark": name,
+        "scores": {**run[0]["scores"], "macro": 50.0, "micro": 50.0, "overall": 50.0},
+    }
+    assert f"overall: {kind} average" in markdown(summary)
+
+
 def test_select_tasks():
     assert select_tasks("mvbench") == (BENCHMARKS["mvbench"], MVBENCH.tasks)
     assert len(MVBENCH.tasks) == 20
