@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import numpy as np
 import torch
 from rich import box
 from rich.console import Console
@@ -71,7 +72,7 @@ class Measured:
         return statistics.median(self.milliseconds[line])
 
     def p90(self, line: str) -> float:
-        return statistics.quantiles(self.milliseconds[line], n=10, method="inclusive")[-1]
+        return float(np.percentile(self.milliseconds[line], 90))
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready, with what the table shows."""

@@ -117,7 +117,7 @@ class Measured:
         return statistics.median(self.seconds(name))
 
     def p90(self, name: str) -> float:
-        return statistics.quantiles(self.seconds(name), n=10, method="inclusive")[-1]
+        return float(np.percentile(self.seconds(name), 90))
 
     def ratio(self, other: Measured, name: str) -> float:
         """Median over the rounds of this one's seconds / the other's in the same round."""
