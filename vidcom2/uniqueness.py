@@ -33,24 +33,39 @@ class Similarity:
 
 
 def cosine(x: Tensor, window: int | None = None) -> Similarity:
-    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), reading x [T, M, D] twice.
+    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), reading x [T, M, D] twice on a CPU.
 
     A zero token has similarity 0. Scaling x by any positive number leaves the result as it is.
     """
+    measured = _in_cache if x.device.type == "cpu" else _at_once
+    length, means, dots = measured(x, window)  # [T, M, 1], [T, 2, D], [T, M, 2]
+    tiny = torch.finfo(length.dtype).tiny
+    # Two divisions instead of one by the product, which could underflow.
+    scores = dots / length.clamp_min(tiny) / means.norm(dim=-1)[:, None].clamp_min(tiny)
+    return Similarity(scores[..., 0], scores[..., 1], scores.isfinite().all())
+
+
+def _in_cache(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengths of the tokens [T, M, 1], the video's and the frames' means [T, 2, D], the tokens' products with them
+    [T, M, 2]. What needs one frame only is done while that frame is in the cache."""
 
     def to_frame(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The length first: it is the fastest at bringing x into the cache.
         length, g_frame = torch.linalg.vector_norm(x, dim=-1, keepdim=True), _mean_token(x)
         return length, g_frame, x @ g_frame.mT
 
-    length, g_frame, frame = by_frames(to_frame, x)  # [T, M, 1], [T, 1, D], [T, M, 1]
+    length, g_frame, frame = by_frames(to_frame, x)
     g_video = _window_mean(g_frame, window)
-    tiny = torch.finfo(length.dtype).tiny
-    # Two divisions instead of one by the product, which could underflow.
-    dots = torch.cat([_dots(x, g_video), frame], dim=-1) / length.clamp_min(tiny)
-    means = torch.cat([g_video, g_frame], dim=1).norm(dim=-1)[:, None]  # [T, 1, 2]
-    scores = dots / means.clamp_min(tiny)
-    return Similarity(scores[..., 0], scores[..., 1], scores.isfinite().all())
+    return length, torch.cat([g_video, g_frame], dim=1), torch.cat([_dots(x, g_video), frame], dim=-1)
+
+
+def _at_once(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in three kernels over all frames: on a GPU every call costs, and reductions take half precision and add
+    in float32 without a copy of x."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    g_frame = x.mean(dim=1, keepdim=True, dtype=dtype)
+    means = torch.cat([_window_mean(g_frame, window), g_frame], dim=1)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype), means, _dots(x, means)
 
 
 def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Similarity:
@@ -118,8 +133,25 @@ def _dots(x: Tensor, centres: Tensor) -> Tensor:
     """Products of each frame's tokens with its centres: [T, M, D] and [T, K, D] -> [T, M, K]."""
     if x.dtype == centres.dtype:
         return x @ centres.mT
+    if x.is_cuda and hasattr(torch.ops.aten.bmm, "dtype"):  # since torch 2.8
+        return _half_dots(x, centres)
     (dots,) = by_frames(lambda x, centres: (x @ centres.mT,), x, centres)
     return dots
+
+
+def _half_dots(x: Tensor, centres: Tensor) -> Tensor:
+    """`_dots` of x in half precision with float32 centres, as exact as in float32, without a float32 copy of x.
+
+    A centre is the sum of three rows in the precision of x, which hold its 24 bits; products of two numbers in half
+    precision are exact in float32, and are added there.
+    """
+    scale = centres.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(centres.dtype).tiny)  # float16's range ends
+    rest, rows = centres / scale, []
+    for _ in range(3):
+        rows.append(rest.to(x.dtype))
+        rest = rest - rows[-1]
+    dots = torch.bmm(x, torch.cat(rows, dim=1).mT, out_dtype=centres.dtype)  # [T, M, 3K]
+    return dots.unflatten(-1, (3, -1)).sum(dim=-2) * scale.mT
 
 
 def _mean_token(x: Tensor) -> Tensor:

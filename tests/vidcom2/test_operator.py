@@ -43,6 +43,39 @@ def test_slices_of_frames_change_nothing(dtype, compressor, elements, monkeypatc
     assert torch.equal(x, before)
 
 
+@pytest.fixture
+def gpu_product():
+    """torch.bmm(..., out_dtype=torch.float32), which is for GPUs alone, on CPUs as well."""
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("bmm.dtype", lambda a, b, dtype: torch.bmm(a.to(dtype), b.to(dtype)), "CPU")
+    yield
+    library._destroy()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_what_a_gpu_computes_is_what_a_cpu_does(dtype, window, scale, monkeypatch, gpu_product):
+    x = (features((10, 12, 256), torch.float64, CPU).clamp(-50, 50) * scale).to(dtype)
+    exact = uniqueness.cosine(x.double(), window)
+    monkeypatch.setattr(uniqueness, "_in_cache", uniqueness._at_once)
+    if dtype.itemsize == 2:
+        monkeypatch.setattr(uniqueness, "_dots", uniqueness._half_dots)
+    found = uniqueness.cosine(x, window)
+    atol = 1e-12 if dtype == torch.float64 else 1e-6
+    for similarity in ("video", "frame"):
+        expected = getattr(exact, similarity)
+        torch.testing.assert_close(getattr(found, similarity).double(), expected, atol=atol, rtol=0)
+
+
+def test_products_in_half_precision_are_exact_though_centres_differ_in_size(gpu_product):
+    x = video(3, 20, 64)
+    centres = video(3, 2, 64) * torch.tensor([1e-30, 1e30])[:, None]
+    for dtype in (torch.bfloat16, torch.float16):
+        exact = x.to(dtype).double() @ centres.mT.double()
+        torch.testing.assert_close(uniqueness._half_dots(x.to(dtype), centres).double(), exact, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_little_memory_beyond_the_features(dtype):
     """A tenth of them, at the smallest size of real models."""
