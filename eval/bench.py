@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -45,6 +45,7 @@ SELECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     SLOW: lambda x: slow_reference(x, RETENTION),
 }
 """x [T, M, D] -> kept positions; SLOW is what RELEASED is compared with."""
+COMPILED = "{}, compiled"
 NOTES = (
     f"ms, p90: median and 90th percentile; all lines of a size take turns in one run, at R = {RETENTION}",
     f"{PAPER}, {RELEASED}, {SLOW}: scores, budgets, top-k and gather; {GATHER}: what of it {PAPER}'s gather takes",
@@ -103,6 +104,7 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     operator.add_argument("--sizes", default=SIZES, help="frames x tokens per frame x channels")
     operator.add_argument("--dtype", help="float16, bfloat16 or float32; if unset, bfloat16, on CPU float32")
     operator.add_argument("--device", choices=("cuda", "cpu"), help="if unset, cuda where there is one")
+    operator.add_argument("--compile", action="store_true", help=f"{PAPER} and {RELEASED} by torch.compile as well")
     operator.add_argument("--repeats", default=20, type=int, help="rounds")
     operator.add_argument("--json", type=Path, help="write every time, and where they come from, to this file")
     operator.set_defaults(prepare=prepare_bench)
@@ -116,9 +118,12 @@ def prepare_bench(arguments: argparse.Namespace) -> Callable[[], int]:
     repeats = require_repeats(arguments.repeats)
     file: Path | None = arguments.json
     prepare_json(file)
+    selections = dict(SELECTIONS)
+    if arguments.compile:
+        selections |= {COMPILED.format(line): torch.compile(SELECTIONS[line]) for line in (PAPER, RELEASED)}
 
     def finish() -> int:
-        results = [measure(features(size, dtype, device), repeats) for size in sizes]
+        results = [measure(features(size, dtype, device), repeats, selections) for size in sizes]
         print_results(Console(), results, f"{device}, {dtype}")
         if file is not None:
             write_json(file, report(results, dtype, device, repeats))
@@ -152,22 +157,22 @@ def features(size: tuple[int, int, int], dtype: torch.dtype, device: torch.devic
     return x.mul_(normal(channels).exp_()).to(device, dtype)
 
 
-def measure(x: Tensor, repeats: int) -> Measured:
-    """Time all lines, and compare what RELEASED and SLOW keep."""
+def measure(x: Tensor, repeats: int, selections: Mapping[str, Callable[[Tensor], Tensor]]) -> Measured:
+    """Time all lines, and compare what RELEASED and SLOW keep. selections: SELECTIONS, and perhaps more."""
 
     def gathered(select: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
         return lambda: x.flatten(0, 1)[select(x)]
 
     index = SELECTIONS[PAPER](x)
     calls = {READ: lambda: x.sum(), COPY: lambda: x.clone(), GATHER: gathered(lambda _: index)}
-    calls |= {line: gathered(select) for line, select in SELECTIONS.items()}
+    calls |= {line: gathered(select) for line, select in selections.items()}
     ours, theirs = (set(SELECTIONS[line](x).tolist()) for line in (RELEASED, SLOW))
     frames, m, channels = x.shape
     return Measured(
         size=(frames, m, channels),
         feature_bytes=x.nbytes,
         milliseconds=in_turns(calls, repeats, x.device),
-        extra_bytes={line: peak_bytes(select, x) for line, select in SELECTIONS.items()},
+        extra_bytes={line: peak_bytes(select, x) for line, select in selections.items()},
         kept=len(ours),
         different=len(ours - theirs),
     )
@@ -223,7 +228,7 @@ def print_results(console: Console, results: list[Measured], title: str) -> None
     for result in results:
         size = "x".join(map(str, result.size))
         for line, value in result.summary()["lines"].items():
-            selection = line in SELECTIONS
+            selection = line in result.extra_bytes
             table.add_row(
                 size if line == READ else "",
                 line,
@@ -232,7 +237,7 @@ def print_results(console: Console, results: list[Measured], title: str) -> None
                 f"{value['faster']:.1f}" if selection else "",
                 f"{100 * result.extra_bytes[line] / result.feature_bytes:.1f} %" if selection else "",
                 str(result.different) if line == RELEASED else "",
-                end_section=line == SLOW,
+                end_section=line == list(result.milliseconds)[-1],
             )
     console.print(table)
     for note in NOTES:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,19 @@ def test_half_precision(dtype, tmp_path: Path):
     assert report["sizes"][0]["feature_bytes"] == 2 * 4 * 9 * 16
 
 
+def test_compiled(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traces; needs no C++ compiler
+    file = tmp_path / "compiled.json"
+    assert prepare("--sizes", "4x9x16", "--compile", "--repeats", "2", "--json", str(file))() == 0
+    [size] = json.loads(file.read_text())["sizes"]
+    assert list(size["lines"])[-3:] == [SLOW, "paper, compiled", "released, compiled"]
+    assert list(size["extra_bytes"])[-2:] == ["paper, compiled", "released, compiled"]
+    assert "…" not in capsys.readouterr().out
+
+
 def test_different_tokens_are_counted(monkeypatch):
     monkeypatch.setitem(SELECTIONS, SLOW, lambda x: SELECTIONS[RELEASED](x)[3:])
-    assert measure(features((4, 10, 8), torch.float32, CPU), 2).different == 3
+    assert measure(features((4, 10, 8), torch.float32, CPU), 2, SELECTIONS).different == 3
 
 
 def test_features_are_the_same_every_time_and_not_alike():
