@@ -1,0 +1,106 @@
+"""What comes out on a GPU is what comes out on the CPU. The other tests compare the CPU with references; where there is
+no GPU, all of this is skipped."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eval.bench import features, peak_bytes
+from eval.reference_operator import slow_reference
+from llava.model.multimodal_encoder.on_device import preprocess_on_device
+from tests.llava.test_batches import batch as llava_batch
+from tests.llava.test_on_device import PROCESSORS, frames
+from tests.llava.tiny import tiny_model
+from tests.vidcom2.hf_tiny import batch, tiny
+from tests.vidcom2.test_in_llm import LAYERS
+from tests.vidcom2.test_in_llm import SPECS as INSIDE
+from tests.vidcom2.test_matrix import SPECS, llava_samples, made
+from tests.vidcom2.test_transformers import answers, assert_close, generate, rows_of
+from tests.vidcom2.test_vidcom2 import VARIANTS, video
+from vidcom2 import VidCom2, compressor
+
+if not torch.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
+
+GPU = torch.device("cuda")
+over_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@over_dtypes
+def test_scores_of_vidcom2(variant, dtype):
+    x = video(8, 30, 48).to(dtype)
+    ours, exact = VARIANTS[variant].explain(x.to(GPU)), VARIANTS[variant].explain(x.double())
+    torch.testing.assert_close(ours.video.cpu().double(), exact.video, atol=3e-6, rtol=0)
+    torch.testing.assert_close(ours.frame.cpu().double(), exact.frame, atol=3e-6, rtol=0)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@over_dtypes
+def test_selection(spec, dtype):
+    """Scores that differ in their last bits may order two of these 960 tokens otherwise."""
+    x = video(16, 60, 64).to(dtype)
+    ours, expected = made(spec).select(x.to(GPU)), made(spec).select(x)
+    assert ours.index.device.type == ours.budgets.device.type == "cuda"
+    assert len(set(ours.index.tolist()) ^ set(expected.index.tolist())) <= (0 if dtype == torch.float32 else 4)
+
+
+def test_released_keeps_what_the_slow_reference_keeps():
+    x = features((24, 40, 4096), torch.float32, GPU)
+    assert torch.equal(VidCom2.released(0.25).select(x).index, slow_reference(x, 0.25))
+
+
+@over_dtypes
+def test_little_memory_beyond_the_features(dtype):
+    x = features((32, 196, 3584), dtype, GPU)
+    for method in (VidCom2(0.25), VidCom2.released(0.25)):
+        assert 0 < peak_bytes(method.select, x) < x.nbytes / 10, method
+
+
+@pytest.mark.parametrize("processor", PROCESSORS.values(), ids=PROCESSORS)
+def test_pixels(processor):
+    source = torch.from_numpy(frames(47, 63, count=19))
+    assert torch.equal(preprocess_on_device(processor, source.to(GPU)).cpu(), preprocess_on_device(processor, source))
+
+
+@functools.cache
+def models(kind: str) -> tuple[Any, Any]:
+    """A tiny model on the CPU and the same one on the GPU."""
+    if kind == "llava":
+        model = tiny_model(Path(tempfile.mkdtemp()), seed=5, num_hidden_layers=LAYERS)
+    else:
+        model = tiny(kind, layers=LAYERS)
+    return model, copy.deepcopy(model).to(GPU)
+
+
+def inputs(kind: str) -> dict[str, Any]:
+    if kind != "llava":
+        return batch(rows_of(kind, "padded"))
+    ids, others = llava_batch(llava_samples("padded"))
+    return {"inputs": ids, **others}
+
+
+def on(device: torch.device, value: Any) -> Any:
+    if isinstance(value, list):
+        return [on(device, part) for part in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "llava_onevision"])
+@pytest.mark.parametrize("spec", ["none", *(f"{spec}@0.3" for spec in SPECS), *INSIDE])
+def test_answers(kind, spec):
+    method, outs = compressor(spec), []
+    for model in models(kind):
+        with method(model) if method else nullcontext():
+            outs.append(generate(model, {name: on(model.device, value) for name, value in inputs(kind).items()}))
+    expected, ours = outs
+    assert answers(ours) == answers(expected)
+    assert_close(torch.stack(ours.logits).cpu(), torch.stack(expected.logits))
