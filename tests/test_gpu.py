@@ -1,9 +1,12 @@
-"""What comes out on a GPU is what comes out on the CPU. The other tests compare the CPU with references; where there is
-no GPU, all of this is skipped."""
+"""What comes out on a GPU is what comes out on the CPU, which the other tests compare with references.
+
+Without a GPU, on a pretended one, which shows that all is on one device, not what a GPU's kernels compute.
+"""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import tempfile
 from contextlib import nullcontext
@@ -14,11 +17,18 @@ import pytest
 import torch
 
 from eval.bench import features, peak_bytes
+from eval.demo.benchmark import write_video
+from eval.demo.checkpoint import make_checkpoint
+from eval.models import load_engine, protocol_for
 from eval.reference_operator import slow_reference
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
+from tests.eval.qwen_tiny import make_qwen
+from tests.eval.test_batch_answers import QUESTIONS, generation, told
 from tests.llava.test_batches import batch as llava_batch
 from tests.llava.test_on_device import PROCESSORS, frames
+from tests.llava.test_video import noisy_frames
 from tests.llava.tiny import tiny_model
+from tests.pretended_gpu import pretended_gpu
 from tests.vidcom2.hf_tiny import batch, tiny
 from tests.vidcom2.test_in_llm import LAYERS
 from tests.vidcom2.test_in_llm import SPECS as INSIDE
@@ -27,11 +37,30 @@ from tests.vidcom2.test_transformers import answers, assert_close, generate, row
 from tests.vidcom2.test_vidcom2 import VARIANTS, video
 from vidcom2 import VidCom2, compressor
 
-if not torch.cuda.is_available():
-    pytest.skip("there is no GPU", allow_module_level=True)
-
-GPU = torch.device("cuda")
+REAL, GPU = torch.cuda.is_available(), torch.device("cuda:0")
 over_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    with nullcontext() if REAL else pretended_gpu():
+        yield
+
+
+@pytest.mark.skipif(REAL, reason="there is a GPU")
+def test_a_pretended_gpu_refuses_what_a_real_one_does():
+    here, there = torch.ones(3), torch.ones(3, device="cuda")
+    assert (there + 1).device == there[[0, 1]].device == torch.zeros_like(there).device == GPU
+    assert (there * torch.tensor(2)).tolist() == [2, 2, 2]  # a number may be on the CPU
+    for mixed in (
+        lambda: here + there,
+        lambda: torch.cat([here, there]),
+        lambda: there[torch.ones(3).cuda() > 0] @ here,
+    ):
+        with pytest.raises(RuntimeError, match="some tensors are on cuda:0, others on the CPU"):
+            mixed()
+    with pytest.raises((RuntimeError, TypeError)):
+        there.numpy()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -58,6 +87,7 @@ def test_released_keeps_what_the_slow_reference_keeps():
     assert torch.equal(VidCom2.released(0.25).select(x).index, slow_reference(x, 0.25))
 
 
+@pytest.mark.skipif(not REAL, reason="there is no GPU")
 @over_dtypes
 def test_little_memory_beyond_the_features(dtype):
     x = features((32, 196, 3584), dtype, GPU)
@@ -104,3 +134,29 @@ def test_answers(kind, spec):
     expected, ours = outs
     assert answers(ours) == answers(expected)
     assert_close(torch.stack(ours.logits).cpu(), torch.stack(expected.logits))
+
+
+@pytest.mark.parametrize("spec", ["vidcom2@0.25", "fastv@0.6:k=1"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("onevision", {"preprocess": "exact"}),
+        ("onevision", {"preprocess": "fast"}),
+        ("video", {}),
+        ("qwen2_vl", {}),
+        ("qwen3_vl", {}),
+    ],
+)
+def test_from_video_files_to_answers(kind, settings, spec, tmp_path):
+    clips = [tmp_path / "long.mp4", tmp_path / "short.mp4"]
+    for clip, length in zip(clips, (40, 24), strict=True):
+        write_video(clip, noisy_frames(56)[:length], 8)
+    path = str(make_checkpoint(tmp_path, kind) if kind in ("onevision", "video") else make_qwen(tmp_path, kind))
+    protocol, said = dataclasses.replace(protocol_for(path), **settings), []
+    for device in ("cpu", "cuda:0"):
+        engine = load_engine(path, protocol, device, "float32")
+        assert engine.device == torch.device(device)
+        seen = [engine.see(engine.read(str(clip))) for clip in clips]
+        asked = [(seen[0], QUESTIONS[0]), (seen[1], QUESTIONS[1]), (seen[0], QUESTIONS[2])]
+        said.append([told(answer) for answer in engine.answer_all(asked, generation(engine), compressor(spec))])
+    assert said[0] == said[1]
