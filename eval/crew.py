@@ -254,9 +254,12 @@ def _work(
         if rank == 0:
             connection.send((kind, what))
 
+    on_gpu = team[rank].startswith("cuda")
     try:
+        if on_gpu:  # else what names no GPU, such as NCCL and kernels written in Triton, takes the first one
+            torch.cuda.set_device(team[rank])
         if meeting is not None:
-            backend = "nccl" if team[rank].startswith("cuda") else "gloo"
+            backend = "nccl" if on_gpu else "gloo"
             torch.distributed.init_process_group(
                 backend, init_method=f"file://{meeting}", rank=rank, world_size=len(team)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ import pytest
 from eval.answering import Job, Part, Question, jobs_of
 from eval.answers import Sample
 from eval.config import RunConfig
-from eval.crew import Crew, Setup
+from eval.crew import Crew, Setup, Unsuitable, _work
 
 
 class Doing:
@@ -166,3 +167,21 @@ def test_what_cannot_start_is_told(crew, message, tmp_path):
 @pytest.mark.parametrize("crew", [("cpu",)], indirect=True)
 def test_nothing_to_do(crew):
     assert answered(crew, []) == {}
+
+
+@pytest.mark.parametrize(("team", "meeting"), [(("cuda:3",), None), (("cuda:0", "cuda:3"), "meeting")])
+def test_a_process_makes_its_gpu_the_current_one_before_anything_else(team, meeting, monkeypatch):
+    log = []
+
+    class Loading:
+        def answering(self, device: str) -> None:
+            log.append(("load", device))
+            raise Unsuitable("no further")
+
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: log.append(("current", device)))
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, **_: log.append(("meet", backend)))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    told, telling = multiprocessing.Pipe()
+    _work(telling, Loading(), team, len(team) - 1, meeting, None)  # type: ignore[arg-type]
+    assert told.recv() == ("unsuitable", "no further")
+    assert log == [("current", "cuda:3"), *([("meet", "nccl")] if meeting else []), ("load", "cuda:3")]
