@@ -15,6 +15,9 @@ from torch import Tensor
 # Bandwidths of the released Gaussian kernel; the score of two identical tokens is their number, 5.
 GAUSSIAN_ALPHAS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
 
+FLOAT32_PRODUCTS = hasattr(torch.ops.aten.bmm, "dtype")
+"""Since torch 2.8, GPUs multiply matrices in half precision to float32 ones."""
+
 SLICE = 2**20
 """Elements that a CPU works on at once, so that they stay in its cache; but always a whole frame."""
 
@@ -133,7 +136,7 @@ def _dots(x: Tensor, centres: Tensor) -> Tensor:
     """Products of each frame's tokens with its centres: [T, M, D] and [T, K, D] -> [T, M, K]."""
     if x.dtype == centres.dtype:
         return x @ centres.mT
-    if x.is_cuda and hasattr(torch.ops.aten.bmm, "dtype"):  # since torch 2.8
+    if x.is_cuda and FLOAT32_PRODUCTS:
         return _half_dots(x, centres)
     (dots,) = by_frames(lambda x, centres: (x @ centres.mT,), x, centres)
     return dots

@@ -154,7 +154,7 @@ class Pass:
         return create_causal_mask(
             config=self.lm.config,
             inputs_embeds=hidden,
-            attention_mask=valid,
+            attention_mask=None if valid is None else valid.to(hidden.device),
             past_key_values=self.cache,
             layer_idx=index if self.cache is not None else None,
         )
@@ -164,7 +164,7 @@ class Prefill(Pass):
     def __init__(self, method: InsideLLM, lm: Any, cache: Any, embeds: Tensor, prompt: Prompt):
         super().__init__(lm, cache)
         self.method, self.prompt = method, prompt
-        self.live = prompt.valid
+        self.live, self.home = prompt.valid, prompt.valid.device
         self.origin = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
         self.on_the_right = bool((~prompt.valid[:, -1]).any())  # where padding is, and where it is put
         self.visuals = [self.visual(place, embeds[place.row]) for place in prompt.videos]
@@ -194,6 +194,7 @@ class Prefill(Pass):
 
     def before_layer(self, index: int, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         stages = self.stages
+        hidden = self.follow(layer, hidden)
         if self.done < len(stages) and stages[self.done].cut == index > stages[self.done].rank:
             hidden = self.cut(index, hidden)
         self.override(index, hidden, kwargs)
@@ -206,6 +207,21 @@ class Prefill(Pass):
         for visual in self.visuals:
             visual.counts.append(len(visual.rows))
         return hidden
+
+    def follow(self, layer: Any, hidden: Tensor) -> Tensor:
+        """`hidden` and what is known of its rows, on the device of `layer`, which may be another GPU than so far."""
+        device = next(layer.parameters()).device
+        if device.type == "meta":  # its weights are elsewhere until it runs
+            return hidden
+        if self.live.device != device:
+            self.live, self.origin = self.live.to(device), self.origin.to(device)
+            self.positions = None if self.positions is None else self.positions.to(device)
+            for visual in self.visuals:
+                for name in ("raters", "rows", "ids", "frame", "scores"):
+                    known = getattr(visual, name)
+                    setattr(visual, name, None if known is None else known.to(device))
+                visual.budgets = [None if budgets is None else budgets.to(device) for budgets in visual.budgets]
+        return hidden.to(device)
 
     def override(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         if not self.segments:
@@ -225,9 +241,10 @@ class Prefill(Pass):
         """Score the rows of all videos by the attention that `layer` would pay, were it to see `hidden`."""
         attention = layer.self_attn
         apply = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+        turns = [part.to(hidden.device) for part in rotary]
         for b in sorted({visual.place.row for visual in self.visuals}):
             x = layer.input_layernorm(hidden[b : b + 1])
-            cos, sin = (part[b : b + 1] if len(part) > 1 else part for part in rotary)
+            cos, sin = (part[b : b + 1] if len(part) > 1 else part for part in turns)
             key = _heads(attention, x, "k")
             key = apply(key, key, cos, sin)[1][0].float()  # [kv heads, n, d]
             ones = torch.ones_like(x[..., : attention.head_dim])[:, None]
@@ -251,7 +268,7 @@ class Prefill(Pass):
         turn: Any = None
         if self.method.wants_rotary:
             hidden = weights.new_ones(weights.shape[0], n, 1)
-            turn = self.lm.rotary_emb(hidden, self.positions)
+            turn = [part.to(weights.device) for part in self.lm.rotary_emb(hidden, self.positions)]
         for visual in self.visuals:
             b = visual.place.row
             rotary: Any = None
@@ -279,7 +296,7 @@ class Prefill(Pass):
         assert self.positions is not None
         positions = self.positions.expand(*self.positions.shape[:-2], batch, length)
         if not self.segments:
-            self.before = positions
+            self.last = _last(positions, self.prompt.valid.to(positions.device))
         stay = self.live.clone()
         changes = {visual.place.row: [] for visual in self.visuals}  # type: ignore[var-annotated]
         for visual in self.visuals:
@@ -355,10 +372,9 @@ class Prefill(Pass):
             shorter = torch.zeros(batch, dtype=torch.bool, device=live.device)
             shorter[list(changes)] = True
             positions = torch.where(shorter[:, None], anew, positions)
-            last = _last(self.before, self.prompt.valid)
-            behind = last - _last(positions, live)
+            behind = (self.last.to(live.device) - _last(positions, live)).to(self.home)
         self.positions = positions
-        self.segments.append(Segment(index, None if bool(live.all()) else live, behind))
+        self.segments.append(Segment(index, None if bool(live.all()) else live.to(self.home), behind))
         self.done += 1
         return hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[-1]))
 

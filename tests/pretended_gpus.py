@@ -1,7 +1,7 @@
-"""A GPU that is none, for machines without: tensors that say they are on "cuda", with their numbers on the CPU.
+"""GPUs that are none, for machines without: tensors that say they are on "cuda", with their numbers on the CPU.
 
-It refuses what a real one refuses: operators whose tensors are on different devices. Numbers are the CPU's, so it
-shows where things are, not what a GPU's kernels compute.
+They refuse what real ones refuse: operators whose tensors are on different devices. Numbers are the CPU's, so they
+show where things are, not what a GPU's kernels compute.
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
-# What may have tensors of both devices: copies, and indices, which may stay on the CPU.
-MIXED = {aten._to_copy, aten.copy_, aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten.set_}
+CPU = torch.device("cpu")
+COPIES = {aten._to_copy, aten.copy_, aten.set_}
+"""What may go from device to device."""
+INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+"""What may have tensors on the CPU beside those on a GPU."""
 
 
 class OnGpu(Tensor):
-    """Says it is on cuda:0; `held` has the numbers."""
+    """Says it is on a GPU; `held` has the numbers."""
 
     held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, real: Tensor) -> OnGpu:
+    def __new__(cls, held: Tensor, device: torch.device) -> OnGpu:
         made = torch.Tensor._make_wrapper_subclass(
             cls,
-            real.shape,
-            strides=real.stride(),
-            storage_offset=real.storage_offset(),
-            dtype=real.dtype,
-            layout=real.layout,
-            device=torch.device("cuda:0"),
-            requires_grad=real.requires_grad,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=device,
+            requires_grad=held.requires_grad,
         )
-        made.held = real
+        made.held = held
         return made
 
     def __repr__(self) -> str:
-        return f"OnGpu({self.held!r})"
+        return f"OnGpu({self.held!r}, {self.device})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
 
 
-class Gpu(TorchDispatchMode):
+class Gpus(TorchDispatchMode):
     """What is made on "cuda", or moved there, becomes `OnGpu`."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -60,26 +63,33 @@ class Gpu(TorchDispatchMode):
 
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
-    leaves = tree_leaves((args, kwargs))
-    ours = [leaf for leaf in leaves if isinstance(leaf, OnGpu)]
-    theirs = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, OnGpu) and leaf.ndim]
-    if ours and theirs and func.overloadpacket not in MIXED:
-        raise RuntimeError(f"{func}: some tensors are on cuda:0, others on the CPU")
-    if func is aten.copy_.default and not isinstance(args[0], OnGpu):
-        ours = []
-    device = kwargs.get("device")
-    if device is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu") if torch.device(device).type == "cuda" else device}
-    on_gpu = bool(ours) if device is None else torch.device(device).type == "cuda"
-    if func is aten._fused_sdp_choice.default and ours:
+    """What the operator gives, on the device that it would be on. Raises RuntimeError where a GPU would."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    here = {tensor.device for tensor in tensors if isinstance(tensor, OnGpu)}
+    if here and func.overloadpacket not in INDEXING and any(t.ndim for t in tensors if not isinstance(t, OnGpu)):
+        here.add(CPU)
+    if len(here) > 1 and func.overloadpacket not in COPIES:
+        raise RuntimeError(f"{func}: tensors are on {' and '.join(sorted(map(str, here)))}")
+    if kwargs.get("device") is not None:
+        there = torch.device(kwargs["device"])
+        kwargs = {**kwargs, "device": CPU if there.type == "cuda" else there}
+    else:
+        there = args[0].device if func.overloadpacket in COPIES else next(iter(here), CPU)
+    if func is aten._fused_sdp_choice.default and here:
         return 0  # the plain one, which is made of other operators
     if func is aten.bmm.dtype:
         out = torch.bmm(args[0].held.to(args[2]), args[1].held.to(args[2]))
     else:
-        out = func(*tree_map(real, args), **tree_map(real, kwargs))
+        out = func(*tree_map(numbers, args), **tree_map(numbers, kwargs))
     if func._schema.is_mutable:
         return args[0] if isinstance(out, Tensor) else out
-    return tree_map(lambda part: OnGpu(part) if isinstance(part, Tensor) else part, out) if on_gpu else out
+    if there.type != "cuda":
+        return out
+    return tree_map(lambda part: OnGpu(part, there) if isinstance(part, Tensor) else part, out)
+
+
+def numbers(value: Any) -> Any:
+    return value.held if isinstance(value, OnGpu) else value
 
 
 class NoDriver(TorchFunctionMode):
@@ -88,7 +98,7 @@ class NoDriver(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = tree_map(numbered, (args, kwargs or {}))
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and "device" in kwargs:
-            return func(*tree_map(real, args), **{**kwargs, "device": None}).to(kwargs["device"])
+            return func(*tree_map(numbers, args), **{**kwargs, "device": None}).to(kwargs["device"])
         if func is Tensor.tolist and isinstance(args[0], OnGpu):
             return args[0].held.tolist()
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], list):
@@ -102,14 +112,10 @@ def numbered(value: Any) -> Any:
     return value
 
 
-def real(value: Any) -> Any:
-    return value.held if isinstance(value, OnGpu) else value
-
-
 DRIVER = {
     "_lazy_init": None,
     "is_available": True,
-    "device_count": 1,
+    "device_count": 2,
     "current_device": 0,
     "synchronize": None,
     "empty_cache": None,
@@ -128,8 +134,8 @@ DRIVER = {
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[None]:
-    """Within, "cuda" is there. In this thread only: threads that were started see none."""
+def pretended_gpus() -> Iterator[None]:
+    """Within, two GPUs are there. In this thread only: threads that were started see none."""
     torch._C._ensureCUDADeviceGuardSet()  # one that does nothing, as there is no driver
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     with ExitStack() as stack:
@@ -143,6 +149,6 @@ def pretended_gpu() -> Iterator[None]:
         # Otherwise module.to() puts the numbers into the parameters that are there, which are of torch's own class.
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
-        stack.enter_context(Gpu())
+        stack.enter_context(Gpus())
         stack.enter_context(NoDriver())
         yield
