@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
 
 from eval.bench import features, peak_bytes
 from eval.demo.benchmark import write_video
@@ -38,6 +39,7 @@ from tests.vidcom2.test_vidcom2 import VARIANTS, video
 from vidcom2 import VidCom2, compressor
 
 REAL, GPU = torch.cuda.is_available(), torch.device("cuda:0")
+OVER_TWO = ("fastv+fca@0.5", "pdrop@0.4", "sparsevlm@0.5:positions=original", "sparsevlm@0.4:version=2:heads=3")
 over_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 
 
@@ -134,6 +136,29 @@ def test_answers(kind, spec):
     expected, ours = outs
     assert answers(ours) == answers(expected)
     assert_close(torch.stack(ours.logits).cpu(), torch.stack(expected.logits))
+
+
+@pytest.mark.skipif(REAL and torch.cuda.device_count() < 2, reason="there is one GPU")
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("llava", 0.45), ("qwen2_vl", 0.45), ("qwen3_vl", 0.45), ("qwen3_vl", 0.75), ("llava_onevision", 0.75)],
+)
+@pytest.mark.parametrize("spec", ["none", "vidcom2@0.3", "vidcom2@0.3:positions=repack", "visionzip@0.3", *OVER_TWO])
+def test_answers_of_a_model_over_two_gpus(kind, spec, share):
+    """`share` of the weights on the first: part of the layers, or next to none of them, on the second."""
+    model, _ = models(kind)
+    size = sum(weight.nbytes for weight in model.parameters())
+    room = {0: int(size * share), 1: 2 * size}
+    places = infer_auto_device_map(model, max_memory=room, no_split_module_classes=model._no_split_modules)
+    assert set(places.values()) == {0, 1}
+    method, outs = compressor(spec), []
+    for one in (model, dispatch_model(copy.deepcopy(model), device_map=places)):
+        device = torch.device("cpu") if one is model else GPU
+        with method(one) if method else nullcontext():
+            outs.append(generate(one, {name: on(device, value) for name, value in inputs(kind).items()}))
+    expected, ours = outs
+    assert answers(ours) == answers(expected)
+    assert_close(torch.stack([step.cpu() for step in ours.logits]), torch.stack(expected.logits))
 
 
 @pytest.mark.parametrize("spec", ["vidcom2@0.25", "fastv@0.6:k=1"])

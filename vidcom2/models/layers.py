@@ -26,7 +26,7 @@ from transformers.masking_utils import create_causal_mask
 
 from vidcom2.compressor import all_finite, require_finite
 from vidcom2.inside import InsideLLM, Stage, choose, choose_per_frame
-from vidcom2.models.transformers import RowsFollow, _extend, _valid
+from vidcom2.models.transformers import RowsFollow, _extend, _valid, together
 
 # ---- what a family tells
 
@@ -497,7 +497,7 @@ class LayerHooks:
         prompt = self.find(kwargs)
         cache = kwargs.get("past_key_values")
         if prompt is not None and prompt.videos:
-            embeds = kwargs["inputs_embeds"]
+            embeds = together(kwargs)
             if cache is not None and cache.is_compileable:
                 raise ValueError(
                     f"{self.method.name} gives the layers caches of different lengths, which {type(cache).__name__} "
@@ -512,9 +512,7 @@ class LayerHooks:
                 cache = kwargs["past_key_values"] = DynamicCache(config=lm.config)
             self.run = Prefill(self.method, lm, cache, embeds, prompt)
         elif isinstance(cache, _Layered) and cache.segments:
-            new = kwargs.get("inputs_embeds")
-            new = kwargs["input_ids"] if new is None else new
-            batch, length = new.shape[:2]
+            batch, length = together(kwargs).shape[:2]
             self.run = Step(lm, cache, batch, length, _valid(kwargs, length, cache))
         return args, kwargs
 

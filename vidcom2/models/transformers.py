@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from vidcom2.compressor import Record
 
@@ -349,7 +350,7 @@ class Hooks:
     @torch.compiler.disable
     def prune(self, lm: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The language model's arguments without the video tokens that go."""
-        embeds = kwargs["inputs_embeds"]
+        embeds = together(kwargs)
         batch, length = embeds.shape[:2]
         cache = kwargs.get("past_key_values")
         if cache is None and kwargs.get("use_cache") is not False and lm.config.use_cache:
@@ -421,7 +422,7 @@ class Hooks:
 
     def keep_in_step(self, cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments for further tokens on a pruned cache: mask of the rows really there, positions as asked."""
-        embeds = kwargs["inputs_embeds"]
+        embeds = together(kwargs)
         batch, length = embeds.shape[:2]
         rows = int(cache.get_query_offset())
         live = _valid(kwargs, length, cache)
@@ -463,6 +464,7 @@ class Hooks:
         ids = self.called.get("input_ids")
         if ids is None:
             raise ValueError("a compressor finds a video's tokens by input_ids: pass them instead of inputs_embeds")
+        ids = ids.to(positions.device)
         there = ids == getattr(self.outer.config, self.layout.token)
         if self.layout.split is not None:
             found = [
@@ -545,7 +547,7 @@ class InsideHooks(Hooks):
 
         if self.called is None:
             return None
-        embeds = kwargs["inputs_embeds"]
+        embeds = together(kwargs)
         batch, length = embeds.shape[:2]
         positions = kwargs.get("position_ids")
         if positions is None:
@@ -581,6 +583,17 @@ class InsideHooks(Hooks):
                     layers=visual.layers,
                 )
             )
+
+
+def together(kwargs: dict[str, Any]) -> Tensor:
+    """Brings a language model's arguments to the device of the new tokens, which it returns.
+
+    Of a model spread over several GPUs they can be on several: accelerate's hooks move them later than ours.
+    """
+    new: Tensor = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+    names = ("attention_mask", "position_ids", "visual_pos_masks", "deepstack_visual_embeds")
+    kwargs |= tree_map_only(Tensor, lambda part: part.to(new.device), {n: kwargs[n] for n in names if n in kwargs})
+    return new
 
 
 def _valid(kwargs: dict[str, Any], length: int, cache: Any) -> Tensor | None:
