@@ -161,7 +161,7 @@ def measure(x: Tensor, repeats: int, selections: Mapping[str, Callable[[Tensor],
     """Time all lines, and compare what RELEASED and SLOW keep. selections: SELECTIONS, and perhaps more."""
 
     def gathered(select: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
-        return lambda: x.flatten(0, 1)[select(x)]
+        return lambda: x.flatten(0, 1).index_select(0, select(x))
 
     index = SELECTIONS[PAPER](x)
     calls = {READ: lambda: x.sum(), COPY: lambda: x.clone(), GATHER: gathered(lambda _: index)}

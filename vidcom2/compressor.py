@@ -35,7 +35,7 @@ class Kept:
 
     def apply(self, x: Tensor) -> Tensor:
         """The kept tokens [N, D] of x [T, M, D]."""
-        return x.flatten(0, 1)[self.index] if self.features is None else self.features
+        return x.flatten(0, 1).index_select(0, self.index) if self.features is None else self.features
 
 
 @dataclass(frozen=True)

@@ -113,25 +113,27 @@ def arrange_video(features: Tensor, newline: Tensor | None, newlines: str, kept:
     if side * side != m:
         raise ValueError(f"{m} tokens per frame are no square grid; video features must be [T, h*h, D]")
     layout = video_layout(frames, side, side, newlines)
-    patches = features.flatten(0, 1)
+    patches, after = features.flatten(0, 1), (m,) * frames
     if kept is None:
         rows = torch.arange(len(layout))
-        after = (m,) * frames
+        source = which = layout
     else:
+        after, index = tuple(kept.budgets.tolist()), kept.index.cpu()
+        rows = kept_rows(layout, index, side, newlines, style, m)
+        source = which = layout[rows]
         if kept.features is not None:
-            patches = patches.clone()
-            patches[kept.index] = kept.features.to(patches)
-        rows = kept_rows(layout, kept.index.cpu(), side, newlines, style, m)
-        after = tuple(kept.budgets.tolist())
-    source = layout[rows]
-    # NEWLINE is -1, so the newline appended last is what it indexes.
-    table = patches if newline is None else torch.cat([patches, newline.to(patches)[None]])
+            patches, which = kept.features.to(patches), torch.searchsorted(index, source)
+    # A newline takes some patch's place first: with newlines behind them, the patches would all be copied.
+    embeds = patches.index_select(0, which.clamp(min=0).to(patches.device))
+    newlines_at = (source == NEWLINE).nonzero()[:, 0]
+    if newline is not None:
+        embeds[newlines_at.to(embeds.device)] = newline.to(embeds)
     return VisualRows(
-        rows=table[source.to(table.device)],
+        rows=embeds,
         offset=rows,
         length=len(layout),
         frames=tuple(zip((m,) * frames, after, strict=True)),
-        separators=(int((layout == NEWLINE).sum()), int((source == NEWLINE).sum())),
+        separators=(int((layout == NEWLINE).sum()), len(newlines_at)),
     )
 
 
