@@ -280,16 +280,13 @@ def top_per_frame(scores: Tensor, budgets: Tensor, size: int) -> Tensor:
     Vectorised over frames, and without a host synchronisation, since the caller knows the size.
     """
     frames, m = scores.shape
-    rank = torch.empty_like(scores, dtype=torch.int64).scatter_(
-        1,
-        scores.argsort(dim=1, descending=True, stable=True),
-        torch.arange(m, device=scores.device).expand(frames, m),
-    )
-    keep = (rank < budgets[:, None]).flatten()
-    # Scatter each kept position to its place in the output; the rest goes to a spare last slot.
-    place = torch.where(keep, keep.cumsum(0) - 1, size)
+    best = scores.argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(m, device=scores.device) < budgets[:, None]
+    keep = torch.empty_like(first).scatter_(1, best, first).flatten()
+    # Scatter each kept position to its place in the output, counted from 1; the rest goes to a spare slot 0.
+    place = keep.cumsum(0) * keep
     index = torch.empty(size + 1, dtype=torch.int64, device=scores.device)
-    return index.scatter_(0, place, torch.arange(frames * m, device=scores.device))[:size]
+    return index.scatter_(0, place, torch.arange(frames * m, device=scores.device))[1:]
 
 
 def register(name: str) -> Callable[[type[Compressor]], type[Compressor]]:

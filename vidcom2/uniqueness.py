@@ -26,13 +26,13 @@ SLICE = 2**20
 class Similarity:
     """video, frame: [T, M] similarity to the video's and to the frame's mean, at least float32.
 
-    `finite` is a 0-d bool tensor, False where a NaN or Inf feature was met; it stays on the device, so that the
+    `checksum` is a 0-d float64 tensor, NaN or Inf where such a feature was met; it stays on the device, so that the
     caller can read it together with the one number it has to read anyway.
     """
 
     video: Tensor
     frame: Tensor
-    finite: Tensor
+    checksum: Tensor
 
 
 def cosine(x: Tensor, window: int | None = None) -> Similarity:
@@ -45,7 +45,7 @@ def cosine(x: Tensor, window: int | None = None) -> Similarity:
     tiny = torch.finfo(length.dtype).tiny
     # Two divisions instead of one by the product, which could underflow.
     scores = dots / length.clamp_min(tiny) / means.norm(dim=-1)[:, None].clamp_min(tiny)
-    return Similarity(scores[..., 0], scores[..., 1], scores.isfinite().all())
+    return Similarity(scores[..., 0], scores[..., 1], scores.sum(dtype=torch.float64))
 
 
 def _in_cache(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,7 +92,8 @@ def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Sim
     distance = (length * inverse).square() - 2 * inverse * _dots(x, centres) + centres.square().sum(dim=-1)[:, None]
     distance = distance.clamp_min(0)
     scores = torch.stack([torch.exp(-distance / (2 * a)) for a in GAUSSIAN_ALPHAS]).sum(0)
-    return Similarity(scores[..., 0], scores[..., 1], variance.isfinite().all() & scores.isfinite().all())
+    checksum = variance.sum(dtype=torch.float64) + scores.sum(dtype=torch.float64)
+    return Similarity(scores[..., 0], scores[..., 1], checksum)
 
 
 def by_frames(
@@ -148,11 +149,12 @@ def _half_dots(x: Tensor, centres: Tensor) -> Tensor:
     A centre is the sum of three rows in the precision of x, which hold its 24 bits; products of two numbers in half
     precision are exact in float32, and are added there.
     """
-    scale = centres.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(centres.dtype).tiny)  # float16's range ends
-    rest, rows = centres / scale, []
-    for _ in range(3):
-        rows.append(rest.to(x.dtype))
+    scale = centres.norm(torch.inf, dim=-1, keepdim=True).clamp_min(torch.finfo(centres.dtype).tiny)
+    rest = centres / scale  # as float16's range ends
+    rows = [rest.to(x.dtype)]
+    for _ in range(2):
         rest = rest - rows[-1]
+        rows.append(rest.to(x.dtype))
     dots = torch.bmm(x, torch.cat(rows, dim=1).mT, out_dtype=centres.dtype)  # [T, M, 3K]
     return dots.unflatten(-1, (3, -1)).sum(dim=-2) * scale.mT
 

@@ -4,6 +4,7 @@ https://arxiv.org/abs/2505.14454, Algorithm 1.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -92,7 +93,7 @@ class VidCom2(Compressor):
         """The uniqueness and retention behind `select`, for x [T, M, D]; raises like `select`."""
         check_features(x)
         scores = self.stage1.measure(x)
-        require_finite(bool(scores.finite), x)
+        require_finite(bool(scores.checksum.isfinite()), x)
         return self._explain(scores)
 
     def _select(self, x: Tensor) -> Kept:
@@ -100,11 +101,13 @@ class VidCom2(Compressor):
         why = self._explain(scores)
         budgets = self.stage1.rounded(why.retention, x.shape[1], self.retention)
         # The only host synchronisation: the size of the output, and whether the features were sound.
-        size, finite = torch.stack([budgets.sum(), scores.finite.long()]).tolist()
-        require_finite(bool(finite), x)
-        ranking = -self.sign * (self.frame_weight * why.frame + self.video_weight * why.video)
-        return Kept(top_per_frame(ranking, budgets, size), budgets)
+        size, checksum = torch.stack([budgets.sum(dtype=torch.float64), scores.checksum]).tolist()
+        require_finite(math.isfinite(checksum), x)
+        frame_weight, video_weight = -self.sign * self.frame_weight, -self.sign * self.video_weight
+        ranking = torch.add(frame_weight * why.frame, why.video, alpha=video_weight)
+        return Kept(top_per_frame(ranking, budgets, int(size)), budgets)
 
     def _explain(self, scores: Similarity) -> Explanation:
-        u_t = self.stage1.uniqueness(-scores.video)
-        return Explanation(-scores.video, -scores.frame, u_t, self.stage1.shares(u_t, self.retention))
+        u_video = -scores.video
+        u_t = self.stage1.uniqueness(u_video)
+        return Explanation(u_video, -scores.frame, u_t, self.stage1.shares(u_t, self.retention))
