@@ -75,25 +75,45 @@ def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Sim
     """The authors' released similarity: sum over a of exp(-|x̂ - c|² / 2a), x̂ the normalised token.
 
     Only the `channels` share of the D channels with the lowest variance over all T·M tokens takes part. The
-    centres c are means of normalised tokens and are not normalised again. 5 means identical. Reads x three times.
+    centres c are means of normalised tokens and are not normalised again. 5 means identical. On a CPU, reads x three
+    times.
     """
-    variance = _variance(x)
+    on_cpu = x.device.type == "cpu"
+    variance = _variance_in_cache(x) if on_cpu else _variance_at_once(x)
     chosen = variance.topk(max(1, int(x.shape[-1] * channels)), largest=False).indices
     quiet = torch.zeros_like(variance).scatter_(0, chosen, 1)  # a mask, as x[..., chosen] would be half a copy of x
 
-    def to_frame(x: Tensor) -> tuple[Tensor, Tensor]:
-        length = torch.linalg.vector_norm(x.mul_(quiet), dim=-1, keepdim=True)
-        return length, (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
-
-    length, c_frame = by_frames(to_frame, x, in_place=True)  # [T, M, 1], [T, 1, D]
+    length, c_frame = _units_in_cache(x, quiet) if on_cpu else _units_at_once(x, quiet)
     centres = torch.cat([_window_mean(c_frame, window), c_frame], dim=1)  # [T, 2, D], 0 in the other channels
     # |x̂ - c|² expanded, so that no [T, M, D] difference is ever stored; |x̂|² is 1, or 0 for a zero token.
     inverse = 1 / length.clamp_min(1e-12)
     distance = (length * inverse).square() - 2 * inverse * _dots(x, centres) + centres.square().sum(dim=-1)[:, None]
     distance = distance.clamp_min(0)
-    scores = torch.stack([torch.exp(-distance / (2 * a)) for a in GAUSSIAN_ALPHAS]).sum(0)
+    scores = torch.stack([distance / (-2 * a) for a in GAUSSIAN_ALPHAS]).exp().sum(0)
     checksum = variance.sum(dtype=torch.float64) + scores.sum(dtype=torch.float64)
     return Similarity(scores[..., 0], scores[..., 1], checksum)
+
+
+def _units_in_cache(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths of the tokens [T, M, 1] and means of the normalised tokens of each frame [T, 1, D], where `quiet` [D] is
+    1; other channels are 0."""
+
+    def to_frame(x: Tensor) -> tuple[Tensor, Tensor]:
+        length = torch.linalg.vector_norm(x.mul_(quiet), dim=-1, keepdim=True)
+        return length, (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
+
+    length, c_frame = by_frames(to_frame, x, in_place=True)
+    return length, c_frame
+
+
+def _units_at_once(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in few kernels: only the lengths need copies without the other channels, of some frames at a time."""
+    mask = quiet.to(x.dtype)
+    parts = (part * mask for part in x.split(max(1, len(x) // 16)))
+    length = torch.cat([torch.linalg.vector_norm(p, dim=-1, keepdim=True, dtype=quiet.dtype) for p in parts])
+    # Nothing times anything for a zero token, as `_dots` may round to a fraction of the largest.
+    weight = (1 / length.clamp_min(1e-12)).masked_fill(length == 0, 0) / x.shape[1]
+    return length, _dots(x.mT, weight.mT).mT * quiet
 
 
 def by_frames(
@@ -122,7 +142,7 @@ def _slices(x: Tensor, more: tuple[Tensor, ...], in_place: bool) -> Iterator[tup
         yield part if scratch is None else scratch[: len(part)].copy_(part), *rest
 
 
-def _variance(x: Tensor) -> Tensor:
+def _variance_in_cache(x: Tensor) -> Tensor:
     """Of each channel over all tokens of x [T, M, D]: [D]."""
 
     def spread(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +151,16 @@ def _variance(x: Tensor) -> Tensor:
 
     mean, within = by_frames(spread, x, in_place=True)  # [T, 1, D] each
     return (within + (mean - mean.mean(dim=0)).square()).mean(dim=(0, 1))  # within frames and between them
+
+
+def _variance_at_once(x: Tensor) -> Tensor:
+    """The same in one kernel, or in two that take half precision and add in float32."""
+    tokens = x.flatten(0, 1)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.dtype == dtype:
+        return tokens.var(dim=0, correction=0)
+    mean, length = tokens.mean(dim=0, dtype=dtype), torch.linalg.vector_norm(tokens, dim=0, dtype=dtype)
+    return (length.square() / len(tokens) - mean.square()).clamp_min(0)
 
 
 def _dots(x: Tensor, centres: Tensor) -> Tensor:
@@ -149,8 +179,9 @@ def _half_dots(x: Tensor, centres: Tensor) -> Tensor:
     A centre is the sum of three rows in the precision of x, which hold its 24 bits; products of two numbers in half
     precision are exact in float32, and are added there.
     """
-    scale = centres.norm(torch.inf, dim=-1, keepdim=True).clamp_min(torch.finfo(centres.dtype).tiny)
-    rest = centres / scale  # as float16's range ends
+    largest = centres.norm(torch.inf, dim=-1, keepdim=True)
+    scale = (largest / 2**15).clamp_min(torch.finfo(centres.dtype).tiny)
+    rest = centres / scale  # to fill float16's range, which ends below 2**16
     rows = [rest.to(x.dtype)]
     for _ in range(2):
         rest = rest - rows[-1]
