@@ -180,11 +180,10 @@ def choose_per_frame(scores: Tensor, frame: Tensor, budgets: Tensor) -> Tensor:
     to those with the most tokens to spare."""
     present = torch.bincount(frame, minlength=len(budgets))
     given = torch.minimum(budgets, present)
-    for _ in range(int((budgets - given).sum())):
-        spare = present - given
-        if not bool(spare.any()):
-            break
-        given[spare.argmax()] += 1
+    lacking, spare = int((budgets - given).sum()), (present - given).cpu()
+    for _ in range(min(lacking, int(spare.sum()))):
+        spare[spare.argmax()] -= 1
+    given = present - spare.to(present.device)
     best = scores.argsort(descending=True, stable=True)
     best = best[frame[best].argsort(stable=True)]  # frame by frame, each from its best token down
     place = torch.arange(len(best), device=best.device) - (present.cumsum(0) - present)[frame[best]]

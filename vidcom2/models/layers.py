@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from vidcom2.compressor import all_finite, require_finite
-from vidcom2.inside import InsideLLM, Stage, choose, choose_per_frame
+from vidcom2.inside import NOMINAL, InsideLLM, Stage, choose, choose_per_frame
 from vidcom2.models.transformers import RowsFollow, _extend, _valid, together
 
 # ---- what a family tells
@@ -455,7 +455,7 @@ class LayerHooks:
         self.method, self.lm, self.find, self.report = method, lm, find, report
         self.run: Pass | None = None
         self.attached = True
-        stages = method.schedule(len(lm.layers), 576)
+        stages = method.schedule(len(lm.layers), NOMINAL)
         if method.eager and lm.config._attn_implementation != "eager":
             raise ValueError(
                 f"{method.spec} ranks by the layers' own attention weights, but this model was loaded with "
