@@ -173,6 +173,8 @@ def test_answers_of_a_model_over_two_gpus(kind, spec, share):
     ],
 )
 def test_from_video_files_to_answers(kind, settings, spec, tmp_path):
+    if kind.startswith("qwen"):
+        pytest.importorskip("qwen_vl_utils")
     clips = [tmp_path / "long.mp4", tmp_path / "short.mp4"]
     for clip, length in zip(clips, (40, 24), strict=True):
         write_video(clip, noisy_frames(56)[:length], 8)
