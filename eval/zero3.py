@@ -22,7 +22,7 @@ from torch import nn
 from eval.engine import Engine
 from llava.model.builder import resolve_dtype
 
-READ_DIRECTLY = ("image_newline", "position_embedding.weight")
+READ_DIRECTLY = ("image_newline",)
 """Ends of the names of those few parameters that the llava tree reads without a call of the module that has them, which
 is when ZeRO-3 gathers."""
 

@@ -85,7 +85,7 @@ def load_pretrained_model(
     config._name_or_path = model_path
     model = model_class.from_pretrained(model_path, config=config, **options)
     add_image_tokens(tokenizer, config)
-    model.resize_token_embeddings(len(tokenizer))
+    resize_vocabulary(model, len(tokenizer))
     if attached is not None:
         attached.attach(model)
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(config)
@@ -142,6 +142,21 @@ def add_image_tokens(tokenizer: Any, config: Any) -> None:
         tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
     if getattr(config, "mm_use_im_start_end", False):
         tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
+
+
+def resize_vocabulary(model: Any, size: int) -> None:
+    """Give the model `size` embeddings, as upstream. Of one that accelerate has offloaded, superfluous ones are left.
+
+    Raises ValueError where it has been offloaded and has too few.
+    """
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    if not any(table.is_meta for table in tables):
+        model.resize_token_embeddings(size)
+    elif size > (rows := len(tables[0])):
+        raise ValueError(
+            f"the model has {rows} embeddings, the tokenizer {size} tokens, and none can be added to offloaded ones: "
+            "give model.embed_tokens and lm_head a device in device_map"
+        )
 
 
 def context_length(config: Any) -> int:

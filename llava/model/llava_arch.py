@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import align_module_device
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
@@ -211,12 +212,13 @@ class LlavaMetaForCausalLM(LanguageModel):
         if not inputs:
             return []
         tower, config = self.get_vision_tower(), self.config
-        newline = getattr(self.get_model(), "image_newline", None)
         pixels = [entry.views for entry in inputs if isinstance(entry.views, Tensor)]
         fresh: Iterator[Tensor] = iter(())
         if pixels:
             fresh = iter(self.encode_images(torch.cat(pixels)).split([len(views) for views in pixels]))
         visuals = []
+        with align_module_device(self.get_model()):  # where accelerate has offloaded it
+            newline = getattr(self.get_model(), "image_newline", None)
         for entry in inputs:
             feature = entry.views.features if isinstance(entry.views, Encoded) else next(fresh)
             if not entry.merge:

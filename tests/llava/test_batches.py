@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import Tensor
 
 from tests.llava.slow import Sample, beam_search, follow, greedy, inputs_of
@@ -203,6 +205,25 @@ def test_generate_without_cache(model, name):
         assert out.tolist() == [greedy(model, sample, STEPS)[0] for sample in all_samples]
     finally:
         model.compressor = None
+
+
+@pytest.mark.parametrize(("family", "tower"), [("qwen", "siglip"), ("llama", "clip")])
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_offloaded(tmp_path, family, tower, name):
+    """accelerate lets a module have its weights only while it runs; otherwise they are on the meta device."""
+    model = tiny_model(tmp_path, family, tower, seed=7, mm_newline_position="grid")
+    offloaded = cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
+    assert all(weight.is_meta for weight in offloaded.parameters())
+    ids, inputs = batch(samples())
+    model.compressor = offloaded.compressor = COMPRESSORS[name]
+    ours, expected = (
+        one.generate(
+            ids, **inputs, max_new_tokens=STEPS, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+        for one in (offloaded, model)
+    )
+    assert torch.equal(ours.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(ours.logits), torch.stack(expected.logits))
 
 
 @pytest.mark.parametrize("family", ["qwen", "llama"])

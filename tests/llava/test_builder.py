@@ -334,6 +334,49 @@ def test_tower_weights_nowhere(tmp_path):
         load(path)
 
 
+PARTS = (
+    "model.embed_tokens",
+    "model.layers",
+    "model.norm",
+    "model.vision_tower",
+    "model.mm_projector",
+    "lm_head",
+)
+
+
+def on_disk(path: Path, part: str) -> dict[str, Any]:
+    """Settings of `load` that leave `part` on the disk, and all else on the CPU."""
+    places = dict.fromkeys((*PARTS, "model.rotary_emb", "model.image_newline"), "cpu") | {part: "disk"}
+    return {"device_map": places, "offload_folder": str(path)}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("compressor", [None, VidCom2(0.25)], ids=["dense", "vidcom2"])
+def test_part_on_the_disk(tmp_path, part, compressor):
+    path, _ = checkpoint(tmp_path, vocab_size=WORDS)
+    part_there, whole = (load(path, compressor=compressor, **more)[1] for more in (on_disk(tmp_path, part), {}))
+    assert any(weight.is_meta for weight in part_there.parameters())
+    assert torch.equal(answers(part_there), answers(whole))
+
+
+@pytest.mark.parametrize("part", ["model.embed_tokens", "lm_head"])
+def test_vocabulary_on_the_disk(tmp_path, part):
+    """Its size stays: words that the tokenizer does not have are left, and it cannot grow."""
+    path, saved = checkpoint(tmp_path / "larger")
+    assert torch.equal(answers(load(path, **on_disk(tmp_path, part))[1]), answers(saved))
+    path, _ = checkpoint(tmp_path / "smaller", vocab_size=WORDS - 1)
+    with pytest.raises(ValueError, match=f"the model has {WORDS - 1} embeddings, the tokenizer {WORDS} tokens"):
+        load(path, **on_disk(tmp_path, part))
+
+
+def test_tower_weights_for_an_offloaded_tower(tmp_path):
+    path, saved = checkpoint(tmp_path)
+    save_tower(Path(saved.config.mm_vision_tower))
+    edit_weights(path, lambda key: key.startswith(TOWER_KEY + "post_layernorm"))
+    with pytest.raises(RuntimeError, match=r"offloaded tower: give model\.vision_tower a device"):
+        load(path, **on_disk(tmp_path, "model.vision_tower"))
+
+
 @pytest.mark.parametrize(
     "key", ["model.mm_projector.2.bias", "model.image_newline", "model.layers.1.mlp.up_proj.weight"]
 )

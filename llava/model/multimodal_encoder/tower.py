@@ -59,7 +59,8 @@ class VisionTower(nn.Module):
         """Fill the tower from its own files at `vision_tower_name`; `only` names the weights to fill, None for all.
 
         Needed only where the LLaVA checkpoint does not hold them. Layers and heads that the tower does not
-        run are left out. Raises OSError where there are no weights, RuntimeError where they do not fit.
+        run are left out. Raises OSError where there are no weights, RuntimeError where they do not fit or the tower
+        is offloaded.
         """
         prefix = "vision_model."  # which transformers 5 leaves out when it saves a bare vision model
         state = {prefix + k.removeprefix(prefix): v for k, v in read_weights(self.vision_tower_name).items()}
@@ -70,12 +71,18 @@ class VisionTower(nn.Module):
                 f"{missing[0]} for one"
             )
         with whole(self.vision_tower):
+            if any(weight.is_meta for weight in self.vision_tower.parameters()):
+                raise RuntimeError(
+                    f"weights of vision tower {self.vision_tower_name!r} are not in the checkpoint, and cannot be read "
+                    "into an offloaded tower: give model.vision_tower a device in device_map"
+                )
             self.vision_tower.load_state_dict({k: state[k] for k in wanted}, strict=False)
 
     def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         if isinstance(images, list):
             return [self(image[None]) for image in images]
-        hidden = self.vision_tower(images.to(self.device, self.dtype))
+        offloaded = self.device.type == "meta"  # then accelerate's hooks bring images to where the weights come
+        hidden = self.vision_tower(images.to(None if offloaded else self.device, self.dtype))
         return self.feature_select(hidden).to(images.dtype)
 
     def feature_select(self, hidden: Tensor) -> Tensor:

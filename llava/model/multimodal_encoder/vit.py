@@ -120,7 +120,7 @@ class Embeddings(nn.Module):
         patches = self.patch_embedding(pixel_values).flatten(2).mT  # [N, patches, D]
         if hasattr(self, "class_embedding"):
             patches = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
-        return patches + self.position_embedding.weight
+        return patches + self.position_embedding(torch.arange(patches.shape[1], device=patches.device))
 
 
 class Encoder(nn.Module):
