@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.frames import FrameAdjustment
+from vidcom2.settings import check_choice, check_numbers
 from vidcom2.uniqueness import by_frames
 
 METHODS: dict[str, type[Compressor]] = {}
@@ -88,7 +89,8 @@ class Record:
 
 @dataclass
 class Attachment:
-    """A compressor on a model. `records` tells what the model's latest call with a video did; `detach` undoes it."""
+    """A compressor on a model. `records` tells what the model's latest call with a video did (of our llava tree: its
+    latest prompt, if only text); `detach` undoes the attachment."""
 
     compressor: Compressor
     model: Any
@@ -100,7 +102,8 @@ class Attachment:
         return self._records()
 
     def detach(self) -> None:
-        self._undo()
+        undo, self._undo = self._undo, lambda: None  # a second call must not take off what came after
+        undo()
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,9 @@ class Compressor:
         r = self.retention
         if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1:
             raise ValueError(f"retention={r!r} must be a number in (0, 1]; 0.25 keeps a quarter of the tokens")
-        self._check_choice("positions", (None, "repack", "original"))
-        self._check_choice("newlines", ("released", "rows"))
-
-    def _check_choice(self, setting: str, choices: tuple[Any, ...]) -> None:
-        value = getattr(self, setting)
-        if value not in choices:
-            raise ValueError(f"{setting}={value!r} must be one of {', '.join(map(repr, choices))}")
+        check_numbers(self)
+        check_choice(self, "positions", (None, "repack", "original"))
+        check_choice(self, "newlines", ("released", "rows"))
 
     def select(self, x: Tensor) -> Kept:
         """Choose the tokens of one video to keep.
@@ -158,12 +157,9 @@ class Compressor:
         """
         check_features(x)
         if self.retention == 1:
-            require_finite(bool(all_finite(x)), x)
-            return Kept(
-                torch.arange(x.shape[0] * x.shape[1], device=x.device),
-                torch.full((x.shape[0],), x.shape[1], device=x.device),
-            )
-        return self._select(x)
+            return keep_all(x)
+        with full_precision(x.device):
+            return self._select(x)
 
     def _select(self, x: Tensor) -> Kept:
         raise NotImplementedError
@@ -246,6 +242,18 @@ class Ranking(Compressor):
         return self.keep(x, budgets, size)
 
 
+def keep_all(x: Tensor) -> Kept:
+    """Every token of x [T, M, D]. Raises ValueError for NaN or Inf."""
+    require_finite(bool(all_finite(x)), x)
+    frames, m = x.shape[:2]
+    return Kept(torch.arange(frames * m, device=x.device), torch.full((frames,), m, device=x.device))
+
+
+def full_precision(device: torch.device) -> Any:
+    """A context without autocast, in which scores are computed, so that they do not depend on the caller's."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
+
 def check_features(x: Tensor) -> None:
     """Raise ValueError unless x is a non-empty [T, M, D] float tensor."""
     if x.ndim != 3:
@@ -315,10 +323,10 @@ def compressor(spec: str, **settings: Any) -> Compressor | None:
     head, at, retention = head.partition("@")
     if at and not retention:
         raise ValueError(f"compressor spec {spec!r} has no retention behind @; write {head}@0.25")
-    head, _, preset = head.partition(".")
+    head, dot, preset = head.partition(".")
     name, plus, addition = head.partition("+")
     if head in ("none", "dense"):
-        if at or pairs:
+        if at or dot or pairs:
             raise ValueError(f"compressor spec {spec!r}: {head} compresses nothing, and has no settings")
         return None
     if name not in METHODS:
@@ -337,6 +345,8 @@ def compressor(spec: str, **settings: Any) -> Compressor | None:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"{pair!r} in compressor spec {spec!r} is not setting=value")
+        if key in chosen:
+            raise ValueError(f"compressor spec {spec!r} says {key} twice")
         chosen[key] = _value(value)
     adjustment = {key[4:]: chosen.pop(key) for key in list(chosen) if key.startswith("fca.")}
     if adjustment and not plus:

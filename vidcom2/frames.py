@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from vidcom2.budget import ROUNDINGS, Rounding, frame_retention, token_budgets
+from vidcom2.settings import check_choice, check_numbers
 from vidcom2.uniqueness import Similarity, cosine, gaussian
 
 
@@ -33,13 +34,10 @@ class FrameAdjustment:
     channels: float = 0.5
 
     def __post_init__(self) -> None:
-        for setting, choices in (
-            ("score", ("mean", "max", "uniform")),
-            ("rounding", ROUNDINGS),
-            ("similarity", ("cosine", "gaussian")),
-        ):
-            if (value := getattr(self, setting)) not in choices:
-                raise ValueError(f"{setting}={value!r} must be one of {', '.join(map(repr, choices))}")
+        check_numbers(self)
+        check_choice(self, "score", ("mean", "max", "uniform"))
+        check_choice(self, "rounding", ROUNDINGS)
+        check_choice(self, "similarity", ("cosine", "gaussian"))
         if self.tau <= 0:
             raise ValueError(f"tau={self.tau!r} must be positive; the paper uses 0.01")
         if self.window is not None and self.window < 1:

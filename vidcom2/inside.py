@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidcom2.compressor import Compressor, Kept
+from vidcom2.compressor import Compressor, Kept, keep_all
 from vidcom2.frames import FrameAdjustment
 
 NOMINAL = 576
@@ -71,11 +71,15 @@ class InsideLLM(Compressor):
         super().__post_init__()
         if self.fca is not None and not isinstance(self.fca, FrameAdjustment):
             raise ValueError(f"fca={self.fca!r} must be a FrameAdjustment or None; in a spec, write {self.name}+fca")
+        if self.fca is not None and self.fca.rounding != "exact":
+            raise ValueError(
+                f"fca.rounding={self.fca.rounding!r}: {self.name} solves for how many tokens stay, so its frames' "
+                "budgets have to add up: leave it 'exact'"
+            )
 
     def _select(self, x: Tensor) -> Kept:
         """Before the LLM, everything stays."""
-        frames, m = x.shape[:2]
-        return Kept(torch.arange(frames * m, device=x.device), torch.full((frames,), m, device=x.device))
+        return keep_all(x)
 
     @property
     def numbers(self) -> Literal["repack", "original"]:

@@ -75,7 +75,7 @@ class LlavaMetaForCausalLM(LanguageModel):
     """Mixin, to stand before the LLM's class: multimodal forward, generate and from_pretrained.
 
     compressor: what compresses the videos; set by `vidcom2`, not by hand.
-    visual_records: one `vidcom2.Record` per image or video of the latest call that had any.
+    visual_records: one `vidcom2.Record` per image or video of the latest prompt.
     """
 
     compressor: Compressor | None = None
@@ -203,7 +203,7 @@ class LlavaMetaForCausalLM(LanguageModel):
                 f"a sequence of {longest} tokens is cut to tokenizer_model_max_length={limit}: what comes last, often "
                 "the question, is lost. Use fewer frames, or a lower retention."
             )
-        padded = pad_rows([row.cut(limit) for row in rows], padding_side)
+        padded = pad_rows(rows, padding_side, limit)
         self.visual_records = list(self._records(inputs, visuals, [row.starts for row in rows], padded, limit))
         return padded
 

@@ -29,13 +29,14 @@ class Row:
 @dataclass(frozen=True)
 class Padded:
     """embeds [B, L, D], labels [B, L] (IGNORE_INDEX on padding), mask bool [B, L], position int64 [B, L] (0 on
-    padding), and how far each sample's first row lies from the left."""
+    padding), how far each sample's first row lies from the left, and how many rows it lost at its end."""
 
     embeds: Tensor
     labels: Tensor
     mask: Tensor
     position: Tensor
     shift: tuple[int, ...]
+    cut: tuple[int, ...]
 
 
 def splice(ids: Tensor, labels: Tensor, visuals: Iterator[VisualRows], embed: Callable[[Tensor], Tensor]) -> Row:
@@ -66,8 +67,9 @@ def splice(ids: Tensor, labels: Tensor, visuals: Iterator[VisualRows], embed: Ca
     return Row(torch.cat(embeds), torch.cat(targets), torch.cat(positions).to(ids.device), tuple(starts))
 
 
-def pad_rows(rows: list[Row], side: str) -> Padded:
-    """Stack samples of different lengths, padded with zeros on `side` ("left" or "right")."""
+def pad_rows(whole: list[Row], side: str, limit: int | None = None) -> Padded:
+    """Stack samples of different lengths, cut to `limit` rows, padded with zeros on `side` ("left" or "right")."""
+    rows = [row.cut(limit) for row in whole]
     length = max(len(row.embeds) for row in rows)
 
     def stack(parts: list[Tensor], fill: int) -> Tensor:
@@ -83,4 +85,5 @@ def pad_rows(rows: list[Row], side: str) -> Padded:
         mask=stack([torch.ones_like(row.position, dtype=torch.bool) for row in rows], False),
         position=stack([row.position for row in rows], 0),
         shift=tuple(length - len(row.embeds) if side == "left" else 0 for row in rows),
+        cut=tuple(len(row.embeds) - len(left.embeds) for row, left in zip(whole, rows, strict=True)),
     )

@@ -14,6 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.compressor import Ranking, register
+from vidcom2.settings import check_choice
 
 WINDOW = 4
 # How far back the frame lies that a frame is compared with, by its place in the window.
@@ -50,7 +51,7 @@ class DyCoke(Ranking):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("form", ("mended", "released"))
+        check_choice(self, "form", ("mended", "released"))
         if self.form == "released" and self.fca is not None:
             raise ValueError("dycoke.released keeps frames whole, so it cannot take +fca; dycoke+fca can")
         if self.merging is not None and (self.form != "released" or not 0 <= self.merging <= 1):

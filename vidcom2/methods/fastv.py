@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from vidcom2.compressor import register
 from vidcom2.inside import InsideLLM, Stage
+from vidcom2.settings import check_choice
 
 
 @register("fastv")
@@ -41,8 +42,8 @@ class FastV(InsideLLM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("attention", ("rows", "eager"))
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+        check_choice(self, "attention", ("rows", "eager"))
+        if self.k < 1:
             raise ValueError(f"k={self.k!r} must be a positive number of layers; the paper uses 2")
         if self.keep is not None and not 0 <= self.keep <= 1:
             raise ValueError(f"keep={self.keep!r} must be a share of the visual tokens in [0, 1], or None")

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.clustering import centres
 from vidcom2.compressor import Compressor, Kept, all_finite, register, require_finite
+from vidcom2.settings import check_choice
 
 NEIGHBOURS = 4
 
@@ -60,7 +61,7 @@ class FastVid(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("form", ("mended", "released"))
+        check_choice(self, "form", ("mended", "released"))
         for setting in ("segments", "stride"):
             if getattr(self, setting) < 1:
                 raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidcom2.compressor import Compressor, Kept, all_finite, register, require_finite
+from vidcom2.settings import check_choice
 from vidcom2.uniqueness import cosine
 
 Drop = Literal["redundant", "unique", "even"]
@@ -38,7 +39,7 @@ class Frames(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("drop", DROPS)
+        check_choice(self, "drop", DROPS)
 
     def _select(self, x: Tensor) -> Kept:
         require_finite(bool(all_finite(x)), x)

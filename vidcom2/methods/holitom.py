@@ -15,6 +15,7 @@ from torch.nn.functional import cosine_similarity
 from vidcom2.budget import total_budget
 from vidcom2.clustering import centres, nearest_centre
 from vidcom2.compressor import Compressor, Kept, all_finite, register, require_finite
+from vidcom2.settings import check_choice
 
 
 @register("holitom")
@@ -57,7 +58,7 @@ class HoliTom(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("form", ("mended", "released"))
+        check_choice(self, "form", ("mended", "released"))
         for setting in ("neighbours", "max_window"):
             if getattr(self, setting) < 1:
                 raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")

@@ -13,6 +13,7 @@ from torch import Tensor
 from vidcom2.clustering import centres, nearest_centre
 from vidcom2.compressor import register
 from vidcom2.inside import InsideLLM, Merged, Stage, layer_numbers, shares_of
+from vidcom2.settings import check_choice
 
 LAYERS, OF = (2, 6, 15), 32
 """The layers that rank, in an LLM of 32."""
@@ -64,8 +65,8 @@ class SparseVLM(InsideLLM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("version", (1, 2))
-        self._check_choice("attention", ("rows", "eager"))
+        check_choice(self, "version", (1, 2))
+        check_choice(self, "attention", ("rows", "eager"))
         if self.layers is not None:
             layer_numbers("layers", self.layers)
         if self.shares is not None:
@@ -74,13 +75,14 @@ class SparseVLM(InsideLLM):
             raise ValueError(f"layers={self.layers!r} need as many shares; without shares they must be {len(LAYERS)}")
         if self.shares is not None and self.layers is None and len(self.shares) != len(LAYERS):
             raise ValueError(f"shares={self.shares!r} need as many layers")
-        if isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1:
+        if self.heads < 1:
             raise ValueError(f"heads={self.heads!r} must be a positive number; the released code uses 14")
 
     @classmethod
     def released(cls, retention: float = 0.358, **settings: Any) -> SparseVLM:
         """The authors' "192" budgets at layers 2, 6 and 15; the default R is what they are on 32 layers."""
-        table = TABLES[settings.get("version", 1)][-1]
+        version = settings.get("version", 1)
+        table = TABLES[version if version in (1, 2) else 1][-1]  # another is refused with the other settings
         shares = tuple(budget / 576 for budget in table)
         return cls(retention, **{"layers": LAYERS, "shares": shares, **settings})
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from vidcom2.budget import Rounding
-from vidcom2.compressor import Compressor, Kept, check_features, register, require_finite, top_per_frame
+from vidcom2.compressor import Compressor, Kept, check_features, full_precision, register, require_finite, top_per_frame
 from vidcom2.frames import FrameAdjustment
+from vidcom2.settings import check_choice
 from vidcom2.uniqueness import Similarity
 
 
@@ -67,12 +68,15 @@ class VidCom2(Compressor):
     paper: ClassVar[str] = "https://arxiv.org/abs/2505.14454"
     video_specific: ClassVar[bool] = True
     frame_adaptive: ClassVar[bool] = True
-    reachable: ClassVar[str] = "any, up to one token per frame above R; `rounding=exact`: any"
+    reachable: ClassVar[str] = (
+        "any, up to one token per frame above R, and below R where unique frames are full (R above 1/2); "
+        "`rounding=exact`: any"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("sign", (-1, 1))
-        self._check_choice("frame_score", ("mean", "max", "uniform"))
+        check_choice(self, "sign", (-1, 1))
+        check_choice(self, "frame_score", ("mean", "max", "uniform"))
         _ = self.stage1  # checks the settings it is made of
 
     @classmethod
@@ -92,9 +96,10 @@ class VidCom2(Compressor):
     def explain(self, x: Tensor) -> Explanation:
         """The uniqueness and retention behind `select`, for x [T, M, D]; raises like `select`."""
         check_features(x)
-        scores = self.stage1.measure(x)
-        require_finite(bool(scores.checksum.isfinite()), x)
-        return self._explain(scores)
+        with full_precision(x.device):
+            scores = self.stage1.measure(x)
+            require_finite(bool(scores.checksum.isfinite()), x)
+            return self._explain(scores)
 
     def _select(self, x: Tensor) -> Kept:
         scores = self.stage1.measure(x)

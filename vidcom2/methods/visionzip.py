@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vidcom2.compressor import Kept, Ranking, register, top_per_frame
+from vidcom2.settings import check_choice
 
 NEIGHBOURS = 5
 
@@ -46,8 +47,8 @@ class VisionZip(Ranking):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("form", ("mended", "released"))
-        self._check_choice("merge", (True, False))
+        check_choice(self, "form", ("mended", "released"))
+        check_choice(self, "merge", (True, False))
         if not 0 < self.dominant <= 1:
             raise ValueError(f"dominant={self.dominant!r} must be in (0, 1]; 0.6 is the default")
         if self.form == "released" and self.fca is not None:

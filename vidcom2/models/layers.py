@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache as memoised
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
-from vidcom2.compressor import all_finite, require_finite
+from vidcom2.compressor import all_finite, full_precision, require_finite
 from vidcom2.inside import NOMINAL, InsideLLM, Stage, choose, choose_per_frame
-from vidcom2.models.transformers import RowsFollow, _extend, _valid, together
+from vidcom2.models.transformers import RowsFollow, _extend, _valid, together, uses_cache
+from vidcom2.models.wrap import wrap
 
 # ---- what a family tells
 
@@ -167,7 +169,8 @@ class Prefill(Pass):
         self.live, self.home = prompt.valid, prompt.valid.device
         self.origin = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
         self.on_the_right = bool((~prompt.valid[:, -1]).any())  # where padding is, and where it is put
-        self.visuals = [self.visual(place, embeds[place.row]) for place in prompt.videos]
+        with full_precision(embeds.device):
+            self.visuals = [self.visual(place, embeds[place.row]) for place in prompt.videos]
         self.stages = max((visual.stages for visual in self.visuals), key=len, default=())
         self.done = 0
         self.segments: list[Segment] = []
@@ -254,7 +257,8 @@ class Prefill(Pass):
                 query = _heads(attention, x[:, raters], "q")
                 query = apply(query, query, *turn)[0][0].float()
                 query = query.unflatten(0, (len(key), -1))  # [kv heads, query heads of each, Q, d]
-                logits = (query.flatten(1, 2) @ key.mT).view(*query.shape[:-1], -1) * attention.scaling
+                with full_precision(x.device):
+                    logits = (query.flatten(1, 2) @ key.mT).view(*query.shape[:-1], -1) * attention.scaling
                 seen = self.live[b] & (torch.arange(x.shape[1], device=x.device) <= raters[:, None])
                 weights = logits.masked_fill(~seen, -torch.inf).softmax(dim=-1).flatten(0, 1)
                 self.score(visual, weights[..., visual.rows], (ones, apply, (cos, sin), attention.head_dim))
@@ -279,11 +283,12 @@ class Prefill(Pass):
 
     def score(self, visual: Visual, weights: Tensor, rotary: Any) -> None:
         product = None
-        if self.method.wants_rotary:
-            ones, apply, turn, d = rotary
-            turned = apply(ones, ones, *turn)[0][0, 0].float()
-            product = turned[visual.raters] @ turned[visual.rows].mT / d**0.5
-        visual.scores = self.method.scores(weights, product)
+        with full_precision(weights.device):
+            if self.method.wants_rotary:
+                ones, apply, turn, d = rotary
+                turned = apply(ones, ones, *turn)[0][0, 0].float()
+                product = turned[visual.raters] @ turned[visual.rows].mT / d**0.5
+            visual.scores = self.method.scores(weights, product)
 
     def of_row(self, b: int) -> list[Visual]:
         return [visual for visual in self.visuals if visual.place.row == b]
@@ -310,7 +315,8 @@ class Prefill(Pass):
                 kept = choose_per_frame(visual.scores, visual.frame, budgets)
             gone = torch.ones_like(old, dtype=torch.bool).index_fill_(0, kept, False).nonzero()[:, 0]
             stay[b, old[gone]] = False
-            merged = self.method.merge(hidden[b, old[gone]], visual.scores[gone]) if len(gone) else None
+            with full_precision(hidden.device):
+                merged = self.method.merge(hidden[b, old[gone]], visual.scores[gone]) if len(gone) else None
             changes[b].append((visual, kept, gone, merged))
             visual.ranked.append(visual.scores)
 
@@ -453,7 +459,7 @@ class LayerHooks:
     ):
         method.check(len(lm.layers))
         self.method, self.lm, self.find, self.report = method, lm, find, report
-        self.run: Pass | None = None
+        self.runs: dict[int, Pass] = {}  # by thread
         self.attached = True
         stages = method.schedule(len(lm.layers), NOMINAL)
         if method.eager and lm.config._attn_implementation != "eager":
@@ -464,36 +470,39 @@ class LayerHooks:
         kinds = getattr(lm.config, "layer_types", None) or []
         if stages and "sliding_attention" in kinds[stages[0].cut :]:
             raise ValueError(f"{method.name} cannot shorten {type(lm).__name__}'s layers with a sliding window")
+        rotary = lm.rotary_emb
         self.handles = [
             lm.register_forward_pre_hook(self.before, with_kwargs=True),
             lm.register_forward_hook(self.after),
             lm.register_forward_hook(self.forget, always_call=True),
-            lm.rotary_emb.register_forward_pre_hook(self.note_positions, with_kwargs=True),
+            rotary.register_forward_pre_hook(self.note_positions, with_kwargs=True),
         ]
         for index, layer in enumerate(lm.layers):
             self.handles.append(layer.register_forward_pre_hook(self.layer_hook(index), with_kwargs=True))
         if method.eager:
             for stage in stages:
                 self.handles.append(lm.layers[stage.rank].self_attn.register_forward_hook(self.note_weights))
-        if hasattr(lm, "_deepstack_process"):
-            original = lm._deepstack_process
-
-            def deepstack(hidden: Tensor, visual: Tensor, embeds: Tensor) -> Tensor:
-                if isinstance(self.run, Prefill) and self.run.segments:
-                    visual, embeds = self.run.deepstack(visual, embeds)
-                return original(hidden, visual, embeds)
-
-            lm._deepstack_process = deepstack
+        self.undo = wrap(lm, "_deepstack_process", self.deepstack) if hasattr(lm, "_deepstack_process") else None
 
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
-        self.handles = []
-        vars(self.lm).pop("_deepstack_process", None)
+        if self.undo is not None:
+            self.undo()
         self.attached = False
 
+    @property
+    def run(self) -> Pass | None:
+        """The forward that this thread is in."""
+        return self.runs.get(get_ident())
+
+    def deepstack(self, original: Callable[..., Tensor], hidden: Tensor, visual: Tensor, embeds: Tensor) -> Tensor:
+        if isinstance(self.run, Prefill) and self.run.segments:
+            visual, embeds = self.run.deepstack(visual, embeds)
+        return original(hidden, visual, embeds)
+
     def before(self, lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self.run = None
+        self.forget(lm, args, None)  # after a KeyboardInterrupt torch does not
         prompt = self.find(kwargs)
         cache = kwargs.get("past_key_values")
         if prompt is not None and prompt.videos:
@@ -508,12 +517,12 @@ class LayerHooks:
                     f"{self.method.name} takes videos in the first turn of a chat only: begin a new one without "
                     "past_key_values"
                 )
-            if self.method.retention < 1 and cache is None and _uses_cache(lm, kwargs):
+            if self.method.retention < 1 and cache is None and uses_cache(lm, kwargs):
                 cache = kwargs["past_key_values"] = DynamicCache(config=lm.config)
-            self.run = Prefill(self.method, lm, cache, embeds, prompt)
+            self.runs[get_ident()] = Prefill(self.method, lm, cache, embeds, prompt)
         elif isinstance(cache, _Layered) and cache.segments:
             batch, length = together(kwargs).shape[:2]
-            self.run = Step(lm, cache, batch, length, _valid(kwargs, length, cache))
+            self.runs[get_ident()] = Step(lm, cache, batch, length, _valid(kwargs, length, cache))
         return args, kwargs
 
     def after(self, lm: Any, args: Any, output: Any) -> None:
@@ -528,26 +537,22 @@ class LayerHooks:
         self.report(run.visuals)
 
     def forget(self, lm: Any, args: Any, output: Any) -> None:
-        self.run = None
+        self.runs.pop(get_ident(), None)
 
     def note_positions(self, rotary: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.run is not None and self.run.positions is None:
-            self.run.positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        run = self.run
+        if run is not None and run.positions is None:
+            run.positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
 
     def note_weights(self, attention: Any, args: Any, output: Any) -> None:
-        if isinstance(self.run, Prefill):
-            self.run.rank_by(attention, output[1])
+        if isinstance(run := self.run, Prefill):
+            run.rank_by(attention, output[1])
 
     def layer_hook(self, index: int) -> Callable[..., Any]:
         def before_layer(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self.run is None:
+            if (run := self.run) is None:
                 return None
-            hidden = self.run.before_layer(index, layer, args[0], kwargs)
+            hidden = run.before_layer(index, layer, args[0], kwargs)
             return (hidden, *args[1:]), kwargs
 
         return before_layer
-
-
-def _uses_cache(lm: Any, kwargs: dict[str, Any]) -> bool:
-    wanted = kwargs.get("use_cache")
-    return bool(lm.config.use_cache if wanted is None else wanted)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from vidcom2.models.wrap import wrap
 
 if TYPE_CHECKING:
     from vidcom2.compressor import Compressor, Record
@@ -51,11 +52,11 @@ class InsideHooks:
         self.method, self.model = method, model
         self.rows: Any = None  # of the call that is on its way to the language model
         self.layers = LayerHooks(method, model.get_model(), self.find, self.report)
-        model._multimodal_rows = partial(self.note_rows, model._multimodal_rows)
+        self.undo = wrap(model, "_multimodal_rows", self.note_rows)
 
     def remove(self) -> None:
         self.layers.remove()
-        vars(self.model).pop("_multimodal_rows", None)
+        self.undo()
 
     def note_rows(
         self, original: Callable[..., Any], input_ids: Any, attention_mask: Any, labels: Any, *args: Any
@@ -68,7 +69,7 @@ class InsideHooks:
                 "labels cannot be used under a compressor that shortens the layers: the logits are shorter than the "
                 "labels. Compute the loss from the logits, or detach the compressor for training"
             )
-        if any(record.cut for record in videos):
+        if any(rows.cut[record.sample] for record in videos):
             raise ValueError(
                 f"{self.method.name} needs videos and questions whole, but a sequence is longer than "
                 "tokenizer_model_max_length: use fewer frames"

@@ -14,6 +14,7 @@ A family's way of laying out its videos is one `Layout`; add one to `LAYOUTS` fo
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache as memoised
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from vidcom2.compressor import Record
+from vidcom2.models.wrap import wrap
 
 if TYPE_CHECKING:
     from vidcom2.compressor import Compressor
@@ -90,8 +92,10 @@ def qwen2_frames(outer: Any, video: Video) -> int:
 
 def qwen3_frames(outer: Any, video: Video) -> int:
     """Qwen3-VL: every frame is a run of tokens after its time stamp."""
-    require_mrope(outer, video)
-    return runs(outer, video)
+    frames = runs(outer, video)
+    if frames < len(video.columns):  # frames of one token have text's positions
+        require_mrope(outer, video)
+    return frames
 
 
 def runs(outer: Any, video: Video) -> int:
@@ -200,7 +204,8 @@ class _Pruned(RowsFollow):
 
     shift: logical length less the rows really there. valid: bool [B, n], which of the first n rows are no padding; all
     later ones are none; None while none is padding at all. behind: int64 [B], what "repack" takes off positions
-    counted without compression; None for "original". holder: the hooks that keep masks and positions right.
+    counted without compression; None for "original". holder: of the hooks that keep masks and positions right, a weak
+    reference, as caches are copied.
     """
 
     shift: int
@@ -215,7 +220,8 @@ class _Pruned(RowsFollow):
         return super().get_seq_length(layer_idx)  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        if (self.valid is not None or self.behind is not None) and not self.holder.attached:
+        holder = self.holder()
+        if (self.valid is not None or self.behind is not None) and (holder is None or not holder.attached):
             raise RuntimeError(
                 "this key-value cache was filled under a compressor that is off now, and has padding or repacked "
                 "positions that only its hooks keep right: go on inside the with-block"
@@ -269,6 +275,7 @@ class Hooks:
         self.layout = LAYOUTS[_model_type(model)]  # type: ignore[index]
         self.positions = compressor.positions or "original"
         self.signature = inspect.signature(outer.forward)
+        self.undo: list[Callable[[], None]] = []
         self.calls: dict[int, dict[str, Any]] = {}  # the outer part's arguments, by thread, while it runs on a video
         self.records: list[Record] = []
         self.attached = True
@@ -282,14 +289,13 @@ class Hooks:
             self.handles.append(model.register_forward_pre_hook(self.refuse_labels, with_kwargs=True))
             # What generate's steps hand on is made by methods, not modules, so these two are wrapped on the instance.
             for name, wrapper in (("_prefill", self.prefill), ("_update_model_kwargs_for_generation", self.update)):
-                setattr(model, name, partial(wrapper, getattr(model, name)))
+                self.undo.append(wrap(model, name, wrapper))
 
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
-        self.handles = []
-        for name in ("_prefill", "_update_model_kwargs_for_generation"):
-            vars(self.model).pop(name, None)
+        for undo in self.undo:
+            undo()
         self.attached = False
 
     def refuse_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -318,6 +324,7 @@ class Hooks:
         return original(outputs, model_kwargs, *args, **kw)
 
     def note_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.forget_call(module, args, None)  # after a KeyboardInterrupt torch does not
         pixels, modality = self.layout.inputs
         if args:
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
@@ -353,7 +360,7 @@ class Hooks:
         embeds = together(kwargs)
         batch, length = embeds.shape[:2]
         cache = kwargs.get("past_key_values")
-        if cache is None and kwargs.get("use_cache") is not False and lm.config.use_cache:
+        if cache is None and uses_cache(lm, kwargs):
             from transformers import DynamicCache
 
             cache = kwargs["past_key_values"] = DynamicCache(config=lm.config)
@@ -388,8 +395,11 @@ class Hooks:
         kwargs["inputs_embeds"] = merged.gather(1, order[..., None].expand(-1, -1, merged.shape[-1]))
         rows = 0
         if cache is not None:
+            before = None if isinstance(cache, _Pruned) else _valid_before(kwargs, length, cache)
             cache = pruned(cache)
-            cache.holder, rows = self, int(cache.get_query_offset())
+            if before is not None and not bool(before.all()):
+                cache.valid = before
+            cache.holder, rows = weakref.ref(self), int(cache.get_query_offset())
 
         new = pick(positions, dim=-1) if positions.ndim == 2 else torch.stack([pick(p, dim=-1) for p in positions])
         if self.positions == "repack":
@@ -517,27 +527,27 @@ class InsideHooks(Hooks):
 
         super().__init__(compressor, model)
         self.positions = compressor.numbers
-        self.prompt: int | None = None
+        self.prompts: dict[int, int] = {}  # their lengths, by thread
         try:
             self.layers = LayerHooks(compressor, self.outer.language_model, self.find, self.report)
-        except ValueError:
+        except BaseException:
             super().remove()
             raise
         if model is not self.outer:
-            model.generate = partial(self.generate, model.generate)
+            self.undo.append(wrap(model, "generate", self.generate))
 
     def remove(self) -> None:
         super().remove()
         self.layers.remove()
-        vars(self.model).pop("generate", None)
 
-    def generate(self, original: Callable[..., Any], inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        ids = kwargs.get("input_ids", inputs)
-        self.prompt = None if ids is None else ids.shape[1]
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        if ids is not None:
+            self.prompts[get_ident()] = ids.shape[1]
         try:
-            return original(**kwargs) if inputs is None else original(inputs, **kwargs)
+            return original(*args, **kwargs)
         finally:
-            self.prompt = None
+            self.prompts.pop(get_ident(), None)
 
     def before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Nothing goes out of the language model's inputs."""
@@ -563,7 +573,7 @@ class InsideHooks(Hooks):
         text = valid.clone()
         for name in ("video_token_id", "image_token_id"):
             text &= self.called["input_ids"].to(text.device) != getattr(self.outer.config, name, None)
-        return Prompt(videos, valid, text, self.prompt or length)
+        return Prompt(videos, valid, text, self.prompts.get(get_ident(), length))
 
     def report(self, visuals: Any) -> None:
         for visual in visuals:
@@ -596,19 +606,39 @@ def together(kwargs: dict[str, Any]) -> Tensor:
     return new
 
 
+def uses_cache(lm: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a language model, called so, fills a key-value cache, its own if it is given none."""
+    wanted = kwargs.get("use_cache")
+    return bool(lm.config.use_cache if wanted is None else wanted)
+
+
 def _valid(kwargs: dict[str, Any], length: int, cache: Any) -> Tensor | None:
     """Which of the new tokens are no padding: bool [B, length]; None where the call has no mask."""
-    mask = kwargs.get("attention_mask")
-    if isinstance(mask, dict):
-        mask = mask["full_attention"]
-    if mask is None:
-        return None
-    if mask.ndim == 2:
-        return mask[:, -length:].bool()
+    mask = _mask(kwargs)
+    if mask is None or mask.ndim == 2:
+        return None if mask is None else mask[:, -length:].bool()
     if isinstance(cache, _Pruned):
         return None  # built for the unpruned sequence, whose further tokens are no padding
     past = int(cache.get_seq_length()) if cache is not None else 0
-    last = mask[:, 0, -1, past : past + length]  # the last token sees all that is no padding
+    return _seen_by_last(mask)[:, past : past + length]
+
+
+def _valid_before(kwargs: dict[str, Any], length: int, cache: Any) -> Tensor | None:
+    """The same of the rows in a cache of which nothing was pruned yet: bool [B, rows]."""
+    mask = _mask(kwargs)
+    if mask is None or mask.ndim == 2:
+        return None if mask is None else mask[:, :-length].bool()
+    return _seen_by_last(mask)[:, : int(cache.get_seq_length())]
+
+
+def _mask(kwargs: dict[str, Any]) -> Tensor | None:
+    mask = kwargs.get("attention_mask")
+    return mask["full_attention"] if isinstance(mask, dict) else mask
+
+
+def _seen_by_last(mask: Tensor) -> Tensor:
+    """What the last token sees, which is all that is no padding: mask [B, 1, n, rows] -> bool [B, rows]."""
+    last = mask[:, 0, -1]
     return last if last.dtype == torch.bool else last == 0
 
 

@@ -1,0 +1,26 @@
+"""Checks that dataclasses of settings share. They raise ValueError that names the setting, its value and the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+
+def check_numbers(settings: Any) -> None:
+    """Every field annotated `int` or `float`, also `... | None`, holds such a number, and a finite one."""
+    for field in dataclasses.fields(settings):
+        kind, _, rest = getattr(field.type, "__name__", str(field.type)).partition(" | ")
+        value = getattr(settings, field.name)
+        if kind not in ("int", "float") or rest not in ("", "None") or (rest and value is None):
+            continue
+        right = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+        if not right or not math.isfinite(value):
+            wanted = "a whole number" if kind == "int" else "a number"
+            raise ValueError(f"{field.name}={value!r} must be {wanted}{' or None' if rest else ''}")
+
+
+def check_choice(settings: Any, name: str, choices: tuple[Any, ...]) -> None:
+    value = getattr(settings, name)
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
