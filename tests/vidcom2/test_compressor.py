@@ -79,6 +79,16 @@ def test_keywords_win_over_the_spec():
         ("random:fca=1", "fca=1 must be a FrameAdjustment or None; in a spec, write random.fca"),
         ("dycoke+fca.released", "cannot take .fca; dycoke.fca can"),
         ("visionzip+fca.released", "visionzip.fca"),
+        ("none.released", "has no settings"),
+        ("vidcom2@0.25:retention=0.5", "says retention twice"),
+        ("vidcom2:tau=abc", "tau='abc' must be a number"),
+        ("vidcom2:frame_weight=None", "frame_weight=None must be a number"),
+        ("vidcom2:window=2.5", "window=2.5 must be a whole number or None"),
+        ("vidcom2:tau=1e999", "tau=inf must be a number"),
+        ("random:seed=True", "seed=True must be a whole number"),
+        ("fastvid:segments=2.5", "segments=2.5 must be a whole number"),
+        ("holitom:neighbours=2.5", "neighbours=2.5 must be a whole number"),
+        ("random+fca:fca.tau=abc", "tau='abc' must be a number"),
     ],
 )
 def test_bad_specs(spec, message):
@@ -126,6 +136,15 @@ def test_attach_and_undo():
     with pytest.raises(KeyError), c(model):
         raise KeyError
     assert model.compressor is None
+
+
+def test_detaching_twice_takes_nothing_else_off():
+    model, c = Holder(), VidCom2(0.25)
+    first = VidCom2(0.5).attach(model)
+    first.detach()
+    with c(model):
+        first.detach()
+        assert model.compressor is c
 
 
 def test_attach_refuses_strangers():

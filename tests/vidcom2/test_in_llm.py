@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -510,12 +512,50 @@ def test_nothing_stays_on_the_model(family, spec):
     with pytest.raises(ValueError, match="floor"):
         FastV(0.2).attach(model)
     assert traces(model) == before
+    attachment = method.attach(model)
+    attachment.detach()
+    with VidCom2(0.5)(model):
+        attached = traces(model)
+        attachment.detach()  # once more: what was attached since stays
+        assert traces(model) == attached
     assert torch.equal(torch.stack(generate(model, call.inputs).logits), torch.stack(bare.logits))
     if family in NATIVE:  # whose chats go on with the same cache
         ids = call.inputs["input_ids"]
         longer = torch.cat([ids, first.sequences[:, ids.shape[1] :], ids[:, -1:]], dim=1)
         with pytest.raises(RuntimeError, match="with-block"):
             generate(model, {"input_ids": longer}, past_key_values=first.past_key_values)
+
+
+@over_native
+def test_a_failed_attachment_leaves_nothing(family):
+    model = family_of(family).model
+    lm, before = model.model.language_model, traces(model)
+    rotary = lm._modules.pop("rotary_emb")
+    try:
+        with pytest.raises(AttributeError, match="rotary_emb"):
+            FastV(0.5).attach(model)
+    finally:
+        lm.rotary_emb = rotary
+    assert traces(model) == before
+
+
+@over_native
+@over_methods
+def test_several_threads(family, spec):
+    model, calls = family_of(family).model, [call_of(family, case) for case in ("one", "padded", "text_only")] * 3
+    with method_of(spec)(model), ThreadPoolExecutor(3) as pool:
+        outs = list(pool.map(lambda call: answers(generate(model, call.inputs)), calls))
+        assert outs == [answers(generate(model, call.inputs)) for call in calls]
+
+
+@over_native
+def test_arguments_by_place(family):
+    model, inputs = family_of(family).model, dict(call_of(family, "padded").inputs)
+    config = copy.deepcopy(model.generation_config)
+    config.max_new_tokens, config.do_sample = STEPS, False
+    with FastV(0.5)(model):
+        expected = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+        assert torch.equal(model.generate(inputs.pop("input_ids"), config, **inputs), expected)
 
 
 @over_native
@@ -586,16 +626,21 @@ def test_refused(what, match):
 
 def test_refused_by_the_llava_tree():
     model, inputs = family_of("llava").model, dict(call_of("llava", "padded").inputs)
+    dense = {("input_ids" if name == "inputs" else name): value for name, value in inputs.items()}
+    whole = model(**dense).logits.shape[1]
     with FastV(0.5)(model):
         with pytest.raises(ValueError, match="cache_implementation"):
             generate(model, inputs, cache_implementation="static")
         ids = inputs.pop("inputs")
         with pytest.raises(ValueError, match="labels"):
             model(input_ids=ids, **inputs, labels=ids)
-        model.config.tokenizer_model_max_length = 60
         try:
-            with pytest.raises(ValueError, match="tokenizer_model_max_length"):
-                generate(model, {"inputs": ids, **inputs})
+            for limit in (60, whole - 1):  # in the midst of a video, and of a question
+                model.config.tokenizer_model_max_length = limit
+                with pytest.raises(ValueError, match="tokenizer_model_max_length"):
+                    generate(model, {"inputs": ids, **inputs})
+            model.config.tokenizer_model_max_length = whole
+            generate(model, {"inputs": ids, **inputs})
         finally:
             del model.config.tokenizer_model_max_length
         assert len(model(input_ids=torch.tensor([[5, 6, 7]])).logits) == 1  # nothing is left of the failed call
@@ -671,6 +716,10 @@ def test_released_says_what_it_amounts_to(name):
         (lambda: SparseVLM(0.5, shares=(0.5,)), "layers"),
         (lambda: SparseVLM(0.05).check(32), "floor"),
         (lambda: FastV(0.5, fca="yes"), "fca"),
+        (lambda: FastV(0.5, fca=FrameAdjustment(rounding="ceil")), "fca.rounding='ceil'"),
+        (lambda: SparseVLM.released(version=3), "version=3"),
+        (lambda: FastV(0.5, k=2.5), "k=2.5 must be a whole number"),
+        (lambda: FastV(0.5).select(torch.full((2, 3, 4), torch.nan)), "NaN"),
     ],
 )
 def test_settings_out_of_range(make, match):

@@ -101,6 +101,16 @@ def test_transformers(spec, case, kind):
     assert torch.equal(out.sequences, again.sequences)
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_autocast_changes_nothing(spec):
+    x = torch.randn(16, 64, 256, generator=torch.Generator().manual_seed(1)) + torch.linspace(-1, 1, 16)[:, None, None]
+    expected = made(spec).select(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = made(spec).select(x)
+    assert torch.equal(ours.index, expected.index)
+    assert torch.equal(ours.apply(x), expected.apply(x))
+
+
 @pytest.mark.parametrize("spec", BEFORE)
 def test_everything_kept_is_the_model_as_it_was(spec, llava):
     dense, _ = answer(llava, "padded")

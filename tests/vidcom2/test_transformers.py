@@ -292,11 +292,15 @@ def test_second_turn(kind, case, ids):
     "kind", [kind if kind == "llava_onevision" else pytest.param(kind, marks=encodes_first) for kind in THREE]
 )
 @pytest.mark.parametrize("case", ["one", "padded"])
-def test_second_turn_brings_a_video(kind, case):
+@pytest.mark.parametrize("before", ["video", "text", "text, outside"])
+def test_second_turn_brings_a_video(kind, case, before):
     """Qwen's positions need the grids of all videos and its tower only the new one's: generate() takes that encoded."""
     model, rows = model_of(kind), first_turn(kind, case)
+    if before != "video":
+        rows = [prompt(kind, text(9 - 5 * i), seed=i) for i in range(len(rows))]
+    outside = generate(model, batch(rows))
     with PRUNED(model) as run, torch.no_grad():
-        first = generate(model, batch(rows))
+        first = outside if before == "text, outside" else generate(model, batch(rows))
         turns = [prompt(kind, text(3), video(4, 3, 2), text(7), seed=19 + i) for i in range(len(rows))]
         rows = [row + answer + turn for row, answer, turn in zip(rows, answers(first), turns, strict=True)]
         both, new = batch(rows), batch(turns)
@@ -350,26 +354,31 @@ def test_nothing_stays_on_the_model(kind):
     attachment = PRUNED.attach(model)
     attachment.detach()
     assert traces(model) == before
+    with PRUNED(model):
+        attached = traces(model)
+        attachment.detach()  # once more: what was attached since stays
+        assert traces(model) == attached
     assert torch.equal(torch.stack(generate(model, inputs).logits), torch.stack(bare.logits))
 
 
 @over_three
-def test_a_failed_call_does_not_matter_to_the_next(kind):
+@pytest.mark.parametrize("cause", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_failed_call_does_not_matter_to_the_next(kind, cause):
     model, rows = model_of(kind), rows_of(kind, "padded")
 
     def fail(*args: Any) -> None:
-        raise ZeroDivisionError
+        raise cause
 
     with PRUNED(model):
         trap = model.model.language_model.layers[1].register_forward_pre_hook(fail)
         try:
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(cause):
                 generate(model, batch(rows_of(kind, "one")))
         finally:
             trap.remove()
-        out = generate(model, batch(rows))
-        text_only = [prompt(kind, text(9), seed=5)]
+        text_only = [prompt(kind, text(30), seed=5)]
         plain = generate(model, batch(text_only))
+        out = generate(model, batch(rows))
     assert_follows(out, references(model, rows))
     assert_follows(plain, references(model, text_only))
 
@@ -389,6 +398,51 @@ def test_two_models_at_once(kind, threads):
     expected = [references(model, rows, compressor) for model, compressor in zip(models, compressors, strict=True)]
     for i, out in enumerate(outs):
         assert_follows(out, expected[i % 2])
+
+
+@over_three
+def test_a_method_of_the_instance_is_put_back(kind):
+    model = tiny(kind)
+    model._prefill = own = functools.partial(model._prefill)
+    with PRUNED(model):
+        assert model._prefill is not own
+    assert model._prefill is own
+
+
+@over_three
+def test_a_copied_cache(kind):
+    """Goes on as the original would, has no copy of the model, and is refused where the original is."""
+    model, rows = model_of(kind), first_turn(kind, "padded")
+    with PRUNED(model):
+        first = generate(model, batch(rows))
+        rows = [row + answer + prompt(kind, text(4), seed=9) for row, answer in zip(rows, answers(first), strict=True)]
+        inputs = {name: batch(rows)[name] for name in ("input_ids", "attention_mask")}
+        copied, spare = copy.deepcopy(first.past_key_values), copy.deepcopy(first.past_key_values)
+        assert copied.holder() is first.past_key_values.holder()
+        assert_follows(generate(model, inputs, past_key_values=copied), references(model, rows))
+    with PRUNED(model), pytest.raises(RuntimeError, match="with-block"):
+        generate(model, inputs, past_key_values=spare)
+
+
+@over_three
+def test_a_cache_although_the_config_has_none(kind):
+    model, inputs = tiny(kind), batch(rows_of(kind, "padded"))
+    with PRUNED(model), torch.no_grad():
+        caches = []
+        for model.model.language_model.config.use_cache in (True, False):
+            caches.append(model(**inputs, use_cache=True).past_key_values)
+    usual, asked_for = caches
+    assert type(asked_for) is type(usual)
+    assert torch.equal(asked_for.valid, usual.valid)
+    assert asked_for.shift == usual.shift > 0
+
+
+def test_frames_of_one_token():
+    """Which have the positions of text in Qwen3-VL, its time stamps being between them."""
+    model, rows = model_of("qwen3_vl"), [prompt("qwen3_vl", text(3), video(5, 1, 1), text(4))]
+    with WHOLE(model) as run:
+        assert_follows(generate(model, batch(rows)), references(model, rows, WHOLE))
+    assert run.records[0].frames_before == (1,) * 5
 
 
 def without(inputs: dict[str, Tensor], name: str) -> dict[str, Tensor]:
