@@ -17,7 +17,7 @@ from rich.console import Console
 from eval.answering import Answering, Part, Question, jobs_of
 from eval.answers import Key, Sample
 from eval.bench_video import add_benchmark, new_table, show
-from eval.crew import Alone
+from eval.crew import Alone, fitting, loading
 from eval.demo.minibench import DURATIONS, HELD_OUT, ZOOM, questions, save
 from eval.demo.show import MODEL
 from eval.demo.train import mvbench_prompt
@@ -106,9 +106,12 @@ def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
             usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
             dtype = arguments.dtype or ("float32" if device.type == "cpu" else usual)
             make = random_engine if arguments.random_weights else load_engine
-            engine = make(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)
+            flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
+            with loading(flag):
+                engine = make(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)
             videos = list(write_videos(Path(folder), arguments.videos, arguments.duration, arguments.zoom))
-            working = {way: stack.enter_context(closing(alone(engine, way, arguments.compressor))) for way in ways}
+            with fitting(flag):
+                working = {way: stack.enter_context(closing(alone(engine, way, arguments.compressor))) for way in ways}
             results = {
                 number: measure(working, ask_about(videos, number, arguments.new_tokens), repeats, device)
                 for number in per_video

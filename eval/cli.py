@@ -50,18 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_efficiency(commands)
     arguments = parser.parse_args(argv)
     try:
-        start = arguments.prepare(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    try:
+        try:
+            start = arguments.prepare(arguments)
+        except (ValueError, OSError, ImportError) as error:
+            return failed(error)
         return start()
     except (OutputInUse, Unsuitable, NoQuestions) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return failed(error)
     except KeyboardInterrupt:
         print("interrupted; an evaluation keeps its answers, and goes on when it is started again", file=sys.stderr)
         return INTERRUPTED
+
+
+def failed(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 def add_run(commands: argparse._SubParsersAction) -> None:
@@ -112,7 +115,7 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
     """Check everything that can be checked before the model is loaded; returns what does the rest."""
     benchmark, _ = select_tasks(arguments.tasks)
     if arguments.demo:
-        from eval.demo.show import PER_TASK, show
+        from eval.demo.show import PER_TASK, require_own, show
 
         per_task = PER_TASK if arguments.limit is None else arguments.limit
         if per_task < 1:
@@ -123,6 +126,7 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
         if without := [f"--{name.replace('_', '-')}" for name in given if name not in kept]:
             raise ValueError(f"--demo has its own model, videos and settings: leave out {', '.join(without)}")
         output = arguments.output or Path("outputs/demo") / benchmark.name
+        require_own(output)
         return lambda: status(show(benchmark, output, per_task))
     config = run_config(arguments, chosen_spec(arguments.compressor, arguments.retention, os.environ))
     if arguments.output is None:

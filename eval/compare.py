@@ -24,7 +24,7 @@ NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs. visual_tokens: as in results.json. failed: questions whose video could not be read."""
+    """One of the two runs. visual_tokens: as in results.json. failed: questions, for whatever reason."""
 
     directory: str
     compressor: str
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Flip:
-    """A question that only one run has right: B if `won`. Answers are raw; None where the video could not be read."""
+    """A question that only one run has right: B if `won`. Answers are raw; None where it failed."""
 
     task: str
     doc_id: int
@@ -210,7 +210,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def failures(name: str, run: Run) -> list[str]:
     failed = len(run.summary["failures"])
-    return [f"{failed} of {name}'s videos could not be read: their questions count as wrong"] if failed else []
+    return [f"{failed} of {name}'s questions failed (listed in its results.json) and count as wrong"] if failed else []
 
 
 def print_comparison(console: Console, comparison: Comparison, flips: bool = False) -> None:
@@ -232,7 +232,7 @@ def print_comparison(console: Console, comparison: Comparison, flips: bool = Fal
 
 def _tokens(tokens: dict[str, Any]) -> str:
     if tokens["retention"] is None:
-        return "no video could be read"
+        return "no question was answered"
     return (
         f"visual tokens per sample {tokens['before_per_sample']:.1f} -> {tokens['after_per_sample']:.1f} "
         f"({100 * tokens['retention']:.2f} % kept, separators included)"

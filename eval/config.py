@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from eval.benchmarks import Benchmark, select_tasks
 from eval.models import Protocol, protocol_for
 from eval.provenance import versions
 from eval.results import PARSERS, Parser
+from eval.runs import read_results
 from eval.zero3 import require_zero3
 from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling
@@ -83,7 +83,7 @@ class RunConfig:
             require_zero3(self.zero3, self.dtype, self.device)
         if self.data is not None:
             self._check_data(benchmark, tasks, self.data)
-        if self.finished and not self.overwrite:
+        if not self.overwrite and self.finished:
             failed = self._failed()
             retry = f"; of {failed} failed questions, --retry-failed asks those again" if failed else ""
             raise FileExistsError(
@@ -104,7 +104,7 @@ class RunConfig:
 
     def _failed(self) -> int:
         """Questions that failed, of finished results."""
-        return len(json.loads((self.output / "results.json").read_text()).get("failures", ()))
+        return len(read_results(self.output).get("failures", ()))
 
     @staticmethod
     def _check_data(benchmark: Benchmark, tasks: Sequence[str], data: Path) -> None:

@@ -11,7 +11,7 @@ import signal
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -43,6 +43,24 @@ class Unsuitable(Exception):
     """The model cannot be loaded, or a compressor cannot serve it."""
 
 
+@contextmanager
+def loading(flag: str) -> Iterator[None]:
+    """Where a model is loaded: Unsuitable for what is wrong with it. flag: what named it, "--model NAME"."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, SafetensorError) as error:
+        raise Unsuitable(f"{flag} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def fitting(flag: str) -> Iterator[None]:
+    """Where compressors are tried on a model: Unsuitable for one that cannot serve it. flag: as in `loading`."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise Unsuitable(f"on {flag}, {error}") from error
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a process that answers is made of. specs: of the compressors. Picklable."""
@@ -54,15 +72,11 @@ class Setup:
     def answering(self, device: str) -> Answering:
         """device: "cpu", "cuda:0" or "auto". Raises Unsuitable."""
         config = self.config
-        try:
+        flag, together = f"--model {config.model}", config.zero3 is not None
+        with loading(flag):
             engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
-        except (ValueError, OSError, ImportError, SafetensorError) as error:
-            raise Unsuitable(f"--model {config.model} cannot be loaded: {error}") from error
-        together = config.zero3 is not None
-        try:
+        with fitting(flag):
             return Answering(engine, self.specs, config.workers, config.timeout, config.batch_size, together)
-        except (ValueError, TypeError) as error:
-            raise Unsuitable(f"on --model {config.model}, {error}") from error
 
     @property
     def ahead(self) -> int:

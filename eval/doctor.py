@@ -27,7 +27,7 @@ from rich.table import Table
 
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
-from eval.files import write_json, write_whole
+from eval.files import prepare_json, write_json, write_whole
 from llava.video import FrameSampling, VideoError, read_video
 
 PROBLEMS_FOUND = 3
@@ -78,9 +78,9 @@ def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--workers must be at least 1, not {arguments.workers}")
     if not arguments.timeout > 0:
         raise ValueError(f"--timeout must be a positive number of seconds, not {arguments.timeout}")
-    for file in (arguments.checksums, arguments.json):
-        if file and not file.absolute().parent.is_dir():
-            raise FileNotFoundError(f"there is no directory {file.parent} to write {file.name} in")
+    if (file := arguments.checksums) and not file.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {file.parent} to write {file.name} in")
+    prepare_json(arguments.json)
     known = read_checksums(arguments.checksums) if arguments.checksums else None
     return partial(run_doctor, benchmark, names, arguments, known)
 

@@ -45,7 +45,7 @@ def point(run: Run) -> Point:
     """A run's actual retention and overall accuracy with its 95 % bootstrap interval."""
     retention = run.summary["visual_tokens"]["retention"]
     if retention is None:
-        raise ValueError(f"{run.directory}: no video could be read, so there is no retention to draw")
+        raise ValueError(f"{run.directory}: no question was answered, so there is no retention to draw")
     low, high = bootstrap_interval(run.scores, run.categories, run.overall)
     return Point(retention, accuracy(run.scores, run.categories, run.overall), low, high)
 

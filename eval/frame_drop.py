@@ -44,14 +44,13 @@ def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:
         every = {run.compressor: load_run(run.output) for run in sweep.runs}
         runs = {setting: every[spec] for setting, spec in by_setting.items()}
         output = sweep.config.output
+        note = trial(every["none"].summary["run"]["limit"])
         title = f"{every['none'].summary['benchmark']}, {sweep.config.model}"
-        text = f"# Whole frames dropped: {title}\n\n{trial(arguments.limit)}{markdown(every['none'], runs)}"
+        text = f"# Whole frames dropped: {title}\n\n{note}{markdown(every['none'], runs)}"
         how = "; ".join(f"{name}: {value}" for name, value in fingerprint(every["none"]).items())
         text += f"\nHow it was measured: {how}.\n"
         write_whole(output / "frame-drop.md", text)
-        figure = dropped_frames(
-            curves(runs), point(every["none"]), output / "frame-drop", trial(arguments.limit) + title
-        )
+        figure = dropped_frames(curves(runs), point(every["none"]), output / "frame-drop", note + title)
         console = Console()
         console.print(Markdown(text))
         for file in (output / "frame-drop.md", *figure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -122,6 +123,7 @@ class ReadAhead:
 
 
 def _work(connection: Connection, read: Read) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that takes the videos ends it
     torch.set_num_threads(1)
     connection.send("ready")
     while True:

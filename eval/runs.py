@@ -60,12 +60,12 @@ def load_run(directory: Path) -> Run:
         raise FileNotFoundError(f"{directory} holds no results.json: {advice}")
     if not samples.exists():
         raise FileNotFoundError(f"{directory} holds results.json but no samples.jsonl: run again with --overwrite")
-    summary = _parse(results.read_text(), results)
+    summary = read_results(directory)
     if summary.get("benchmark") not in BENCHMARKS:
         raise ValueError(
             f"{results} is of the benchmark {summary.get('benchmark')!r}, which is none of {', '.join(BENCHMARKS)}"
         )
-    lines = [_parse(text, samples) for text in samples.read_text().split("\n") if text]
+    lines = [_parse(text, samples) for text in samples.read_bytes().split(b"\n") if text]
     if len(lines) != summary["samples"]:
         raise ValueError(
             f"{samples} has {len(lines)} questions, results.json beside it {summary['samples']}: they are not of the "
@@ -74,8 +74,17 @@ def load_run(directory: Path) -> Run:
     return Run(directory, summary, lines)
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
+def read_results(directory: Path) -> dict[str, Any]:
+    """results.json; ValueError where it is damaged."""
+    path = directory / "results.json"
+    return _parse(path.read_bytes(), path)
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        parsed = json.loads(text)
+        if not isinstance(parsed, dict):
+            raise ValueError(f"{text[:20].decode()!r} is no JSON object")
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): run again with --overwrite") from error
+    return parsed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.answers import require_same
+from eval.benchmarks import select_tasks
 from eval.config import RunConfig
 from eval.files import markdown_table, write_whole
 from eval.place import Place
 from eval.run import run as run_together
+from eval.runs import load_run, read_results
 from vidcom2 import compressor
 
 COLUMNS = 6
@@ -61,13 +62,15 @@ class Sweep:
         self.missing = [run for run in self.runs if config.overwrite or not run.finished]
 
     def check(self) -> None:
-        """Raise what `RunConfig.check` raises; ValueError also for finished results of other settings."""
+        """Raise what `RunConfig.check` raises; ValueError also for finished results of other settings or other
+        questions, and for damaged ones."""
         protocol = self.config.protocol()
         for run in self.runs:
             if run in self.missing:
                 run.check()
             else:
                 require_same(run.output, run.settings(protocol))
+                require_same_questions(run)
                 print(f"{run.output} is finished already", file=sys.stderr)
 
     def run(self, place: Place) -> int:
@@ -78,7 +81,7 @@ class Sweep:
         failed = run_together(self.missing, place, quiet=True) if self.missing else 0
         if place.rank > 0:
             return failed
-        results = {run.compressor: json.loads((run.output / "results.json").read_text()) for run in self.runs}
+        results = {run.compressor: read_results(run.output) for run in self.runs}
         rows = side_by_side(results)
         title = f"{next(iter(results.values()))['benchmark']}, {self.config.model}"
         write_whole(self.config.output / "table.md", markdown(title, rows))
@@ -98,6 +101,20 @@ class Sweep:
                 )
         console.print(f"results in {self.config.output}", highlight=False)
         return sum(len(result["failures"]) for result in results.values())
+
+
+def require_same_questions(run: RunConfig) -> None:
+    """ValueError where finished results are of other tasks or another limit: they cannot stand beside this run's."""
+    before = load_run(run.output).summary["run"]
+    for flag, was, now in (
+        ("--tasks", ",".join(sorted(before["generation"])), ",".join(sorted(select_tasks(run.tasks)[1]))),
+        ("--limit", before["limit"], run.limit),
+    ):
+        if was != now:
+            made, asked = (f"{flag} {value}" if value else f"no {flag}" for value in (was, now))
+            raise ValueError(
+                f"{run.output} was made with {made}, and now there is {asked}: remove it, or choose another directory"
+            )
 
 
 def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:

@@ -87,7 +87,7 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         "table",
         help="measure a table or figure of the paper again, and write it beside the published numbers",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Runs that are finished stay, interrupted ones go on. Exit status: 0 done, 3 some videos unreadable "
+        epilog="Runs that are finished stay, interrupted ones go on. Exit status: 0 done, 3 some questions failed "
         "(listed), 1 failed.",
     )
     parser.add_argument("table", choices=TITLES, help="number of a table, or name of a figure")
@@ -133,7 +133,6 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
             sweeps.append(Sweep(config, [row.spec for row in part.rows]))
     for sweep in sweeps:
         sweep.check()
-        require_limit(sweep)
     place = Place.find(arguments.num_gpus, sweeps[0].config.device, sweeps[0].config.zero3 is not None)
 
     def finish() -> int:
@@ -164,16 +163,6 @@ def chosen_benchmarks(table: PaperTable, only: str | None) -> tuple[str, ...]:
     if not names or not set(names) <= set(table.benchmarks):
         raise ValueError(f"--only {only!r} must be some of {', '.join(table.benchmarks)}, the table's benchmarks")
     return names
-
-
-def require_limit(sweep: Sweep) -> None:
-    """ValueError where a finished run has another limit: sweeps do not mind, but a trial must not stand in a table."""
-    for run in sweep.runs:
-        if run not in sweep.missing:
-            before = json.loads((run.output / "results.json").read_text())["run"]["limit"]
-            if before != run.limit:
-                made, asked = (f"--limit {limit}" if limit else "no --limit" for limit in (before, run.limit))
-                raise ValueError(f"{run.output} was made with {made}, and now there is {asked}: choose other --runs")
 
 
 def directory(runs: Path, benchmark: str, checkpoint: str) -> Path:
@@ -313,7 +302,7 @@ def fingerprint(run: Run) -> dict[str, str]:
         "generation": " or ".join(dict.fromkeys(map(plain, summary["run"].get("generation", {}).values()))),
         "frames": " to ".join(map(str, dict.fromkeys((frames[0], frames[-1])))) if frames else "none",
         "questions": f"{len(run.lines)}, {summary['run']['limit'] or 'all'} per task",
-        "unreadable": str(len(summary["failures"])),
+        "failed": str(len(summary["failures"])),
         "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
         "commit": str(summary["provenance"]["git_commit"]),
         "machine": str(summary["provenance"]["device"]),

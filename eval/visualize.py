@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
+from eval.crew import fitting, loading
 from eval.engine import Engine, PromptTooLong
 from eval.figures import COLOURS, save
 from eval.models import load_engine, protocol_for
@@ -86,7 +87,10 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
     dtype = "float32" if device == "cpu" else protocol.default_dtype
 
     def draw() -> int:
-        engine = load_engine(model, protocol, device, dtype)
+        with loading(f"--model {model}"):
+            engine = load_engine(model, protocol, device, dtype)
+        with fitting(f"--model {model}"):
+            engine.check(method)
         try:
             look = watch(engine, str(arguments.video), arguments.question, method)
         except (VideoError, PromptTooLong, ValueError) as error:

@@ -3,11 +3,17 @@
 EVAL_MODULES="vidcom2 llava eval lmms_eval decord qwen_vl_utils av rich matplotlib"
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# safe PYTHON: the flag by which it, and the processes it starts, import nothing from the current directory, which may
+# hold another project's llava/. Python 3.10 has only -I for that, which leaves PYTHONPATH and ~/.local out, too.
+safe() {
+    "$1" -P -c '' 2>/dev/null && echo -P || echo -I
+}
+
 # importable PYTHON MODULE...: can this Python import all of them, from outside the checkout?
 importable() {
     local python=$1
     shift
-    (cd / && "$python" -c 'import importlib.util, sys; sys.exit(any(importlib.util.find_spec(m) is None for m in sys.argv[1:]))' "$@") 2>/dev/null
+    (cd / && "$python" "$(safe "$python")" -c 'import importlib.util, sys; sys.exit(any(importlib.util.find_spec(m) is None for m in sys.argv[1:]))' "$@") 2>/dev/null
 }
 
 # environment EXTRAS MODULE...: set $PYTHON to the active Python where it can import the modules, else to this
@@ -30,19 +36,24 @@ environment() {
     importable "$PYTHON" "$@" || { echo "error: $ROOT/.venv still lacks one of: $*" >&2; exit 1; }
 }
 
+# python_eval COMMAND FLAG...: become python -m eval.
+python_eval() {
+    exec "$PYTHON" "$(safe "$PYTHON")" -m eval "$@"
+}
+
 # evaluate BENCHMARK FLAG...: run the evaluation, or explain it.
 evaluate() {
     local benchmark=$1
     shift
     case " $* " in *" --help "* | *" -h "*) usage "$benchmark"; exit ;; esac
     environment eval $EVAL_MODULES
-    exec "$PYTHON" -m eval run --tasks "$benchmark" "$@"
+    python_eval run --tasks "$benchmark" "$@"
 }
 
 # reproduce TABLE FLAG...: run or resume what a table of the paper needs, and write it.
 reproduce() {
     environment eval $EVAL_MODULES
-    exec "$PYTHON" -m eval table "$@"
+    python_eval table "$@"
 }
 
 usage() {

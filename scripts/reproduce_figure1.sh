@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 environment eval $EVAL_MODULES
-exec "$PYTHON" -m eval frame-drop --tasks mvbench "$@"
+python_eval frame-drop --tasks mvbench "$@"

@@ -26,11 +26,30 @@ SETTINGS = tuple(
     )
 )
 PER_TASK = 40
+PARTS = ("data", *map(folder, SETTINGS))
+"""What a demo leaves in its directory, and the next one there replaces."""
+MARKER = ".demo"
+"""The file that says that a directory's PARTS are a demo's."""
+
+
+def require_own(output: Path) -> None:
+    """Raise FileExistsError for a directory whose PARTS are not a demo's, and would be deleted."""
+    if not (output / MARKER).exists() and (others := [part for part in PARTS if (output / part).exists()]):
+        raise FileExistsError(
+            f"--output {output} holds {', '.join(others)}, not known to be a demo's, which --demo would delete: choose "
+            "another --output, or remove that yourself"
+        )
 
 
 def show(benchmark: Benchmark, output: Path, per_task: int) -> int:
-    """Make the benchmark, run every setting, print and write one table; returns how many questions failed."""
-    for part in ("data", *map(folder, SETTINGS)):  # what an earlier demo left, and nothing else
+    """Make the benchmark, run every setting, print and write one table; returns how many questions failed.
+
+    Raises as `require_own`.
+    """
+    require_own(output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARKER).touch()
+    for part in PARTS:
         shutil.rmtree(output / part, ignore_errors=True)
     print(f"making {benchmark.name}'s questions and videos in {output}", file=sys.stderr)
     sweep = Sweep(config(benchmark, WRITERS[benchmark.name](output / "data", per_task), output), SETTINGS)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from eval.crew import loading
 from eval.efficiency import table4
 from eval.efficiency.measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
 from eval.efficiency.random_weights import PRESETS, random_engine, random_model, write_files
@@ -240,7 +241,8 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     if plan.random_weights:
         engine = random_engine(plan.model, plan.protocol, device, plan.dtype, plan.attention, plan.seed)
     else:
-        engine = load_engine(plan.model, plan.protocol, device, plan.dtype, plan.attention)
+        with loading(f"--model {plan.model}"):
+            engine = load_engine(plan.model, plan.protocol, device, plan.dtype, plan.attention)
     question = Question(str(video), plan.question, plan.new_tokens)
     measured, orders = measure(engine, plan.settings, question, plan.rounds, plan.warmup, plan.seed)
     origin = provenance()
@@ -279,11 +281,12 @@ def load(file: Path) -> dict[str, Any]:
     """ValueError for a file that this command did not write."""
     try:
         raw = json.loads(file.read_text())
+        version = raw["version"]
         found = [Measured.from_json(line) for line in raw["measured"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--render {file} is no efficiency.json of this command: {error!r}") from error
-    if raw["version"] != VERSION or not found:
-        raise ValueError(f"--render {file} has layout {raw['version']}, not {VERSION}, or nothing in it")
+    if version != VERSION or not found:
+        raise ValueError(f"--render {file} has layout {version}, not {VERSION}, or nothing in it")
     return raw
 
 

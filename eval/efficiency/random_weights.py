@@ -137,7 +137,11 @@ def write_files(source: str, root: Path) -> Path:
     if source in PRESETS:
         name, config = source, json.loads(json.dumps(PRESETS[source]))
     elif Path(source).is_file():
-        name, config = Path(source).resolve().parent.name, parse(Path(source))
+        origin = Path(source).resolve().parent
+        name, config = origin.name, parse(Path(source))
+        if tower := config.get("mm_vision_tower"):
+            inside = origin / tower
+            config["mm_vision_tower"] = str(inside) if inside.is_dir() else tower
     else:
         raise ValueError(f"--random-weights {source!r} is neither one of {', '.join(PRESETS)} nor a config.json")
     path = root / name

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from eval.bench import add_bench
 from eval.bench_pipeline import ask_about
+from eval.crew import Unsuitable
 from eval.models.llava import LlavaEngine, Reader
 
 WAYS = ["dense, one by one", "one by one", "shared", "ahead", "batches"]
@@ -52,6 +54,16 @@ def test_every_way_answers_alike(tmp_path: Path, capsys, monkeypatch):
         4: 3 * 2 + 3 * 4,
         2: 3,
     }
+
+
+def test_what_only_the_model_can_tell(onevision, tmp_path):
+    flags = ("--videos", "1", "--repeats", "2", "--sampling", "uniform:2")
+    with pytest.raises(Unsuitable, match=f"^on --model {onevision}, fastv cannot reach retention=0.1"):
+        prepare("--model", str(onevision), "--compressor", "fastv@0.1:k=1", *flags)()
+    broken = shutil.copytree(onevision, tmp_path / "llava-broken")
+    next(broken.glob("*.safetensors")).write_bytes(b"no weights")
+    with pytest.raises(Unsuitable, match=f"^--model {broken} cannot be loaded: "):
+        prepare("--model", str(broken), *flags)()
 
 
 def test_questions_of_other_videos():

@@ -168,10 +168,10 @@ def test_other_settings_are_a_warning(runs, tmp_path, capsys):
     assert all(f"WARNING: {warning}\n" in printed for warning in expected)
 
 
-def test_an_unreadable_video_is_a_warning_and_not_another_question(runs, tmp_path):
+def test_a_failed_question_is_a_warning_and_not_another_question(runs, tmp_path):
     gone = changed(0, score=0.0, answer=None, parsed=None, prompt=None, error="0.mp4: gone")
     found = compare(runs[0], write(tmp_path / "other", gone))
-    assert found.warnings == ["1 of B's videos could not be read: their questions count as wrong"]
+    assert found.warnings == ["1 of B's questions failed (listed in its results.json) and count as wrong"]
     assert found.b.failed == 1
     assert (found.flips[0].doc_id, found.flips[0].answer_b, found.flips[0].won) == (0, None, False)
     console = Console(record=True, width=200)
@@ -179,11 +179,11 @@ def test_an_unreadable_video_is_a_warning_and_not_another_question(runs, tmp_pat
     assert f"lost {COUNT} 0: target B, A 'B.', B no answer, [{COUNT}]_0.mp4" in console.export_text()
 
 
-def test_runs_without_any_readable_video(tmp_path):
+def test_runs_without_any_answer(tmp_path):
     failed = [line(COUNT, 0, 0, answer=None, parsed=None, prompt=None, error="gone", tokens_before=0, tokens_after=0)]
     console = Console(record=True, width=200)
     print_comparison(console, compare(*(write(tmp_path / name, failed) for name in "ab")))
-    assert console.export_text().count("no video could be read") == 2
+    assert console.export_text().count("no question was answered") == 2
 
 
 def test_command_line(runs, tmp_path, capsys):
@@ -245,6 +245,9 @@ def test_unfinished_and_damaged_runs(runs, tmp_path):
     fails(ValueError, "samples.jsonl is damaged")
     results.write_text(whole[0].replace('"mvbench"', '"other"'))
     fails(ValueError, "benchmark 'other', which is none of mvbench")
+    for damaged in ("[]", whole[0][:-9], "\udcff"):
+        results.write_text(damaged, errors="surrogateescape")
+        fails(ValueError, r"results.json is damaged \(.*\): run again with --overwrite")
     samples.unlink()
     fails(FileNotFoundError, "no samples.jsonl")
     results.unlink()

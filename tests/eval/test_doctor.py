@@ -293,7 +293,7 @@ def test_without_local_data_it_says_how_to_get_them():
         (["--workers", 0], "--workers"),
         (["--timeout", 0], "--timeout"),
         (["--timeout", "nan"], "--timeout"),
-        (["--json", "/nonexistent/a.json"], "/nonexistent"),
+        (["--json", "."], r"--json \. is a directory"),
         (["--checksums", "/nonexistent/a.txt"], "/nonexistent"),
     ],
 )

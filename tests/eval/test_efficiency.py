@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from eval.crew import Unsuitable
+from eval.demo.show import MODEL
 from eval.efficiency import measure as measuring
 from eval.efficiency import table4
 from eval.efficiency.command import add_efficiency, make_plan
@@ -591,6 +594,29 @@ def test_bad_input_is_told_before_anything_is_loaded(flags, message, tmp_path, m
     monkeypatch.setattr("eval.efficiency.command.run", lambda *_: pytest.fail("loaded"))
     with pytest.raises((ValueError, OSError), match=message):
         call("--random-weights", "tiny", "--device", "cpu", "--output", tmp_path, *flags)
+
+
+def test_a_checkpoint_that_cannot_be_loaded(onevision, clip, tmp_path):
+    broken = shutil.copytree(onevision, tmp_path / "llava-broken")
+    next(broken.glob("*.safetensors")).write_bytes(b"no weights")
+    with pytest.raises(Unsuitable, match=f"^--model {broken} cannot be loaded: "):
+        call("--model", broken, "--video", clip, "--frames", 2, "--device", "cpu", "--output", tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", ['{"measured": []}', '{"version": 1, "measured": []}', "[]", "{"])
+def test_files_that_are_no_measurements(content, tmp_path):
+    file = tmp_path / "efficiency.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"--render {file} (is no efficiency.json of this command|has layout 1)"):
+        call("--render", file, "--output", tmp_path)
+
+
+def test_a_config_whose_tower_is_inside_the_checkpoint(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(MODEL.parent)
+    flags = ("--random-weights", f"{MODEL.name}/config.json", "--video", clip, "--frames", 2, "--new-tokens", 2)
+    raw = run(tmp_path, *flags, "--rounds", 2, "--warmup", 0)
+    assert (raw["model"], raw["random_weights"]) == ("model", True)
+    assert str(MODEL) not in json.dumps(raw)
 
 
 def test_too_short_a_video_for_a_qwen(clip, tmp_path):

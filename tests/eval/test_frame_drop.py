@@ -86,6 +86,7 @@ def test_command(onevision, mvbench, tmp_path, monkeypatch, capsys):
         frames = 2 if "@0.5" in spec else 1
         assert result["visual_tokens"]["after_per_sample"] == frames * per_frame + separator
     text = (tmp_path / "frame-drop.md").read_text()
+    assert "TRIAL: only 2 questions per task" in text
     accuracy = json.loads((tmp_path / "frames@0.5_drop=unique" / "results.json").read_text())["scores"]["overall"]
     (half,) = re.findall(r"\| 50 % \|.*\|", text)
     assert half.split(" | ")[3].startswith(f"{accuracy:.1f} [")
@@ -93,5 +94,8 @@ def test_command(onevision, mvbench, tmp_path, monkeypatch, capsys):
     assert len(axes.containers) == 3
     assert {len(container.lines[0].get_xdata()) for container in axes.containers} == {3}
     assert "frame-drop.png" in capsys.readouterr().out
+    whole = (*more[2:], "--ratios", "0.5")
+    assert main(["frame-drop", *map(str, (*flags, *whole))]) == 1
+    assert "none was made with --limit 2, and now there is no --limit" in capsys.readouterr().err
     assert main(["frame-drop", *map(str, flags), "--ratios", "1"]) == 1
     assert "--ratios '1'" in capsys.readouterr().err

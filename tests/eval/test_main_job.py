@@ -32,12 +32,14 @@ def results_of(output: Path) -> dict:
     return json.loads((output / "results.json").read_text())
 
 
-def script(cwd: Path, *flags: str, **env: str) -> subprocess.CompletedProcess:
+def script(cwd: Path, *flags: str, name: str = SCRIPT.name, **env: str) -> subprocess.CompletedProcess:
     clean = {
         k: v for k, v in os.environ.items() if k not in ("COMPRESSOR", "R_RATIO", "MODEL", "DATA", "OUTPUT", "LIMIT")
     }
     environment = {**clean, "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **env}
-    return subprocess.run(["bash", str(SCRIPT), *flags], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", str(SCRIPT.with_name(name)), *flags], cwd=cwd, env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,29 @@ def test_demo(benchmark, tmp_path, monkeypatch):
     assert "% of dense" in (output / "table.md").read_text()
 
 
+def test_the_demo_deletes_only_what_is_its_own(tmp_path, capsys):
+    theirs = tmp_path / "data" / "theirs.txt"
+    theirs.parent.mkdir()
+    theirs.touch()
+    assert run("--tasks", "mvbench", "--demo", "--limit", 1, "--output", tmp_path) == 1
+    assert f"--output {tmp_path} holds data, not known to be a demo's" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [theirs.parent, theirs]
+
+
+def test_the_current_directory_is_not_imported_from(onevision, mvbench, tmp_path):
+    for package in ("llava", "eval", "vidcom2"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('another project')")
+    flags = ("--tasks", "mvbench_action_count", "--sampling", "uniform:2", "--limit", "1", "--workers", "1")
+    environment = {"MODEL": str(onevision), "DATA": str(mvbench), "NUM_GPUS": "2", "OUTPUT": "out"}
+    done = script(tmp_path, *flags, **environment)
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path / "out")["samples"] == 1
+    for other in ("efficiency.sh", "reproduce_figure1.sh", "reproduce_table2.sh"):
+        done = script(tmp_path, "--help", name=other)
+        assert done.returncode == 0, done.stderr
+
+
 def test_limit(onevision, mvbench, tasks, tmp_path):
     flags = ("--tasks", tasks, "--model", onevision, "--data", mvbench, "--output", tmp_path / "out", "--limit", 2)
     assert run(*flags) == 0
@@ -295,6 +320,9 @@ def test_interrupted(onevision, mvbench, tmp_path, monkeypatch, capsys):
         patch.setattr("eval.crew.Alone.answer", interrupt)
         assert run(*flags) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; ")
+    with monkeypatch.context() as patch:
+        patch.setattr("eval.config.RunConfig.check", interrupt)
+        assert run(*flags) == 130
     assert run(*flags) == 0
 
 

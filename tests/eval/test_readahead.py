@@ -120,6 +120,16 @@ def test_nothing_is_left_running(tmp_path):
             os.kill(pid, 0)
 
 
+def test_readers_leave_an_interrupt_to_those_they_read_for(ahead, tmp_path):
+    names = ["fine-1", "fine-2", "fine-3", "fine-4"]
+    ahead.plan(str(tmp_path / name) for name in names)
+    for name in names:
+        assert ahead.take(str(tmp_path / name))["name"] == name
+        for file in tmp_path.glob("*.read"):
+            if pid := file.read_text():
+                os.kill(int(pid), signal.SIGINT)
+
+
 def test_without_workers(tmp_path):
     reader = ReadNow(read)
     reader.plan(["never"])

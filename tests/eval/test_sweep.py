@@ -82,6 +82,43 @@ def test_finished_results_of_other_settings_are_not_taken_for_these(onevision, m
     assert {line["frames"] for line in lines_of(tmp_path / "none")} == {8}
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--tasks", "mvbench_action_count", "--limit", 2), "made with --limit 1, and now there is --limit 2: remove"),
+        (("--tasks", "mvbench_action_count"), "made with --limit 1, and now there is no --limit: remove"),
+        (
+            ("--tasks", "mvbench_action_count,mvbench_moving_direction", "--limit", 1),
+            "made with --tasks mvbench_action_count, and now there is --tasks mvbench_action_count,mvbench_mov",
+        ),
+    ],
+)
+def test_finished_results_over_other_questions_do_not_stand_beside_these(
+    asked, message, onevision, mvbench, tmp_path, capsys
+):
+    flags = ("--model", onevision, "--data", mvbench, "--output", tmp_path, "--sampling", "uniform:2")
+    first = ("--tasks", "mvbench_action_count", "--limit", 1, "--compressors", "none")
+    assert evaluate("sweep", *flags, *first) == 0
+    assert evaluate("sweep", *flags, *asked, "--compressors", "none,vidcom2@0.25") == 1
+    assert f"error: {tmp_path / 'none'} was {message}" in capsys.readouterr().err
+    assert not (tmp_path / "vidcom2@0.25").exists()
+    assert evaluate("sweep", *flags, *asked, "--compressors", "none", "--overwrite") == 0
+
+
+@pytest.mark.parametrize("more", [(), ("--retry-failed",)])
+def test_damaged_results_are_named(more, onevision, mvbench, tmp_path, capsys):
+    flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
+    flags = (*flags, "--compressors", "none", "--limit", 1, "--sampling", "uniform:2")
+    assert evaluate("sweep", *flags) == 0
+    results = tmp_path / "none" / "results.json"
+    results.write_bytes(results.read_bytes()[:100])
+    assert evaluate("sweep", *flags, *more) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {results} is damaged (")
+    assert error.endswith("): run again with --overwrite")
+    assert evaluate("sweep", *flags, *more, "--overwrite") == 0
+
+
 @pytest.mark.parametrize("kind", ["onevision", "qwen2_5_vl"])
 def test_reading_ahead_changes_nothing(kind, request, mvbench, tasks, tmp_path):
     model = make_qwen(tmp_path, kind) if kind in QWEN_PROTOCOLS else request.getfixturevalue(kind)

@@ -672,5 +672,5 @@ def test_table_6_from_videos_to_files(onevision, tmp_path, monkeypatch):
         call("6", *flags, "--render-only", "--parser", "old")
     with pytest.raises(ValueError, match="sampling was 'uniform:32', is 'uniform:8'"):
         call("6", *flags, "--sampling", "uniform:8")
-    with pytest.raises(ValueError, match="was made with no --limit, and now there is --limit 1: choose other --runs"):
+    with pytest.raises(ValueError, match="was made with no --limit, and now there is --limit 1: remove it"):
         call("6", *flags, "--limit", 1)

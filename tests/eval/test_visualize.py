@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from eval.crew import Unsuitable
 from eval.demo.benchmark import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.qwen import QWEN_PROTOCOLS
@@ -268,13 +270,17 @@ def test_bad_videos(onevision, tmp_path):
 
 def test_what_only_the_model_can_tell_is_one_error(onevision, video, tmp_path, capsys, monkeypatch):
     output = tmp_path / "out"
-    assert call(video, "--model", onevision, "--compressor", "fastv@0.1:k=1", "--output", output) == 1
-    assert "error: fastv cannot reach retention=0.1" in capsys.readouterr().err
+    with pytest.raises(Unsuitable, match=r"^on --model .*, fastv cannot reach retention=0.1"):
+        call(video, "--model", onevision, "--compressor", "fastv@0.1:k=1", "--output", output)
+    broken = shutil.copytree(onevision, tmp_path / "llava-broken")
+    next(broken.glob("*.safetensors")).write_bytes(b"no weights")
+    with pytest.raises(Unsuitable, match=f"^--model {broken} cannot be loaded: "):
+        call(video, "--model", broken, "--output", output)
 
-    def broken(*args):
+    def unreadable(*args):
         raise VideoError("v.mp4", "ends too early")
 
-    monkeypatch.setattr("eval.models.llava.read_video", broken)
+    monkeypatch.setattr("eval.models.llava.read_video", unreadable)
     assert call(video, "--model", onevision, "--output", output) == 1
     assert "error: v.mp4: ends too early" in capsys.readouterr().err
     assert not list(output.iterdir())
