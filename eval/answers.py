@@ -117,6 +117,8 @@ def require_same(directory: Path, settings: dict[str, Any]) -> None:
         return
     try:
         before, now = json.loads(noted.read_text()), json.loads(json.dumps(settings))
+        if not isinstance(before, dict):
+            raise ValueError("it is no JSON object")
     except ValueError as error:
         raise ValueError(f"{noted} is damaged ({error}): choose another --output, or --overwrite it") from error
     if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:

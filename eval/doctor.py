@@ -322,6 +322,7 @@ class _Check:
 
 
 def _report(connection: Connection, check: Callable[[Path], Finding], path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends it
     connection.send(check(path))
 
 

@@ -315,9 +315,10 @@ def test_damaged_lines_of_answers_are_asked_again(onevision, mvbench, tmp_path, 
     assert [line["answer"] for line in lines_of(tmp_path)] == [line["answer"] for line in whole]
     (tmp_path / "results.json").unlink()
     (tmp_path / "answers.jsonl").write_text("{")
-    (tmp_path / "settings.json").write_text("")
-    assert evaluate("run", *flags) == 1
-    assert "settings.json is damaged" in capsys.readouterr().err
+    for damaged in ("", "[]"):
+        (tmp_path / "settings.json").write_text(damaged)
+        assert evaluate("run", *flags) == 1
+        assert "settings.json is damaged" in capsys.readouterr().err
 
 
 def test_specs_are_separated_by_commas():
