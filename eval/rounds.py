@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from eval.provenance import provenance
+from eval.timing import moment, seconds_between
 
 
 def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
@@ -27,14 +27,12 @@ def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Milliseconds that a call took, until the device was done."""
+    """Milliseconds that a call took, begun when the device has nothing to do, until the device was done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begin = time.perf_counter()
+    begin = moment(device)
     _ = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return round(1000 * (time.perf_counter() - begin), 4)
+    return round(1000 * seconds_between(begin, moment(device)), 4)
 
 
 def bench_device(name: str | None) -> torch.device:

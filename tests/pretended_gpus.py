@@ -7,6 +7,7 @@ show where things are, not what a GPU's kernels compute.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -117,6 +118,7 @@ DRIVER = {
     "is_available": True,
     "device_count": 2,
     "current_device": 0,
+    "current_stream": None,
     "synchronize": None,
     "empty_cache": None,
     "get_device_name": "pretended",
@@ -133,6 +135,22 @@ DRIVER = {
 """What torch.cuda's functions answer; memory is not counted."""
 
 
+class Event:
+    """torch.cuda.Event, of a GPU that does at once what it is given."""
+
+    def __init__(self, enable_timing: bool = False):
+        assert enable_timing
+
+    def record(self, stream: Any) -> None:
+        self.seconds = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1000 * (end.seconds - self.seconds)
+
+
 @contextmanager
 def pretended_gpus() -> Iterator[None]:
     """Within, two GPUs are there. In this thread only: threads that were started see none."""
@@ -141,6 +159,7 @@ def pretended_gpus() -> Iterator[None]:
     with ExitStack() as stack:
         for name, answer in DRIVER.items():
             stack.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
+        stack.enter_context(patch.object(torch.cuda, "Event", Event))
         stack.enter_context(patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"))  # else threads read checkpoints
         # Inference mode hands over operators that are made of others as a whole.
         stack.enter_context(

@@ -57,9 +57,15 @@ def _in_cache(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
         length, g_frame = torch.linalg.vector_norm(x, dim=-1, keepdim=True), _mean_token(x)
         return length, g_frame, x @ g_frame.mT
 
-    length, g_frame, frame = by_frames(to_frame, x)
-    g_video = _window_mean(g_frame, window)
-    return length, torch.cat([g_video, g_frame], dim=1), torch.cat([_dots(x, g_video), frame], dim=-1)
+    length, g_frame, products = by_frames(to_frame, x)
+    return length, *_with_video(x, g_frame, products, window)
+
+
+def _with_video(x: Tensor, c_frame: Tensor, products: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """The video's and the frames' centres [T, 2, D], and the tokens' products with them [T, M, 2], from those of the
+    frames [T, 1, D] and [T, M, 1]. Apart, as a product with two centres takes longer than two with one."""
+    c_video = _window_mean(c_frame, window)
+    return torch.cat([c_video.expand_as(c_frame), c_frame], dim=1), torch.cat([_dots(x, c_video), products], dim=-1)
 
 
 def _at_once(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +73,7 @@ def _at_once(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
     in float32 without a copy of x."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     g_frame = x.mean(dim=1, keepdim=True, dtype=dtype)
-    means = torch.cat([_window_mean(g_frame, window), g_frame], dim=1)
+    means = torch.cat([_window_mean(g_frame, window).expand_as(g_frame), g_frame], dim=1)
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype), means, _dots(x, means)
 
 
@@ -83,37 +89,39 @@ def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Sim
     chosen = variance.topk(max(1, int(x.shape[-1] * channels)), largest=False).indices
     quiet = torch.zeros_like(variance).scatter_(0, chosen, 1)  # a mask, as x[..., chosen] would be half a copy of x
 
-    length, c_frame = _units_in_cache(x, quiet) if on_cpu else _units_at_once(x, quiet)
-    centres = torch.cat([_window_mean(c_frame, window), c_frame], dim=1)  # [T, 2, D], 0 in the other channels
+    length, centres, dots = (_units_in_cache if on_cpu else _units_at_once)(x, quiet, window)
     # |x̂ - c|² expanded, so that no [T, M, D] difference is ever stored; |x̂|² is 1, or 0 for a zero token.
     inverse = 1 / length.clamp_min(1e-12)
-    distance = (length * inverse).square() - 2 * inverse * _dots(x, centres) + centres.square().sum(dim=-1)[:, None]
+    distance = (length * inverse).square() - 2 * inverse * dots + centres.square().sum(dim=-1)[:, None]
     distance = distance.clamp_min(0)
     scores = torch.stack([distance / (-2 * a) for a in GAUSSIAN_ALPHAS]).exp().sum(0)
     checksum = variance.sum(dtype=torch.float64) + scores.sum(dtype=torch.float64)
     return Similarity(scores[..., 0], scores[..., 1], checksum)
 
 
-def _units_in_cache(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengths of the tokens [T, M, 1] and means of the normalised tokens of each frame [T, 1, D], where `quiet` [D] is
-    1; other channels are 0."""
+def _units_in_cache(x: Tensor, quiet: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengths of the tokens [T, M, 1], means of the video's and the frames' normalised tokens [T, 2, D], and the
+    tokens' products with them [T, M, 2], where `quiet` [D] is 1; other channels are 0."""
 
-    def to_frame(x: Tensor) -> tuple[Tensor, Tensor]:
+    def to_frame(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         length = torch.linalg.vector_norm(x.mul_(quiet), dim=-1, keepdim=True)
-        return length, (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
+        c_frame = (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
+        return length, c_frame, x @ c_frame.mT
 
-    length, c_frame = by_frames(to_frame, x, in_place=True)
-    return length, c_frame
+    length, c_frame, products = by_frames(to_frame, x, in_place=True)
+    return length, *_with_video(x, c_frame, products, window)
 
 
-def _units_at_once(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
+def _units_at_once(x: Tensor, quiet: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """The same in few kernels: only the lengths need copies without the other channels, of some frames at a time."""
     mask = quiet.to(x.dtype)
     parts = (part * mask for part in x.split(max(1, len(x) // 16)))
     length = torch.cat([torch.linalg.vector_norm(p, dim=-1, keepdim=True, dtype=quiet.dtype) for p in parts])
     # Nothing times anything for a zero token, as `_dots` may round to a fraction of the largest.
     weight = (1 / length.clamp_min(1e-12)).masked_fill(length == 0, 0) / x.shape[1]
-    return length, _dots(x.mT, weight.mT).mT * quiet
+    c_frame = _dots(x.mT, weight.mT).mT * quiet
+    centres = torch.cat([_window_mean(c_frame, window).expand_as(c_frame), c_frame], dim=1)
+    return length, centres, _dots(x, centres)
 
 
 def by_frames(
@@ -164,9 +172,11 @@ def _variance_at_once(x: Tensor) -> Tensor:
 
 
 def _dots(x: Tensor, centres: Tensor) -> Tensor:
-    """Products of each frame's tokens with its centres: [T, M, D] and [T, K, D] -> [T, M, K]."""
-    if x.dtype == centres.dtype:
-        return x @ centres.mT
+    """Products of each frame's tokens with its centres, or with those of all: [T, M, D] and [T or 1, K, D] ->
+    [T, M, K]."""
+    if x.dtype == centres.dtype:  # one product, not T, where the centres are those of all
+        return x @ (centres[0] if len(centres) == 1 else centres).mT
+    centres = centres.expand(len(x), -1, -1)
     if x.is_cuda and FLOAT32_PRODUCTS:
         return _half_dots(x, centres)
     (dots,) = by_frames(lambda x, centres: (x @ centres.mT,), x, centres)
@@ -198,10 +208,10 @@ def _mean_token(x: Tensor) -> Tensor:
 
 
 def _window_mean(frame_mean: Tensor, window: int | None) -> Tensor:
-    """Mean over the frames of each window of `window` frames (the last may be shorter), [T, 1, D] -> [T, 1, D]."""
+    """Mean over the frames of each window of `window` frames (the last may be shorter), [T, 1, D] -> [T or 1, 1, D]."""
     frames = frame_mean.shape[0]
     if window is None or window >= frames:
-        return frame_mean.mean(dim=0, keepdim=True).expand_as(frame_mean)
+        return frame_mean.mean(dim=0, keepdim=True)
     owner = torch.arange(frames, device=frame_mean.device) // window
     member = (owner[:, None] == owner[None, :]).to(frame_mean.dtype)  # [T, T]
     return ((member / member.sum(1, keepdim=True)) @ frame_mean.squeeze(1))[:, None]

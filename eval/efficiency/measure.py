@@ -23,6 +23,7 @@ from eval.bench import peak_bytes
 from eval.demo.benchmark import write_video
 from eval.demo.world import UNITS, draw_scene, render
 from eval.engine import Answer, Engine
+from eval.timing import Moment, moment, seconds_between
 from llava.video import FrameSampling
 from vidcom2 import Compressor, Kept, compressor
 
@@ -53,8 +54,8 @@ DEFINITIONS = {
     "visual tokens": "that the LLM saw, separators included; for methods inside the LLM the mean over its layers",
     "against dense": "median over the rounds of the ratio to dense at the same frames in the same round, less 1",
     "growth": "log(ratio of medians) / log(ratio of frames): 1 is linear, 2 quadratic",
-    "clock": "wall clock; on GPUs between synchronisations at each step's borders, so that host and device do not "
-    "overlap from step to step",
+    "clock": "the wall's, until the device was done; on GPUs, for all steps but decode and what of preprocess the CPU "
+    "does, CUDA events at each step's borders: a step ends when what it launched is done, and the host launches ahead",
 }
 FPS = 8
 FRAMES_OF_SCENE = 2 * UNITS
@@ -176,8 +177,8 @@ def answer(engine: Engine, setting: Setting, question: Question) -> Sample:
     """The whole way, once."""
     engine.model.get_decoder().set_attn_implementation(setting.attention)
     chosen = compressor(setting.compressor)
-    selection = [0.0]
-    timed = None if chosen is None else timing_selection(chosen, selection)
+    selections: list[tuple[Moment, Moment]] = []
+    timed = None if chosen is None else timing_selection(chosen, selections)
     begin = now(engine.device)
     read = engine.read(question.video)
     result, made = ask(engine, engine.see(read), question, timed)
@@ -190,10 +191,11 @@ def answer(engine: Engine, setting: Setting, question: Question) -> Sample:
     if made != question.new_tokens:
         raise RuntimeError(f"{setting.compressor} ended its answer after {made} of {question.new_tokens} tokens")
     spent = result.seconds
+    selection = sum(seconds_between(*ends) for ends in selections)
     seconds = {
         **{step: spent[step] for step in ("decode", "preprocess", "vision")},
-        "assemble": spent["compress"] - selection[0],
-        "compress": selection[0],
+        "assemble": spent["compress"] - selection,
+        "compress": selection,
         "prefill": spent["prefill"],
         "tokens": spent["generate"],
     }
@@ -224,24 +226,24 @@ class Counter(LogitsProcessor):
         return scores
 
 
-def timing_selection(chosen: Compressor, spent: list[float]) -> Compressor:
-    """The same compressor, which adds the seconds of its selection to spent[0], if it is one before the LLM."""
+def timing_selection(chosen: Compressor, spent: list[tuple[Moment, Moment]]) -> Compressor:
+    """The same compressor, which adds begin and end of each selection to `spent`, if it is one before the LLM."""
     if chosen.stage == "inside LLM":
         return chosen
     method = type(chosen)
 
     class Timed(method):  # type: ignore[misc, valid-type]
         def select(self, x: Tensor) -> Kept:
-            begin = now(x.device)
+            begin = moment(x.device)
             kept = super().select(x)
-            spent[0] += now(x.device) - begin
+            spent.append((begin, moment(x.device)))
             return kept
 
     return Timed(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(chosen)})
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
+    """The wall clock's seconds, when the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

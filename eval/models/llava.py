@@ -142,11 +142,11 @@ class Reader:
 
 @dataclass(frozen=True)
 class Seen:
-    """A video after tower and projector. seconds: what that took, per stage."""
+    """A video after tower and projector. timer: of what that took."""
 
     read: Read
     encoded: Encoded
-    seconds: dict[str, float]
+    timer: StageTimer
 
 
 class LlavaEngine(EngineBase):
@@ -198,7 +198,7 @@ class LlavaEngine(EngineBase):
             timer.switch("vision")
         encoded = self.model.encode(pixels)
         timer.switch(None)
-        return Seen(read, encoded, timer.seconds)
+        return Seen(read, encoded, timer)
 
     @torch.inference_mode()
     def answer_all(
@@ -235,7 +235,7 @@ class LlavaEngine(EngineBase):
         for (seen, _), prompt, line, record, text in zip(
             asked, prompts, tokens, self.model.visual_records, texts, strict=True
         ):
-            read, seconds = seen.read, in_batch(seen.seconds, timer.seconds, len(asked))
+            read, seconds = seen.read, in_batch(seen.timer.seconds, timer.seconds, len(asked))
             record = replace(record, sample=0, start=line.index(IMAGE_TOKEN_INDEX))  # without the padding
             made = Answer(text.strip(), prompt, len(read.times), read.duration, [record], seconds)
             answers.append(self._too_long(line, record) or made)

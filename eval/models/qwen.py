@@ -145,12 +145,12 @@ class Reader:
 
 @dataclass
 class Seen:
-    """seconds: what is shared by the answers about a video, per stage. patches: what the processor made of the frames,
+    """timer: of what is shared by the answers about a video. patches: what the processor made of the frames,
     and encoded, what the tower made of these, as soon as there was a question. inputs: of the latest question,
     (question, prompt, what the model gets)."""
 
     read: Read
-    seconds: dict[str, float]
+    timer: StageTimer
     patches: Any = None
     encoded: Any = None
     inputs: tuple[str, str, Any] = ("", "", None)
@@ -192,7 +192,7 @@ class QwenEngine(EngineBase):
         return other
 
     def see(self, read: Read) -> Seen:
-        return Seen(read, read.seconds)
+        return Seen(read, StageTimer(self.device, read.seconds))
 
     @torch.inference_mode()
     def answer_all(
@@ -222,7 +222,7 @@ class QwenEngine(EngineBase):
         for (seen, _), (prompt, own), record, text in zip(asked, prepared, records, texts, strict=True):
             if self.protocol.simple:
                 text = until(text, generation)
-            read, seconds = seen.read, in_batch(seen.seconds, together, len(asked))
+            read, seconds = seen.read, in_batch(seen.timer.seconds, together, len(asked))
             record = replace(record, sample=0, start=self._start(own))  # without the padding
             answers.append(Answer(text, prompt, len(read.frames), read.total / read.fps, [record], seconds))
         return answers
@@ -251,12 +251,9 @@ class QwenEngine(EngineBase):
 
         def remembered(*args: Any, **kwargs: Any) -> Any:
             if seen.patches is None:
-                timer = StageTimer(self.device)
-                timer.switch("preprocess")
-                seen.patches = preprocess(*args, **kwargs)
-                seen.patches["pixel_values_videos"] = seen.patches["pixel_values_videos"].to(self.device)
-                timer.switch(None)
-                seen.seconds = {**seen.seconds, "preprocess": timer.seconds["preprocess"]}
+                with seen.timer.during("preprocess"):
+                    seen.patches = preprocess(*args, **kwargs)
+                    seen.patches["pixel_values_videos"] = seen.patches["pixel_values_videos"].to(self.device)
             return copy.copy(seen.patches)  # transformers takes things out of what it gets
 
         processor.preprocess = remembered
@@ -276,11 +273,8 @@ class QwenEngine(EngineBase):
             patches = pixels.split(grid_thw.prod(dim=1).tolist())
             for seen, own, grid in zip(videos, patches, grid_thw.split(1), strict=True):
                 if seen.encoded is None:
-                    timer = StageTimer(self.device)
-                    timer.switch("vision")
-                    seen.encoded = forward(own, grid_thw=grid, **kwargs)
-                    timer.switch(None)
-                    seen.seconds = {**seen.seconds, "vision": timer.seconds["vision"]}
+                    with seen.timer.during("vision"):
+                        seen.encoded = forward(own, grid_thw=grid, **kwargs)
             return joined([seen.encoded for seen in videos])
 
         tower.forward = remembered

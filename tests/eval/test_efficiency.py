@@ -181,8 +181,9 @@ QUESTION = Question("v.mp4", "what?", 3)
 
 def test_what_is_made_of_stages(monkeypatch):
     seconds = dict(zip(STAGES, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0), strict=True))
-    clock = iter((100.0, 101.0, 101.5, 170.0))
+    clock, moments = iter((100.0, 170.0)), iter((101.0, 101.5))
     monkeypatch.setattr(measuring, "now", lambda device: next(clock))
+    monkeypatch.setattr(measuring, "moment", lambda device: next(moments))
     engine: Any = FakeEngine(seconds)
     sample = measuring.answer(engine, Setting(4, "vidcom2@0.25", "eager"), QUESTION)
     assert sample.seconds == {
@@ -215,11 +216,43 @@ def test_answers_that_are_not_as_planned_are_refused():
 
 @pytest.mark.parametrize("spec", ["vidcom2.released@0.5:rounding=exact", "dycoke+fca@0.3", "random@0.15", "fastv@0.25"])
 def test_timing_changes_no_selection(spec):
-    x, spent, chosen = torch.rand(6, 16, 8, generator=torch.Generator().manual_seed(3)), [0.0], compressor(spec)
+    x, chosen = torch.rand(6, 16, 8, generator=torch.Generator().manual_seed(3)), compressor(spec)
+    spent: list[tuple[Any, Any]] = []
     timed = timing_selection(chosen, spent)
     assert (timed.spec, timed.stage, timed.settings) == (chosen.spec, chosen.stage, chosen.settings)
     assert torch.equal(timed.select(x).index, chosen.select(x).index)
-    assert (spent[0] > 0) == (chosen.stage == "before LLM")
+    assert [begin < end for begin, end in spent] == [True] * (chosen.stage == "before LLM")
+
+
+def test_on_a_gpu_a_stage_takes_what_its_kernels_take(monkeypatch):
+    """However long the host took to launch them, and without a wait before the seconds are asked for."""
+    done, waits = [0.0], []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: Any) -> None:
+            self.at = done[0]
+
+        def synchronize(self) -> None:
+            waits.append(self.at)
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1000 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    timer = StageTimer(torch.device("cuda:0"), {"decode": 3.0})
+    for stage, kernels in (("vision", 5.0), ("compress", 0.25), ("prefill", 2.0), ("vision", 1.0)):
+        timer.switch(stage)
+        done[0] += kernels
+    timer.switch(None)
+    done[0] += 7
+    assert not waits
+    spent = {"decode": 3, "vision": 6, "compress": 0.25, "prefill": 2}
+    assert timer.seconds == dict.fromkeys(STAGES, 0) | spent
+    assert waits == [5, 5.25, 7.25, 8.25]
 
 
 def test_the_head_counts_as_prefill(monkeypatch):
