@@ -19,7 +19,7 @@ FLOAT32_PRODUCTS = hasattr(torch.ops.aten.bmm, "dtype")
 """Since torch 2.8, GPUs multiply matrices in half precision to float32 ones."""
 
 SLICE = 2**20
-"""Elements that a CPU works on at once, so that they stay in its cache; but always a whole frame."""
+"""Elements that a thread of a CPU works on at once, so that they stay in its cache; but always a whole frame."""
 
 
 @dataclass(frozen=True)
@@ -35,46 +35,47 @@ class Similarity:
     checksum: Tensor
 
 
+def _on_cpu(x: Tensor) -> bool:
+    """Whether to work on some frames at a time, which stay in the cache; on a GPU every call costs, so on all at once."""
+    return x.device.type == "cpu"
+
+
 def cosine(x: Tensor, window: int | None = None) -> Similarity:
-    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), reading x [T, M, D] twice on a CPU.
+    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), reading x [T, M, D] twice.
 
     A zero token has similarity 0. Scaling x by any positive number leaves the result as it is.
     """
-    measured = _in_cache if x.device.type == "cpu" else _at_once
-    length, means, dots = measured(x, window)  # [T, M, 1], [T, 2, D], [T, M, 2]
+    means = _with_video(_frame_means(x), window)
+    length, dots = _lengths_and_dots(x, means)
     tiny = torch.finfo(length.dtype).tiny
     # Two divisions instead of one by the product, which could underflow.
     scores = dots / length.clamp_min(tiny) / means.norm(dim=-1)[:, None].clamp_min(tiny)
     return Similarity(scores[..., 0], scores[..., 1], scores.sum(dtype=torch.float64))
 
 
-def _in_cache(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths of the tokens [T, M, 1], the video's and the frames' means [T, 2, D], the tokens' products with them
-    [T, M, 2]. What needs one frame only is done while that frame is in the cache."""
+def _frame_means(x: Tensor) -> Tensor:
+    """[T, M, D] -> [T, 1, D], at least float32."""
+    if not _on_cpu(x):  # where a mean takes half precision and adds in float32, without a copy of x
+        return x.mean(dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    (g_frame,) = by_frames(lambda x: (_mean_token(x),), x)
+    return g_frame
 
-    def to_frame(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+
+def _with_video(c_frame: Tensor, window: int | None) -> Tensor:
+    """The video's (its windows') and the frames' centres [T, 2, D], from the frames' [T, 1, D]."""
+    return torch.cat([_window_mean(c_frame, window).expand_as(c_frame), c_frame], dim=1)
+
+
+def _lengths_and_dots(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths of the tokens [T, M, 1], and their products [T, M, K] with their frame's centres [T, K, D]."""
+    if not _on_cpu(x):
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=centres.dtype), _dots(x, centres)
+
+    def to_frames(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
         # The length first: it is the fastest at bringing x into the cache.
-        length, g_frame = torch.linalg.vector_norm(x, dim=-1, keepdim=True), _mean_token(x)
-        return length, g_frame, x @ g_frame.mT
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True), _dots(x, centres)
 
-    length, g_frame, products = by_frames(to_frame, x)
-    return length, *_with_video(x, g_frame, products, window)
-
-
-def _with_video(x: Tensor, c_frame: Tensor, products: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-    """The video's and the frames' centres [T, 2, D], and the tokens' products with them [T, M, 2], from those of the
-    frames [T, 1, D] and [T, M, 1]. Apart, as a product with two centres takes longer than two with one."""
-    c_video = _window_mean(c_frame, window)
-    return torch.cat([c_video.expand_as(c_frame), c_frame], dim=1), torch.cat([_dots(x, c_video), products], dim=-1)
-
-
-def _at_once(x: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in three kernels over all frames: on a GPU every call costs, and reductions take half precision and add
-    in float32 without a copy of x."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    g_frame = x.mean(dim=1, keepdim=True, dtype=dtype)
-    means = torch.cat([_window_mean(g_frame, window).expand_as(g_frame), g_frame], dim=1)
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype), means, _dots(x, means)
+    return by_frames(to_frames, x, centres)
 
 
 def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Similarity:
@@ -84,12 +85,14 @@ def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Sim
     centres c are means of normalised tokens and are not normalised again. 5 means identical. On a CPU, reads x three
     times.
     """
-    on_cpu = x.device.type == "cpu"
+    on_cpu = _on_cpu(x)
     variance = _variance_in_cache(x) if on_cpu else _variance_at_once(x)
     chosen = variance.topk(max(1, int(x.shape[-1] * channels)), largest=False).indices
     quiet = torch.zeros_like(variance).scatter_(0, chosen, 1)  # a mask, as x[..., chosen] would be half a copy of x
 
-    length, centres, dots = (_units_in_cache if on_cpu else _units_at_once)(x, quiet, window)
+    length, c_frame = (_units_in_cache if on_cpu else _units_at_once)(x, quiet)
+    centres = _with_video(c_frame, window)
+    dots = _dots(x, centres)
     # |x̂ - c|² expanded, so that no [T, M, D] difference is ever stored; |x̂|² is 1, or 0 for a zero token.
     inverse = 1 / length.clamp_min(1e-12)
     distance = (length * inverse).square() - 2 * inverse * dots + centres.square().sum(dim=-1)[:, None]
@@ -99,29 +102,25 @@ def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Sim
     return Similarity(scores[..., 0], scores[..., 1], checksum)
 
 
-def _units_in_cache(x: Tensor, quiet: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths of the tokens [T, M, 1], means of the video's and the frames' normalised tokens [T, 2, D], and the
-    tokens' products with them [T, M, 2], where `quiet` [D] is 1; other channels are 0."""
+def _units_in_cache(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths of the tokens [T, M, 1], and means of the frames' normalised tokens [T, 1, D], where `quiet` [D] is 1;
+    other channels are 0."""
 
-    def to_frame(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def to_frames(x: Tensor) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(x.mul_(quiet), dim=-1, keepdim=True)
-        c_frame = (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
-        return length, c_frame, x @ c_frame.mT
+        return length, (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
 
-    length, c_frame, products = by_frames(to_frame, x, in_place=True)
-    return length, *_with_video(x, c_frame, products, window)
+    return by_frames(to_frames, x, in_place=True)
 
 
-def _units_at_once(x: Tensor, quiet: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _units_at_once(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
     """The same in few kernels: only the lengths need copies without the other channels, of some frames at a time."""
     mask = quiet.to(x.dtype)
     parts = (part * mask for part in x.split(max(1, len(x) // 16)))
     length = torch.cat([torch.linalg.vector_norm(p, dim=-1, keepdim=True, dtype=quiet.dtype) for p in parts])
     # Nothing times anything for a zero token, as `_dots` may round to a fraction of the largest.
     weight = (1 / length.clamp_min(1e-12)).masked_fill(length == 0, 0) / x.shape[1]
-    c_frame = _dots(x.mT, weight.mT).mT * quiet
-    centres = torch.cat([_window_mean(c_frame, window).expand_as(c_frame), c_frame], dim=1)
-    return length, centres, _dots(x, centres)
+    return length, _dots(x.mT, weight.mT).mT * quiet
 
 
 def by_frames(
@@ -139,11 +138,11 @@ def by_frames(
 def _slices(x: Tensor, more: tuple[Tensor, ...], in_place: bool) -> Iterator[tuple[Tensor, ...]]:
     dtype = torch.promote_types(x.dtype, torch.float32)
     copied = in_place or x.dtype != dtype
-    if x.device.type == "cpu":
-        elements = SLICE
-    else:  # every slice costs launches, so as few as copies of a sixteenth of the features' memory allow
-        elements = max(SLICE, x.nbytes // (16 * dtype.itemsize)) if copied else x.numel()
-    frames = min(len(x), max(1, elements // x[0].numel()))
+    frames = len(x)
+    if _on_cpu(x):
+        frames = min(frames, torch.get_num_threads() * max(1, SLICE // x[0].numel()))
+    if copied:  # no more than a sixteenth of the features' memory
+        frames = min(frames, max(1, max(SLICE, x.nbytes // (16 * dtype.itemsize)) // x[0].numel()))
     # One for all slices, as fresh memory costs as much as the work.
     scratch = x.new_empty((frames, *x.shape[1:]), dtype=dtype) if copied else None
     for part, *rest in zip(*(tensor.split(frames) for tensor in (x, *more)), strict=True):
@@ -172,14 +171,12 @@ def _variance_at_once(x: Tensor) -> Tensor:
 
 
 def _dots(x: Tensor, centres: Tensor) -> Tensor:
-    """Products of each frame's tokens with its centres, or with those of all: [T, M, D] and [T or 1, K, D] ->
-    [T, M, K]."""
-    if x.dtype == centres.dtype:  # one product, not T, where the centres are those of all
-        return x @ (centres[0] if len(centres) == 1 else centres).mT
-    centres = centres.expand(len(x), -1, -1)
+    """Products of each frame's tokens with its centres: [T, M, D] and [T, K, D] -> [T, M, K]."""
+    if x.dtype == centres.dtype:  # on a CPU, faster than x @ centres.mT
+        return (centres @ x.mT).mT
     if x.is_cuda and FLOAT32_PRODUCTS:
         return _half_dots(x, centres)
-    (dots,) = by_frames(lambda x, centres: (x @ centres.mT,), x, centres)
+    (dots,) = by_frames(lambda x, centres: (_dots(x, centres),), x, centres)
     return dots
 
 
@@ -201,10 +198,8 @@ def _half_dots(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _mean_token(x: Tensor) -> Tensor:
-    """[t, M, D] -> [t, 1, D]."""
-    if x.device.type == "cpu":  # as a product, which is faster; on a GPU that could be one of TF32 numbers
-        return x.new_full((1, x.shape[1]), 1 / x.shape[1]) @ x
-    return x.mean(dim=1, keepdim=True)
+    """[t, M, D] -> [t, 1, D], on a CPU, where this is faster than x.mean; on a GPU it could be one of TF32 numbers."""
+    return x.new_full((1, x.shape[1]), 1 / x.shape[1]) @ x
 
 
 def _window_mean(frame_mean: Tensor, window: int | None) -> Tensor:
