@@ -36,7 +36,7 @@ class Similarity:
 
 
 def _on_cpu(x: Tensor) -> bool:
-    """Whether to work on some frames at a time, which stay in the cache; on a GPU every call costs, so on all at once."""
+    """Whether to work on some frames at a time, which stay in the cache. On a GPU every call costs: there, on all."""
     return x.device.type == "cpu"
 
 
@@ -75,7 +75,8 @@ def _lengths_and_dots(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
         # The length first: it is the fastest at bringing x into the cache.
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True), _dots(x, centres)
 
-    return by_frames(to_frames, x, centres)
+    length, dots = by_frames(to_frames, x, centres)
+    return length, dots
 
 
 def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Similarity:
@@ -110,7 +111,8 @@ def _units_in_cache(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(x.mul_(quiet), dim=-1, keepdim=True)
         return length, (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]  # mean over m of x / |x|
 
-    return by_frames(to_frames, x, in_place=True)
+    length, c_frame = by_frames(to_frames, x, in_place=True)
+    return length, c_frame
 
 
 def _units_at_once(x: Tensor, quiet: Tensor) -> tuple[Tensor, Tensor]:
