@@ -26,7 +26,8 @@ setup(
         "decord",
     ],
     extras_require={
-        "eval": ["lmms-eval==0.7.3", "qwen-vl-utils", "av<16", "rich", "matplotlib"],
+        # lmms-eval 0.7.3 imports filelock._api, which filelock 4.3 has no more.
+        "eval": ["lmms-eval==0.7.3", "filelock<4.3", "qwen-vl-utils", "av<16", "rich", "matplotlib"],
         "gpu": ["flash-attn", "deepspeed"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },

@@ -77,8 +77,9 @@ def test_products_in_half_precision_are_exact_though_centres_differ_in_size(gpu_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_little_memory_beyond_the_features(dtype):
-    """A tenth of them, at the smallest size of real models."""
+def test_little_memory_beyond_the_features(dtype, monkeypatch):
+    """A tenth of them, at the smallest size of real models, however many threads there are to work on frames."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     x = features((32, 196, 3584), torch.float32, CPU).to(dtype)
     for compressor in (VidCom2(0.25), VidCom2.released(0.25), Random(0.25), VidCom2(1)):
         assert 0 < peak_bytes(compressor.select, x) < x.nbytes / 10, compressor
