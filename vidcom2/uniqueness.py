@@ -41,7 +41,7 @@ def _on_cpu(x: Tensor) -> bool:
 
 
 def cosine(x: Tensor, window: int | None = None) -> Similarity:
-    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), reading x [T, M, D] twice.
+    """Cosine to the un-normalised means g_f and g_v (paper, Algorithm 1), reading x [T, M, D] twice on a CPU.
 
     A zero token has similarity 0. Scaling x by any positive number leaves the result as it is.
     """
@@ -140,11 +140,11 @@ def by_frames(
 def _slices(x: Tensor, more: tuple[Tensor, ...], in_place: bool) -> Iterator[tuple[Tensor, ...]]:
     dtype = torch.promote_types(x.dtype, torch.float32)
     copied = in_place or x.dtype != dtype
-    frames = len(x)
+    # A copy takes no more than a sixteenth of the features' memory, or SLICE.
+    elements = max(SLICE, x.nbytes // (16 * dtype.itemsize)) if copied else x.numel()
+    frames = min(len(x), max(1, elements // x[0].numel()))
     if _on_cpu(x):
         frames = min(frames, torch.get_num_threads() * max(1, SLICE // x[0].numel()))
-    if copied:  # no more than a sixteenth of the features' memory
-        frames = min(frames, max(1, max(SLICE, x.nbytes // (16 * dtype.itemsize)) // x[0].numel()))
     # One for all slices, as fresh memory costs as much as the work.
     scratch = x.new_empty((frames, *x.shape[1:]), dtype=dtype) if copied else None
     for part, *rest in zip(*(tensor.split(frames) for tensor in (x, *more)), strict=True):
