@@ -23,11 +23,12 @@ setup(
         "numpy",
         "pillow",
         "einops",
-        "decord",
+        "av>=15,<19",  # the tests of llava/video pass on 15.1, 16.1, 17.1 and 18.1
     ],
     extras_require={
-        # lmms-eval 0.7.3 imports filelock._api, which filelock 4.3 has no more.
-        "eval": ["lmms-eval==0.7.3", "filelock<4.3", "qwen-vl-utils", "av<16", "rich", "matplotlib"],
+        # lmms-eval 0.7.3 imports filelock._api, which filelock 4.3 has no more; its wrappers read with decord, and it
+        # holds PyAV below 16.
+        "eval": ["lmms-eval==0.7.3", "filelock<4.3", "decord", "qwen-vl-utils", "rich", "matplotlib"],
         "gpu": ["flash-attn", "deepspeed"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },

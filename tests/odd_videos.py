@@ -31,14 +31,17 @@ def encode(
     container_options: dict[str, str] | None = None,
     keys: int = 250,
     reordered: int = 3,
+    codec: str = "libx264",
 ) -> None:
-    """H.264 at 24 fps, or each frame at so many `ticks` of 1/240 s. keys: a key frame at least every so many.
-    reordered: frames in a row that need the one after them."""
+    """H.264, or by another encoder, at 24 fps, or each frame at so many `ticks` of 1/240 s. keys: a key frame at least
+    every so many. reordered: frames in a row that need the one after them."""
     with av.open(str(path), "w", options=container_options or {}) as container:
-        stream = container.add_stream("libx264", rate=24)
+        stream = container.add_stream(codec, rate=24)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
-        stream.options = {"threads": "1", "g": str(keys), "bf": str(reordered)}
+        stream.options = {"threads": "1", "g": str(keys)}
+        if codec == "libx264":
+            stream.options |= {"bf": str(reordered)}
         if ticks is not None:
             stream.codec_context.time_base = Fraction(1, 240)
         for i, picture in enumerate(frames):
@@ -92,9 +95,9 @@ def no_frames(path: Path) -> None:
         container.start_encoding()
 
 
-def cut(path: Path, options: dict[str, str] | None = None) -> None:
+def cut(path: Path, options: dict[str, str] | None = None, codec: str = "libx264") -> None:
     """Half of a file, as a download leaves it that broke off."""
-    encode(path, noisy_frames(72), container_options=options)
+    encode(path, noisy_frames(72), container_options=options, keys=12, codec=codec)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
 
@@ -117,18 +120,26 @@ FINE: dict[str, Callable[[Path], None]] = {
     "many_keys.mkv": lambda path: encode(path, noisy_frames(40), keys=8),
     "with_sound.mp4": lambda path: sound(path, with_pictures=True),
     "odd näme %03d.mp4": lambda path: encode(path, noisy_frames(12)),
+    "narrow.mp4": lambda path: encode(path, noisy_frames(12, 64, 2)),
 }
 """By file name, what makes each."""
+
+DECORD_CANNOT = {"narrow.mp4"}
+"""Fine videos that raw decord cannot read."""
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing.mp4": (lambda path: None, "no such file"),
     "directory.mp4": (lambda path: path.mkdir(), "not a file"),
     "empty.mp4": (lambda path: path.write_bytes(b""), "the file is empty"),
-    "text.mp4": (lambda path: path.write_text("404 not found\n" * 99), "it is not a video, or was cut off"),
-    "cut.mp4": (cut, "it is not a video, or was cut off"),
-    "cut_behind_index.mp4": (lambda path: cut(path, FASTSTART), "it is damaged or was cut off"),
-    "no_frames.mp4": (no_frames, "it has no frames"),
-    "sound_only.mp4": (sound, "it has no frames"),
-    "narrow.mp4": (lambda path: encode(path, noisy_frames(12, 64, 2)), "decord cannot handle frames of this width"),
+    "text.mp4": (lambda path: path.write_text("404 not found\n" * 99), "it is not a video"),
+    "cut.mp4": (cut, "or was cut off"),
+    "cut.mkv": (cut, "was cut off"),
+    "cut.webm": (lambda path: cut(path, codec="libvpx"), "was cut off"),
+    "cut.avi": (lambda path: cut(path, codec="mpeg4"), "was cut off"),
+    "cut.flv": (lambda path: cut(path, codec="flv1"), "was cut off"),
+    "cut_behind_index.mp4": (lambda path: cut(path, FASTSTART), "it was cut off: it has "),
+    "cut_fragments.mp4": (lambda path: cut(path, {"movflags": "frag_keyframe+empty_moov"}), "it was cut off: it has "),
+    "no_frames.mp4": (no_frames, "it has no pictures"),
+    "sound_only.mp4": (sound, "it has no pictures"),
 }
-"""By file name, what makes each, and what decord's VideoError says of it."""
+"""By file name, what makes each, and what the default reader says of it."""

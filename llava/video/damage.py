@@ -1,0 +1,266 @@
+"""Damage that FFmpeg reads over: it goes on after it with the frames behind, which then have other numbers.
+
+Each container says in its own way what must follow what. Of MP4 only the sizes of its parts are looked at: a picture
+that its tables list and that does not decode is an error where it is read. Most pictures that were damaged inside their
+packets are found by decoding. Files are read piece by piece, so that memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+
+PIECE = 1 << 20
+"""Bytes that are read at a time."""
+PACKETS = 1 << 14
+"""Of a transport stream, looked at at a time."""
+
+
+def why_damaged(file: str, container: str, stream: int) -> str | None:
+    """What is wrong with a file of FFmpeg's format `container`; None for one that is whole, or of a format that is not
+    known here. stream: the container's number of the video stream."""
+    check = CHECKS.get(container)
+    if check is None:
+        return None
+    with open(file, "rb", buffering=PIECE) as opened:
+        return check(Bytes(opened), stream)
+
+
+class Bytes:
+    """A file's bytes by position; `len` of them."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._length = os.fstat(file.fileno()).st_size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def at(self, position: int, count: int) -> bytes:
+        """Fewer at the end of the file."""
+        self._file.seek(position)
+        return self._file.read(count)
+
+
+def _stranger(position: int) -> str:
+    return f"it is damaged: what is at byte {position} does not belong there"
+
+
+def _matroska(data: Bytes, stream: int) -> str | None:
+    """Elements of known kinds, each as long as it says, checksums where there are any (RFC 9559, RFC 8794)."""
+    position = 0
+    while position < len(data):
+        kind, begin, end = _element(data, position, len(data))
+        if kind == SEGMENT:
+            return _segment(data, begin, end)
+        position = end
+    return "it is damaged: it has no segment"
+
+
+def _segment(data: Bytes, position: int, end: int) -> str | None:
+    if end > len(data):
+        return f"it was cut off: it has {len(data)} bytes, and says {end}"
+    while position < end:
+        kind, begin, until = _element(data, position, end)
+        if kind not in TOP or until > end:
+            return _stranger(position)
+        if kind == CLUSTER and (broken := _cluster(data, begin, until)) is not None:
+            return broken
+        position = until
+    return None
+
+
+def _cluster(data: Bytes, position: int, end: int) -> str | None:
+    checksum = None
+    start = position
+    while position < end:
+        kind, begin, until = _element(data, position, end)
+        if kind not in IN_CLUSTER or until > end:
+            return _stranger(position)
+        if kind == CHECKSUM and position == start:
+            checksum, start = int.from_bytes(data.at(begin, until - begin), "little"), until
+        position = until
+    if checksum is None:
+        return None
+    found = 0
+    for piece in range(start, end, PIECE):
+        found = zlib.crc32(data.at(piece, min(PIECE, end - piece)), found)
+    if found != checksum:
+        return f"it is damaged: the checksum from byte {start} on is another"
+    return None
+
+
+def _element(data: Bytes, position: int, end: int) -> tuple[int, int, int]:
+    """An element's kind, and where its contents begin and end; kind 0 for what is none. One of unknown size, as live
+    streams have, ends where the next of the same level begins."""
+    head = data.at(position, 12) or b"\0"
+    id_length = 9 - head[0].bit_length()
+    size_length = 9 - head[id_length].bit_length() if id_length < len(head) else 9
+    if id_length > 4 or size_length > 8:
+        return 0, position, end
+    kind, begin = int.from_bytes(head[:id_length], "big"), position + id_length + size_length
+    mask = (1 << 7 * size_length) - 1
+    size = int.from_bytes(head[id_length : id_length + size_length], "big") & mask
+    if size != mask:
+        return kind, begin, begin + size
+    if kind == SEGMENT:
+        return kind, begin, len(data)
+    position = begin
+    while position < end:  # its children, until one that cannot be
+        child, _, until = _element(data, position, end)
+        if child not in IN_CLUSTER:
+            break
+        position = until
+    return kind, begin, position
+
+
+SEGMENT, CLUSTER, CHECKSUM = 0x18538067, 0x1F43B675, 0xBF
+VOID = 0xEC
+TOP = {
+    *(CLUSTER, CHECKSUM, VOID, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B),
+    *(0x1254C367, 0x1941A469, 0x1043A770),
+}
+"""Cluster, CRC-32, Void, SeekHead, Info, Tracks, Cues; Tags, Attachments, Chapters."""
+IN_CLUSTER = {CHECKSUM, VOID, 0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF}
+"""Also Timestamp, SilentTracks, Position, PrevSize, SimpleBlock, BlockGroup, EncryptedBlock."""
+
+
+def _mp4(data: Bytes, stream: int) -> str | None:
+    """No box is longer than what is left of the file (ISO/IEC 14496-12, 4.2). Fragments that are counted one by one go
+    on being so (8.8.5), and nothing but boxes comes between them; other files are left to FFmpeg."""
+    position, counted = 0, 0
+    number: int | None = None  # of the last fragment
+    while len(head := data.at(position, 28)) >= 8:
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if size < 8 or kind not in BOXES:  # 0: to the end of the file
+            return None if number is None or kind.isalnum() else _stranger(position)
+        if kind == b"moov":
+            number, counted = None, 0
+        if kind == b"moof" and head[12:16] == b"mfhd":
+            before, number = number, int.from_bytes(head[20:24], "big")
+            if before is not None and number != before + 1 and counted > 1:
+                return f"it is damaged: fragment {number} follows fragment {before}, at byte {position}"
+            counted = counted + 1 if before is not None and number == before + 1 else 0
+        position += size
+        if position > len(data):
+            return f"it was cut off: it has {len(data)} bytes, and its part {kind.decode()!r} ends after {position}"
+    return None
+
+
+BOXES = {
+    *(b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"udta", b"meta"),
+    *(b"moof", b"styp", b"sidx", b"ssix", b"prft", b"emsg", b"mfra"),
+}
+
+
+def _avi(data: Bytes, stream: int) -> str | None:
+    """The file holds what its RIFF chunks say, of which there is one for each GB or so (OpenDML 1.02)."""
+    position = 0
+    while (head := data.at(position, 8))[:4] == b"RIFF" and (size := int.from_bytes(head[4:], "little")):
+        position += 8 + size + size % 2
+        if position > len(data) + 1:  # a last byte of padding may be missing
+            return f"it was cut off: it has {len(data)} bytes, and says {position}"
+    return None
+
+
+def _flv(data: Bytes, stream: int) -> str | None:
+    """Each tag is followed by its length (Adobe Flash Video File Format Specification 10.1, annex E)."""
+    position = int.from_bytes(data.at(5, 4), "big") + 4
+    while position + 15 <= len(data):
+        kind, *length = data.at(position, 4)
+        size = 11 + int.from_bytes(length, "big")
+        until = position + size
+        if until + 4 > len(data):
+            return f"it was cut off, in what begins at byte {position}"
+        said = int.from_bytes(data.at(until, 4), "big")
+        if said not in (size, 0, size - 11) or kind & 31 not in (8, 9, 18):  # some writers leave it out
+            return _stranger(position)
+        position = until + 4
+    return None if position == len(data) else f"it was cut off, in what begins at byte {position}"
+
+
+def _ogg(data: Bytes, stream: int) -> str | None:
+    """The pages of each stream count on by one, and its last one says so (RFC 3533, 6)."""
+    counts: dict[int, int] = {}
+    open_streams: set[int] = set()
+    position = 0
+    while position < len(data):
+        head = data.at(position, 27 + 255)
+        if head[:4] != b"OggS" or len(head) < 27 + head[26]:
+            return _stranger(position)
+        serial, count = int.from_bytes(head[14:18], "little"), int.from_bytes(head[18:22], "little")
+        if count != counts.get(serial, count - 1) + 1:
+            return f"it is damaged: pages are missing before byte {position}"
+        counts[serial] = count
+        open_streams.add(serial)
+        if head[5] & 4:
+            open_streams.discard(serial)
+            del counts[serial]
+        position += 27 + head[26] + sum(head[27 : 27 + head[26]])
+    return None if position == len(data) and not open_streams else "it was cut off: a stream of it does not end"
+
+
+def _transport_stream(data: Bytes, stream: int) -> str | None:
+    """The packets of the video count on by one, modulo 16 (ISO/IEC 13818-1, 2.4.3.2)."""
+    head = data.at(0, 204 * 6)
+    for size, before in ((188, 0), (192, 4), (204, 0)):
+        for begin in range(min(size, len(head))):
+            if all(byte == SYNC for byte in head[begin + before : begin + before + 5 * size : size]):
+                return _continuity(data, begin, size, before, stream)
+    return None  # FFmpeg may find some
+
+
+def _continuity(data: Bytes, begin: int, size: int, before: int, stream: int) -> str | None:
+    latest = -1  # the counter of the video's last packet
+    begins: tuple[int, int] | None = None  # the first counters of the program table and of the video
+    for position in range(begin, len(data) - size + 1, PACKETS * size):
+        packets = np.frombuffer(data.at(position, PACKETS * size), np.uint8)
+        packets = packets[: len(packets) // size * size].reshape(-1, size)[:, before:]
+        if len(lost := np.flatnonzero(packets[:, 0] != SYNC)):
+            return _stranger(position + int(lost[0]) * size)
+        own = _of_stream(packets, stream)
+        video = packets[own].astype(np.int32)
+        broken = video[:, 1] & 128 != 0  # the receiver knew
+        # Where a picture's data begin, behind an adaptation field, if there is one.
+        starts = np.flatnonzero(video[:, 1] & 64)
+        offsets = 4 + np.where(video[starts, 3] & 32, video[starts, 4] + 1, 0)
+        prefixes = video[starts[:, None], np.minimum(offsets[:, None] + np.arange(3), video.shape[1] - 1)]
+        broken[starts[(prefixes != (0, 0, 1)).any(axis=1)]] = True
+        places = np.flatnonzero(video[:, 3] & 16)  # those that carry something
+        counters = video[places, 3] & 15
+        restarts = (video[places, 3] & 32 != 0) & (video[places, 4] > 0) & (video[places, 5] & 128 != 0)
+        steps = np.diff(counters, prepend=counters[:1] if latest < 0 else latest) % 16
+        tables = _of_stream(packets, 0)
+        if begins is None and len(tables) and len(counters):
+            begins = int(packets[tables[0], 3] & 15), int(counters[0])
+        for place in places[(steps > 1) & ~restarts].tolist():
+            between = tables[(tables > (own[place - 1] if place else -1)) & (tables < own[place])]
+            # Where files were joined, a picture begins and both counters are where the first file began.
+            now = (int(packets[between[0], 3] & 15), int(video[place, 3] & 15)) if len(between) else None
+            broken[place] |= now is None or now != begins or not video[place, 1] & 64
+        if broken.any():
+            return f"it is damaged: packets are missing before byte {position + int(own[np.argmax(broken)]) * size}"
+        latest = int(counters[-1]) if len(counters) else latest
+    return None
+
+
+def _of_stream(packets: np.ndarray, stream: int) -> np.ndarray:
+    return np.flatnonzero((packets[:, 1].astype(np.int32) & 31) << 8 | packets[:, 2] == stream)
+
+
+SYNC = 0x47
+CHECKS: dict[str, Callable[[Bytes, int], str | None]] = {
+    "matroska,webm": _matroska,
+    "flv": _flv,
+    "avi": _avi,
+    "ogg": _ogg,
+    "mov,mp4,m4a,3gp,3g2,mj2": _mp4,
+    "mpegts": _transport_stream,
+}
+"""By FFmpeg's name of the format."""

@@ -1,0 +1,73 @@
+"""Which frames of a video are looked at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+SamplingKind = Literal["uniform", "fps"]
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """Which frames of a video are looked at; the formulas are those of lmms-eval's LLaVA wrappers.
+
+    "uniform": exactly `max_frames` frames from first to last, some repeated when the video has fewer
+    (llava_onevision, and llava_vid with force_sample). "fps": about `fps` frames per second from the first on,
+    or "uniform" where those would be more than `max_frames` (llava_vid). `fps` is read by "fps" only.
+    """
+
+    kind: SamplingKind
+    max_frames: int
+    fps: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SamplingKind):
+            raise ValueError(f"kind must be one of {get_args(SamplingKind)}, not {self.kind!r}")
+        if self.max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, not {self.max_frames}")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps must be a positive number, not {self.fps}")
+
+    def __str__(self) -> str:
+        return f"uniform:{self.max_frames}" if self.kind == "uniform" else f"fps:{float(self.fps)}:max{self.max_frames}"
+
+    @classmethod
+    def parse(cls, text: str) -> FrameSampling:
+        """The inverse of `str`: "uniform:32" or "fps:1.0:max64"; ValueError for anything else."""
+        try:
+            match text.split(":"):
+                case ["uniform", frames]:
+                    return cls("uniform", int(frames))
+                case ["fps", fps, limit] if limit.startswith("max"):
+                    return cls("fps", int(limit[len("max") :]), float(fps))
+        except ValueError as error:
+            cause = f"{error}; "
+        else:
+            cause = ""
+        raise ValueError(f'bad frame sampling {text!r}: {cause}write "uniform:32" or "fps:1.0:max64"')
+
+    def indices(self, total_frames: int, avg_fps: float) -> list[int]:
+        """Ascending frame numbers out of `total_frames`; ValueError for no frames or a frame rate too low for `fps`."""
+        return self.indices_and_times(total_frames, avg_fps)[0]
+
+    def indices_and_times(self, total_frames: int, avg_fps: float) -> tuple[list[int], list[float]]:
+        """`indices`, and the second each of these frames is said to be at."""
+        if total_frames < 1:
+            raise ValueError("there are no frames to sample")
+        if not (math.isfinite(avg_fps) and avg_fps > 0):
+            raise ValueError(f"avg_fps must be a positive number, not {avg_fps}")
+        if self.kind == "fps":
+            stride = round(avg_fps / self.fps)
+            if stride == 0:
+                raise ValueError(f"avg_fps {avg_fps:g} is too low to take {self.fps:g} frames per second")
+            strided = range(0, total_frames, stride)
+            if len(strided) <= self.max_frames:
+                # A stride counts as 1/fps seconds though avg_fps is seldom whole: at 1 fps this is llava_vid's time
+                # to the bit; at other rates llava_vid leaves the rate out and is wrong by that factor.
+                return list(strided), [index / (stride * self.fps) for index in strided]
+        spread = np.linspace(0, total_frames - 1, self.max_frames, dtype=int).tolist()
+        return spread, [index / avg_fps for index in spread]
