@@ -39,6 +39,7 @@ class Sample:
     tokens_after: float
     seconds: dict[str, float]
     positions: str | None = None  # of the kept tokens: "original" or "repack"
+    reading: dict[str, Any] | None = None  # eval.engine.Reading's fields; None where the video was not read
 
     @property
     def key(self) -> Key:
@@ -58,6 +59,7 @@ class Sample:
             tokens_after=sum(record.tokens_after for record in answer.records),
             seconds=answer.seconds,
             positions=next((record.positions for record in answer.records), None),
+            reading=asdict(answer.reading),
         )
 
     @classmethod

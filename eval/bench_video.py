@@ -5,34 +5,40 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from eval.files import prepare_json, write_json
 from eval.rounds import bench_device, in_turns, machine, require_repeats
-from llava.decoders import DECODERS, require
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
-from llava.video import FrameSampling, read_video
+from llava.video import FrameSampling, open_video, read_video, require
 
 CPU = torch.device("cpu")
 FPS = 25
 SEGMENT = 10  # seconds that are encoded at a time
 SEGMENTS = 3  # different ones; longer videos repeat them
 DECODE_NOTES = (
-    "ms: median of opening the file and reading the frames; all decoders take turns. frames/s: frames / median",
-    "same: frames that equal decord's in every pixel; max, mean: difference from decord, in levels of 255",
+    "CPU ms, ms: medians, CPU time and wall clock, of opening the file and reading the frames; all readers take turns",
+    "of decord: CPU time, decord's being 1. MiB: by how much memory grew at its peak, in a fresh process",
+    "same: frames that equal decord's in every pixel; max: largest difference from decord, in levels of 255",
     f"videos: H.264 (x264's defaults) at {FPS} per second, a key frame at least every {SEGMENT} s",
 )
+COMPARED = ("exact", "decord", "torchcodec")
+"""Readers that are measured. Raw pyav decodes all that comes before the last frame: an hour takes minutes."""
 PREPROCESS_NOTES = (
     "ms: median of resizing and normalising decoded frames, until they are on the device; all lines take turns",
     "max: largest difference from exact, in levels of 255; differ: colours that do, in %",
@@ -45,6 +51,7 @@ def add_decode(benchmarks: argparse._SubParsersAction) -> None:
     decode.add_argument("--seconds", default="10,180,3600", help="how long the videos are")
     decode.add_argument("--size", default="640x360", help="of their frames, width x height, both even")
     decode.add_argument("--frames", default=32, type=int, help="read from each")
+    decode.add_argument("--source", type=Path, help="a video to make them of; without it, drawn hills with grain")
     decode.add_argument("--repeats", default=5, type=int, help="rounds")
     decode.set_defaults(prepare=prepare_decode)
 
@@ -79,11 +86,20 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
     require("decord")
     require("pyav")  # which makes the videos
     missing = not_installed()
+    if arguments.source is not None:
+        with open_video(arguments.source):  # VideoError for one that cannot be read
+            pass
 
     def finish() -> int:
         console = Console()
         with TemporaryDirectory() as folder:
-            segments = [write_segment(Path(folder) / f"segment{i}.mp4", size, i) for i in range(SEGMENTS)]
+            made = source_pictures(arguments.source, size) if arguments.source else None
+            segments = [
+                write_segment(
+                    Path(folder) / f"segment{i}.mp4", pictures(size, SEGMENT * FPS, i) if made is None else made(i)
+                )
+                for i in range(SEGMENTS)
+            ]
             videos = [join(Path(folder) / f"{second}.mp4", segments, second) for second in seconds]
             results: list[dict[str, Any]] = [
                 {
@@ -94,18 +110,27 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
                 for second, video in zip(seconds, videos, strict=True)
             ]
         table = new_table(
-            f"{sampling.max_frames} frames, {arguments.size}", "s", ("ms", "frames/s", "same", "max", "mean")
+            f"{sampling.max_frames} frames, {arguments.size}",
+            "s",
+            ("CPU ms", "of decord", "ms", "MiB", "same", "max"),
         )
         for result in results:
             for name, line in result["decoders"].items():
-                values = (line["median_ms"], line["frames_per_second"], line["same"], line["max"], line["mean"])
-                cells = (f"{values[0]:.1f}", f"{values[1]:.1f}", str(values[2]), str(values[3]), f"{values[4]:.3f}")
+                cells = (
+                    f"{line['median_cpu_ms']:.0f}",
+                    f"{line['cpu_of_decord']:.2f}",
+                    f"{line['median_ms']:.0f}",
+                    f"{line['peak_mib']:.0f}",
+                    str(line["same"]),
+                    str(line["max"]),
+                )
                 table.add_row(str(result["seconds"]), name, *cells)
             table.add_section()
         show(console, table, (*DECODE_NOTES, *(f"{name}: not measured. {cause}" for name, cause in missing.items())))
         if arguments.json is not None:
             packages = {package: installed(package) for package in ("decord", "torchcodec", "av")}
-            settings = {"size": arguments.size, "frames": sampling.max_frames, "repeats": repeats}
+            source = arguments.source.name if arguments.source else None
+            settings = {"size": arguments.size, "frames": sampling.max_frames, "repeats": repeats, "source": source}
             notes = {"notes": DECODE_NOTES, "packages": packages, "not_installed": missing}
             write_json(arguments.json, {**machine(CPU), **settings, **notes, "videos": results})
         return 0
@@ -161,7 +186,7 @@ def parse_sizes(flag: str, text: str) -> list[tuple[int, int]]:
 def not_installed() -> dict[str, str]:
     """Decoders that are not there, and why."""
     causes = {}
-    for name in DECODERS:
+    for name in COMPARED:
         try:
             require(name)
         except ImportError as cause:
@@ -177,23 +202,51 @@ def installed(package: str) -> str | None:
 
 
 def measure_decoders(video: Path, sampling: FrameSampling, repeats: int) -> dict[str, dict[str, Any]]:
-    """What is known of every decoder that is installed, decord first."""
+    """What is known of every reader in COMPARED that is installed."""
     missing = not_installed()
-    calls = {
-        name: lambda name=name: read_video(video, sampling, name).frames for name in DECODERS if name not in missing
-    }
-    frames = {name: call() for name, call in calls.items()}
-    times = in_turns(calls, repeats, CPU)
+    names = [name for name in COMPARED if name not in missing]
+    frames = {name: read_video(video, sampling, name).frames for name in names}
+    milliseconds: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+            read_video(video, sampling, name)
+            cpu[name].append(round(1000 * (time.process_time() - begin_cpu), 3))
+            milliseconds[name].append(round(1000 * (time.perf_counter() - begin), 3))
     results = {}
     for name, made in frames.items():
         difference = np.abs(made.astype(np.int16) - frames["decord"])
         results[name] = {
-            **speed(times[name], len(made)),
+            **speed(milliseconds[name], len(made)),
+            "cpu_milliseconds": cpu[name],
+            "median_cpu_ms": statistics.median(cpu[name]),
+            "cpu_of_decord": statistics.median(cpu[name]) / statistics.median(cpu["decord"]),
+            "peak_mib": peak_memory(video, sampling, name),
             "same": int((difference == 0).all(axis=(1, 2, 3)).sum()),
             "max": int(difference.max()),
             "mean": float(difference.mean()),
         }
     return results
+
+
+def peak_memory(video: Path, sampling: FrameSampling, reader: str) -> float:
+    """MiB by which the peak of a fresh process's memory grows while it reads the frames, these included."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_growth, str(video), sampling, reader).result()
+
+
+def _growth(video: str, sampling: FrameSampling, reader: str) -> float:
+    require(reader)  # imports it
+    before = _peak()
+    read_video(video, sampling, reader)
+    return _peak() - before
+
+
+def _peak() -> float:
+    """MiB of this process's memory at its peak; getrusage's would be that of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 def measure_preprocessing(
@@ -249,15 +302,27 @@ def pictures(size: tuple[int, int], count: int, seed: int) -> np.ndarray:
     return frames
 
 
-def write_segment(path: Path, size: tuple[int, int], seed: int) -> Path:
-    """A video of SEGMENT seconds that starts with a key frame; no two are alike."""
+def source_pictures(source: Path, size: tuple[int, int]) -> Callable[[int], np.ndarray]:
+    """Makes uint8 [SEGMENT * FPS, height, width, 3] for a segment's number, of a video's first frames: on to their end
+    and back, and so on; as they are, mirrored, or upside down."""
+    with open_video(source) as video:
+        _, frames = video.sample(lambda count, fps: list(range(min(count, SEGMENT * FPS))))
+    resized = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
+    there_and_back = [*range(len(resized)), *range(len(resized) - 2, 0, -1)]
+    order = np.resize(there_and_back, SEGMENT * FPS)
+    flips = (slice(None), (slice(None), slice(None), slice(None, None, -1)), (slice(None), slice(None, None, -1)))
+    return lambda number: np.ascontiguousarray(resized[order][flips[number % len(flips)]])
+
+
+def write_segment(path: Path, frames: np.ndarray) -> Path:
+    """A video of these frames, uint8 [T, height, width, 3], that starts with a key frame."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height = size
+        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for frame in pictures(size, SEGMENT * FPS, seed):
+        for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return path

@@ -28,7 +28,9 @@ from rich.table import Table
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
 from eval.files import prepare_json, write_json, write_whole
-from llava.video import FrameSampling, VideoError, read_video
+from llava.video import FrameSampling, VideoError, open_video
+from llava.video.against_decord import against_decord, why_in_doubt
+from llava.video.exact import ExactVideo
 
 PROBLEMS_FOUND = 3
 """Exit status where something is missing or broken."""
@@ -56,6 +58,9 @@ def add_doctor(commands: argparse._SubParsersAction) -> None:
         type=Path,
         help="file of sha256 sums, which notice what decoders do not: videos in it are compared, others are added",
     )
+    doctor.add_argument(
+        "--sampling", default="uniform:32", help="frames that raw decord, which other harnesses read with, is asked for"
+    )
     doctor.add_argument("--json", type=Path, help="file for the report")
     doctor.set_defaults(prepare=prepare_doctor)
 
@@ -63,7 +68,7 @@ def add_doctor(commands: argparse._SubParsersAction) -> None:
 def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check the arguments; returns what does the rest. Raises ValueError, OSError or ImportError."""
     benchmark, names = select_tasks(arguments.tasks)
-    for package, extra in (("lmms_eval", ".[eval]"), ("decord", "decord")):
+    for package, extra in (("lmms_eval", ".[eval]"), ("av", "av")):
         if find_spec(package) is None:
             raise ImportError(f"the doctor needs {package}: pip install {extra}")
     if arguments.data is None:
@@ -74,6 +79,7 @@ def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
         )
     if not arguments.data.is_dir():
         raise NotADirectoryError(f"--data {arguments.data} is not a directory")
+    FrameSampling.parse(arguments.sampling)  # ValueError for a bad one
     if arguments.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {arguments.workers}")
     if not arguments.timeout > 0:
@@ -93,7 +99,15 @@ def run_doctor(
     print(f"reading the questions of {len(names)} {benchmark.name} tasks", file=sys.stderr)
     tasks = read_questions(benchmark, names, data)
     videos = list(dict.fromkeys(video for task in tasks for video in task.videos))
-    check = partial(check_video, frames=32 if arguments.deep else 3, checksum=known is not None)
+    # decord gets a part of the time, so that one that hangs does not make the video count as broken.
+    patience = arguments.timeout / 2
+    check = partial(
+        check_video,
+        frames=32 if arguments.deep else 3,
+        checksum=known is not None,
+        sampling=FrameSampling.parse(arguments.sampling),
+        patience=patience,
+    )
     checked = track(
         check_videos(videos, check, arguments.workers, arguments.timeout),
         "checking videos",
@@ -228,15 +242,18 @@ TEXT = bytes({*b"\t\n\r\f", *range(32, 256)} - {127})
 
 @dataclass(frozen=True)
 class Finding:
-    """How a video is; cause says what is wrong with it. sha256 is None where it was not asked for or not ok."""
+    """How a video is; cause says what is wrong with it. sha256 is None where it was not asked for or not ok.
+    misread: what raw decord makes of it, "" where it gives the frames that are asked for."""
 
     state: Literal["ok", "missing", "broken"]
     cause: str = ""
     sha256: str | None = None
+    misread: str = ""
 
 
-def check_video(path: Path, frames: int, checksum: bool) -> Finding:
-    """Decode `frames` frames as a run does, from the first to the last one."""
+def check_video(path: Path, frames: int, checksum: bool, sampling: FrameSampling, patience: float) -> Finding:
+    """Decode `frames` frames as a run does, from the first to the last one; where raw decord may give others, compare
+    those of `sampling` with its, for `patience` seconds at most."""
     if not path.exists():
         return Finding("missing", "no such file")
     try:
@@ -245,12 +262,25 @@ def check_video(path: Path, frames: int, checksum: bool) -> Finding:
                 head = file.read(HEAD)
             if cause := disguise(head) or (head and not head.translate(None, TEXT) and "is text, not a video"):
                 return Finding("broken", cause)
-        read_video(path, FrameSampling("uniform", frames))
-        return Finding("ok", sha256=sha256(path) if checksum else None)
+        with open_video(path) as video:
+            video.sample(FrameSampling("uniform", frames).indices)
+            misread = misread_by_decord(path, video, sampling, patience) if isinstance(video, ExactVideo) else ""
+        return Finding("ok", sha256=sha256(path) if checksum else None, misread=misread)
     except VideoError as error:
         return Finding("broken", error.cause)
     except OSError as error:
         return Finding("broken", f"cannot be read ({error.strerror})")
+
+
+def misread_by_decord(path: Path, video: ExactVideo, sampling: FrameSampling, patience: float) -> str:
+    """In how many of the sampled frames raw decord errs, and why; "" where in none."""
+    if why_in_doubt(video) is None:
+        return ""
+    _, frames = video.sample(sampling.indices)
+    against = against_decord(str(path), video, sampling.indices, frames, patience)
+    if against.differ is None:
+        return against.why
+    return f"{against.differ} of {len(frames)} frames differ; {against.why}" if against.differ else ""
 
 
 def disguise(head: bytes) -> str:
@@ -280,7 +310,7 @@ def check_videos(
     """
     # A fork server imports torch, the decoder and, where it is a script, __main__ once; then a process costs little.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "eval.doctor", "decord"])
+    context.set_forkserver_preload(["__main__", "eval.doctor", "av"])
     waiting = deque(videos)
     running: dict[Connection, _Check] = {}
     try:
@@ -378,17 +408,20 @@ class Counts:
     ok: int
     missing: int
     broken: int
+    misread: int
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found. total counts a video of several tasks once; remedy is how to get what is wrong."""
+    """All that was found. total counts a video of several tasks once; misread are the videos of which raw decord, which
+    other harnesses read with, gives other frames than asked for; remedy is how to get what is wrong."""
 
     benchmark: str
     data: str
     tasks: dict[str, Counts]
     total: Counts
     problems: list[Problem]
+    misread: dict[str, str]
     notes: list[str]
     remedy: list[str]
 
@@ -396,7 +429,9 @@ class Report:
 def summarise(benchmark: Benchmark, data: Path, tasks: list[Questions], findings: Mapping[Path, Finding]) -> Report:
     def count(questions: int, videos: Iterable[Path]) -> Counts:
         states = [findings[video].state for video in videos]
-        return Counts(questions, len(states), *(states.count(state) for state in ("ok", "missing", "broken")))
+        misread = sum(bool(findings[video].misread) for video in videos)
+        ok, missing, broken = (states.count(state) for state in ("ok", "missing", "broken"))
+        return Counts(questions, len(states), ok, missing, broken, misread)
 
     problems: list[Problem] = []
     for task in tasks:
@@ -412,6 +447,7 @@ def summarise(benchmark: Benchmark, data: Path, tasks: list[Questions], findings
         tasks={task.task: count(task.count, task.videos) for task in tasks},
         total=count(sum(task.count for task in tasks), findings),
         problems=problems,
+        misread={str(video): finding.misread for video, finding in findings.items() if finding.misread},
         notes=[note for task in tasks for note in task.notes],
         remedy=how_to_get(benchmark, affected, data) if affected else [],
     )
@@ -459,6 +495,8 @@ def print_report(console: Console, report: Report) -> None:
     plain = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for problem in report.problems:
         plain(f"{problem.kind.upper()} {problem.task}: {problem.file}: {problem.cause}", style="red")
+    for video, how in report.misread.items():
+        plain(f"MISREAD BY RAW DECORD {video}: {how}", style="yellow")
     for note in report.notes:
         plain(f"note: {note}")
     table = Table(title=report.benchmark)
@@ -469,6 +507,11 @@ def print_report(console: Console, report: Report) -> None:
         table.add_row(name, *map(str, asdict(counts).values()))
     table.add_row("all", *map(str, asdict(report.total).values()), style="bold")
     console.print(table)
+    if report.misread:
+        plain(
+            f"misread: {len(report.misread)} videos are fine, but raw decord gives other frames of them than asked for "
+            "(listed above the table); results of harnesses that read with it are of those frames"
+        )
     if report.problems:
         plain(f"problems: {len(report.problems)}, listed above the table. To get {report.benchmark}:")
         for step in report.remedy:

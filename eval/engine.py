@@ -7,9 +7,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from llava.video import FrameSampling
+from llava.video import FrameSampling, OpenVideo
+from llava.video.against_decord import against_decord
 from vidcom2 import Compressor, Record
 
 
@@ -18,9 +20,26 @@ class PromptTooLong(Exception):
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a video was read. reader, why: see llava.video.OpenVideo. decord_differs, decord: see
+    llava.video.against_decord.AgainstDecord."""
+
+    reader: str
+    why: str
+    decord_differs: int | None
+    decord: str
+
+    @classmethod
+    def of(cls, file: str, video: OpenVideo, choose: Callable[[int, float], list[int]], frames: np.ndarray) -> Reading:
+        """Of `frames`, which the opened `video` gave for `choose`."""
+        against = against_decord(file, video, choose, frames)
+        return cls(video.name, video.why, against.differ, against.why)
+
+
+@dataclass(frozen=True)
 class Answer:
     """text: the raw answer. prompt: what was asked, video as one slot. frames, duration: what was seen of the video.
-    records: what the video cost the LLM. seconds: per stage (eval.timing.STAGES)."""
+    records: what the video cost the LLM. seconds: per stage (eval.timing.STAGES). reading: how the video was read."""
 
     text: str
     prompt: str
@@ -28,6 +47,7 @@ class Answer:
     duration: float
     records: list[Record]
     seconds: dict[str, float]
+    reading: Reading
 
 
 class Engine(Protocol):

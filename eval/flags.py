@@ -41,7 +41,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", default=1, type=int, help="questions answered together; their last bits may differ from alone"
     )
-    parser.add_argument("--decoder", help="decord, torchcodec or pyav, for LLaVA checkpoints; decord if unset")
+    parser.add_argument(
+        "--decoder",
+        default=env.get("DECODER") or None,
+        help="exact: the frames that a player shows; decord, torchcodec, pyav: what these give; exact if unset",
+    )
     parser.add_argument(
         "--preprocess", help="exact: PIL, where videos are read; fast: the same pixels on the model's device, for GPUs"
     )

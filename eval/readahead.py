@@ -54,7 +54,7 @@ class ReadAhead:
         self._read, self._timeout, self._ahead = read, timeout, ahead
         # Forked from a server that has imported torch and the decoder once; a plain fork would copy CUDA's state.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["eval.models", "decord"])
+        self._context.set_forkserver_preload(["eval.models", "av"])
         self._workers = [_Worker(self._start()) for _ in range(workers)]
         self._planned: deque[str] = deque()
         self._order: deque[_Worker] = deque()  # whose turn it is to have a file taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -58,6 +59,7 @@ def join_samples(
                     "tokens_before": sample.tokens_before,
                     "tokens_after": sample.tokens_after,
                     "positions": sample.positions,
+                    "reading": sample.reading,
                     "seconds": {stage: round(value, 6) for stage, value in sample.seconds.items()},
                 }
             )
@@ -84,8 +86,21 @@ def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
             "before_per_sample": before / len(seen) if seen else None,
             "after_per_sample": after / len(seen) if seen else None,
         },
+        "videos": videos(lines),
         "seconds": {stage: _times([line["seconds"][stage] for line in seen]) for stage in STAGES},
         "failures": [{k: line[k] for k in ("task", "doc_id", "video", "error")} for line in lines if line["error"]],
+    }
+
+
+def videos(lines: list[Line]) -> dict[str, Any]:
+    """How many distinct videos were read, by what, and of how many raw decord would have given other frames."""
+    read = {line["video"]: line["reading"] for line in lines if line.get("reading")}  # older runs do not say
+    differ = [reading["decord_differs"] for reading in read.values()]
+    return {
+        "read": len(read),
+        "readers": dict(Counter(reading["reader"] for reading in read.values())),
+        "decord_differs": sum(bool(count) for count in differ),
+        "decord_unknown": differ.count(None),
     }
 
 
@@ -155,6 +170,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
         )
         stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
         lines.append(f"mean seconds per sample: {stages} (compress: with pooling and splicing into the text)")
+    lines.append(about_videos(summary["videos"]))
     kind = BENCHMARKS[summary["benchmark"]].overall
     other: Overall = "micro" if kind == "macro" else "macro"
     value = summary["scores"][other]
@@ -164,6 +180,13 @@ def notes(summary: dict[str, Any]) -> list[str]:
         lines.append(f"parsers score {summary['parsers']['differ']} answers differently; overall: {overall}")
     lines += [f"FAILED {f['task']} question {f['doc_id']}: {f['error']}" for f in summary["failures"]]
     return lines
+
+
+def about_videos(seen: dict[str, Any]) -> str:
+    readers = ", ".join(f"{count} by {name}" for name, count in seen["readers"].items())
+    unknown = f" (unknown for {seen['decord_unknown']})" if seen["decord_unknown"] else ""
+    others = f"raw decord would have given other frames for {seen['decord_differs']}{unknown}"
+    return f"videos read: {seen['read']}" + (f", {readers}; {others}" if seen["read"] else "")
 
 
 def markdown(summary: dict[str, Any]) -> str:

@@ -68,6 +68,8 @@ $1 through lmms-eval. Environment variables or flags; flags win:
   LIMIT        --limit       questions per task                 [all]
   ATTN         --attn        eager, sdpa, flash_attention_2     [the best installed]
   DATA         --data        local copy of $1, laid out as on the hub and unpacked
+  DECODER      --decoder     decord, torchcodec or pyav: frames as these give them, for comparison with harnesses that
+                             read with them  [exact: the frames that a player shows]
   PARSER       --parser      legacy: answers are read as lmms-eval 0.5.0 did, the paper's harness  [current]
   ENGINE       --engine      deepspeed: one model over all GPUs, by ZeRO-3  [torch: a copy on each]
                --sampling    frames, such as uniform:16         [as lmms-eval's wrapper for the model]

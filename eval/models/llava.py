@@ -10,16 +10,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from eval.engine import Answer, EngineBase, PromptTooLong, generate_arguments, in_batch
+from eval.engine import Answer, EngineBase, PromptTooLong, Reading, generate_arguments, in_batch
 from eval.timing import StageTimer
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
-from llava.decoders import require
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.llava_arch import Encoded
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
-from llava.video import FrameSampling, read_video
+from llava.video import EXACT, FrameSampling, open_video, require, sample_video
 from vidcom2 import Compressor, Record
 
 
@@ -36,7 +35,7 @@ class LlavaProtocol:
     overwrite_config: dict[str, Any] = field(default_factory=dict)
     conv_template: str = "qwen_1_5"
     time_instruction: bool = False
-    decoder: str = "decord"
+    decoder: str = EXACT
     preprocess: str = "exact"
     default_dtype: ClassVar[str] = "float16"  # on GPUs
 
@@ -63,8 +62,7 @@ class LlavaProtocol:
         not."""
         if preprocess not in (None, "exact", "fast"):
             raise ValueError(f"--preprocess {preprocess!r} is unknown; there are exact and fast")
-        if decoder is not None:
-            require(decoder)
+        require(decoder or self.decoder)
         return replace(self, decoder=decoder or self.decoder, preprocess=preprocess or self.preprocess)
 
     def describe(self) -> dict[str, Any]:
@@ -109,12 +107,13 @@ LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {
 @dataclass(frozen=True)
 class Read:
     """A video's frames for the tower, [T, 3, S, S], or for `see` to prepare them, uint8 [T, H, W, 3]; their times and
-    the video's length in seconds. seconds: what reading took, per stage."""
+    the video's length in seconds. seconds: what reading took, per stage. reading: how it was read."""
 
     pixels: torch.Tensor
     times: list[float]
     duration: float
     seconds: dict[str, float]
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -124,20 +123,23 @@ class Reader:
     sampling: FrameSampling
     processor: Any
     dtype: torch.dtype
-    decoder: str = "decord"
+    decoder: str = EXACT
     preprocess: str = "exact"
 
     def __call__(self, video_file: str) -> Read:
         timer = StageTimer(torch.device("cpu"))
         timer.switch("decode")
-        video = read_video(video_file, self.sampling, self.decoder)
+        with open_video(video_file, self.decoder) as opened:
+            video = sample_video(opened, self.sampling)
+            timer.switch(None)
+            reading = Reading.of(video_file, opened, self.sampling.indices, video.frames)
         timer.switch("preprocess")
         if self.preprocess == "fast":
             pixels = torch.from_numpy(video.frames)
         else:
             pixels = self.processor.preprocess(video.frames, return_tensors="pt")["pixel_values"].to(self.dtype)
         timer.switch(None)
-        return Read(pixels, video.times, video.duration, timer.seconds)
+        return Read(pixels, video.times, video.duration, timer.seconds, reading)
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ class LlavaEngine(EngineBase):
         ):
             read, seconds = seen.read, in_batch(seen.timer.seconds, timer.seconds, len(asked))
             record = replace(record, sample=0, start=line.index(IMAGE_TOKEN_INDEX))  # without the padding
-            made = Answer(text.strip(), prompt, len(read.times), read.duration, [record], seconds)
+            made = Answer(text.strip(), prompt, len(read.times), read.duration, [record], seconds, read.reading)
             answers.append(self._too_long(line, record) or made)
         return answers
 

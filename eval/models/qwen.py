@@ -1,7 +1,8 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL through transformers: the part of an evaluation that knows these models.
 
-Frames are read and resized by qwen_vl_utils and prompts put together as lmms-eval's own wrappers do for these ids, so
-answers are theirs; but a video that cannot be read is an error here, not a question without its video.
+Frames are chosen and resized by qwen_vl_utils and prompts put together as lmms-eval's own wrappers do for these ids, so
+answers are theirs. Two things differ: the pictures are our reader's, and a video that cannot be read is an error, not a
+question without its video.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from eval.engine import Answer, EngineBase, PromptTooLong, generate_arguments, in_batch
+from eval.engine import Answer, EngineBase, PromptTooLong, Reading, generate_arguments, in_batch
 from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
-from llava.video import FrameSampling, VideoError, open_video
+from llava.video import EXACT, FrameSampling, OpenVideo, open_video, require
 from vidcom2 import Compressor, Record
 
 
@@ -30,7 +33,7 @@ class QwenProtocol:
     read two frames per second and thin these out, tell the processor nothing of their times, and end the answer at the
     task's stop texts. patch: pixels; sizes are rounded to twice that. resized: the processor is to take the frames as
     qwen_vl_utils sized them. min_pixels, max_pixels: of a frame. system: the system prompt, None for the chat
-    template's own.
+    template's own. decoder: what reads videos, see llava.video.read_video.
     """
 
     harness_name: str
@@ -42,6 +45,7 @@ class QwenProtocol:
     max_pixels: int = 2048 * 28 * 28
     system: str | None = None
     max_new_tokens: int = 128
+    decoder: str = EXACT
     default_dtype: ClassVar[str] = "bfloat16"  # on GPUs
 
     @property
@@ -55,11 +59,14 @@ class QwenProtocol:
         return replace(self, frames=sampling.max_frames)
 
     def read_by(self, decoder: str | None = None, preprocess: str | None = None) -> QwenProtocol:
-        """ValueError for any: qwen_vl_utils decides (FORCE_QWENVL_VIDEO_READER), and transformers resizes."""
-        for name, value in (("decoder", decoder), ("preprocess", preprocess)):
-            if value is not None:
-                raise ValueError(f"--{name} {value} is not for {self.harness_name}: its frames are qwen_vl_utils'")
-        return self
+        """The same with another decoder; ValueError, ImportError for one that there is not, and for any preprocessing:
+        qwen_vl_utils and transformers resize."""
+        if preprocess is not None:
+            raise ValueError(
+                f"--preprocess {preprocess} is not for {self.harness_name}: qwen_vl_utils resizes its frames"
+            )
+        require(decoder or self.decoder)
+        return replace(self, decoder=decoder or self.decoder)
 
     def message(self, video_file: str, question: str, total_frames: int) -> list[dict[str, Any]]:
         """The chat about a video of `total_frames`, with what qwen_vl_utils is to do with it."""
@@ -74,12 +81,10 @@ class QwenProtocol:
 
     def describe(self) -> dict[str, Any]:
         """How videos and prompts are made, for results.json."""
-        from qwen_vl_utils.vision_process import get_video_reader_backend
-
         return {
             "protocol": self.harness_name,
             "sampling": self.sampling,
-            "decoder": f"qwen_vl_utils, {get_video_reader_backend()}",
+            "decoder": self.decoder,
             "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
             "system_prompt": self.system,
@@ -99,7 +104,7 @@ QWEN_PROTOCOLS: dict[str, QwenProtocol] = {
 @dataclass(frozen=True)
 class Read:
     """A decoded video: frames float [T, 3, H, W] from 0 to 255, qwen_vl_utils' notes on them, how many the file has
-    and how many per second. seconds: what reading took, per stage."""
+    and how many per second. seconds: what reading took, per stage. reading: how it was read."""
 
     file: str
     frames: torch.Tensor
@@ -107,40 +112,71 @@ class Read:
     total: int
     fps: float
     seconds: dict[str, float]
+    reading: Reading
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes videos with qwen_vl_utils."""
+    """Reads videos with our reader; qwen_vl_utils says which frames, and sizes them."""
 
     protocol: QwenProtocol
 
     def __call__(self, video_file: str) -> Read:
         timer = StageTimer(torch.device("cpu"))
         timer.switch("decode")
-        with open_video(video_file) as reader:
-            total, fps = len(reader), reader.fps
-        frames, metadata = self._frames(self.protocol.message(video_file, "", total), video_file)
-        timer.switch(None)
-        return Read(video_file, frames, metadata, total, fps, timer.seconds)
-
-    def _frames(self, message: list[dict[str, Any]], video_file: str) -> tuple[torch.Tensor, dict[str, Any]]:
-        """The message's frames, float [T, 3, H, W] from 0 to 255, and qwen_vl_utils' notes on where they come from."""
-        from qwen_vl_utils import process_vision_info
-        from qwen_vl_utils.vision_process import get_video_reader_backend
-
-        try:
-            _, videos = process_vision_info(message, return_video_metadata=True, image_patch_size=self.protocol.patch)
-        except Exception as last:  # of any kind, from several decoders
-            cause = last.__context__ or last  # not that the decoder it falls back on fails too
-            first_line = str(cause).partition("\n")[0]  # a native stack trace follows
-            raise VideoError(video_file, f"qwen_vl_utils: {type(cause).__name__}: {first_line}") from last
-        frames, metadata = videos[0]
-        if metadata["video_backend"] != get_video_reader_backend():
-            raise VideoError(video_file, f"{get_video_reader_backend()} cannot decode it, only the fallback can")
+        with open_video(video_file, self.protocol.decoder) as video:
+            choose = partial(self._choose, video_file)
+            indices, pictures = video.sample(choose)
+            metadata = {
+                "fps": video.fps,
+                "frames_indices": stamped(indices, video),
+                "total_num_frames": len(video),
+                "video_backend": video.name,
+            }
+            frames, metadata = self._sized(video_file, pictures, metadata)
+            timer.switch(None)
+            reading = Reading.of(video_file, video, choose, pictures)
         if self.protocol.simple:
             frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
-        return frames, metadata
+        return Read(video_file, frames, metadata, len(video), video.fps, timer.seconds, reading)
+
+    def _asked(self, video_file: str, total: int) -> dict[str, Any]:
+        """What the message says of the video."""
+        return self.protocol.message(video_file, "", total)[-1]["content"][0]
+
+    def _choose(self, video_file: str, total: int, fps: float) -> list[int]:
+        """Numbers of the frames that qwen_vl_utils takes of so many. ValueError where these are too few for it."""
+        from qwen_vl_utils.vision_process import calculate_video_frame_range, smart_nframes
+
+        asked = self._asked(video_file, total)
+        first, last, count = calculate_video_frame_range(asked, total, fps)
+        frames = smart_nframes(asked, total_frames=count, video_fps=fps)
+        return torch.linspace(first, last, frames).round().long().tolist()
+
+    def _sized(
+        self, video_file: str, pictures: np.ndarray, metadata: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The pictures as qwen_vl_utils sizes them, float [T, 3, H, W] from 0 to 255, and the metadata with them."""
+        from qwen_vl_utils import vision_process
+
+        video = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        rate = len(pictures) / metadata["total_num_frames"] * metadata["fps"]
+        # It reads files by one of these, whichever is installed; instead of them, what has been read already.
+        readers = dict.fromkeys(vision_process.VIDEO_READER_BACKENDS, lambda asked: (video, metadata, rate))
+        with patch.dict(vision_process.VIDEO_READER_BACKENDS, readers):
+            return vision_process.fetch_video(
+                self._asked(video_file, metadata["total_num_frames"]),
+                image_patch_size=self.protocol.patch,
+                return_video_metadata=True,
+            )
+
+
+def stamped(indices: list[int], video: OpenVideo) -> list[int] | list[float]:
+    """The frames' numbers, from which Qwen3-VL's processor makes time stamps by the average rate; at a variable rate,
+    the fractions of which it makes the times at which a player shows them."""
+    shown = video.times(indices)
+    late = [abs(second * video.fps - index) for index, second in zip(indices, shown, strict=True)]  # in frames
+    return indices if max(late) <= 0.5 else [second * video.fps for second in shown]
 
 
 @dataclass
@@ -224,7 +260,9 @@ class QwenEngine(EngineBase):
                 text = until(text, generation)
             read, seconds = seen.read, in_batch(seen.timer.seconds, together, len(asked))
             record = replace(record, sample=0, start=self._start(own))  # without the padding
-            answers.append(Answer(text, prompt, len(read.frames), read.total / read.fps, [record], seconds))
+            answers.append(
+                Answer(text, prompt, len(read.frames), read.total / read.fps, [record], seconds, read.reading)
+            )
         return answers
 
     def _prepare(self, seen: Seen, question: str) -> tuple[str, Any]:

@@ -13,8 +13,9 @@ import torch
 from eval import bench_video
 from eval.bench import add_bench
 from eval.bench_video import FPS, SEGMENT, join, measure_preprocessing, parse_sizes, pictures, write_segment
-from llava.decoders import DECODERS, DecordVideo, PyavVideo, require
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
+from llava.video import READERS, require
+from llava.video.raw import DecordVideo, PyavVideo
 
 
 def prepare(*arguments: str):
@@ -32,7 +33,7 @@ def decoded(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def segments(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("segments")
-    return [write_segment(folder / f"{i}.mp4", (32, 16), i) for i in range(3)]
+    return [write_segment(folder / f"{i}.mp4", pictures((32, 16), SEGMENT * FPS, i)) for i in range(3)]
 
 
 def test_joined_videos_are_the_segments_in_turn(segments, tmp_path):
@@ -59,11 +60,14 @@ def test_decode(tmp_path: Path, capsys, monkeypatch):
     assert list(report["not_installed"]) == ["torchcodec"]
     assert [video["seconds"] for video in report["videos"]] == [10, 20]
     for video in report["videos"]:
-        assert list(video["decoders"]) == ["decord", "pyav"]
+        assert list(video["decoders"]) == ["exact", "decord"]
         for line in video["decoders"].values():
             assert len(line["milliseconds"]) == 2
             assert line["frames_per_second"] == pytest.approx(5000 / np.mean(line["milliseconds"]))
             assert (line["same"], line["max"], line["mean"]) == (5, 0, 0)
+            assert len(line["cpu_milliseconds"]) == 2
+            assert line["peak_mib"] >= 0
+        assert video["decoders"]["decord"]["cpu_of_decord"] == 1
     assert str(tmp_path) not in file.read_text()
 
 
@@ -72,16 +76,16 @@ def test_other_frames_are_told(segments, tmp_path, monkeypatch):
         def frames(self, indices):
             return super().frames([0, *indices[:-1]])
 
-    monkeypatch.setitem(DECODERS, "pyav", Late)
+    monkeypatch.setitem(READERS, "exact", Late)
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     sampling = bench_video.FrameSampling("uniform", 5)
     lines = bench_video.measure_decoders(segments[0], sampling, 2)
     assert lines["decord"]["same"] == 5
-    assert lines["pyav"]["same"] == 1  # the first
+    assert lines["exact"]["same"] == 1  # the first
     frames = decoded(segments[0])[sampling.indices(250, 25.0)].astype(int)
     shifted = np.abs(frames - frames[[0, 0, 1, 2, 3]])
-    assert lines["pyav"]["max"] == pytest.approx(shifted.max(), abs=2)
-    assert lines["pyav"]["mean"] == pytest.approx(shifted.mean(), abs=0.5)
+    assert lines["exact"]["max"] == pytest.approx(shifted.max(), abs=2)
+    assert lines["exact"]["mean"] == pytest.approx(shifted.mean(), abs=0.5)
 
 
 def test_preprocess(tmp_path: Path, capsys):
@@ -140,6 +144,6 @@ def test_bad_arguments(arguments, message):
 
 
 def test_every_decoder_is_known_or_missed():
-    assert set(bench_video.not_installed()) <= set(DECODERS)
-    for name in set(DECODERS) - set(bench_video.not_installed()):
+    assert set(bench_video.not_installed()) <= set(bench_video.COMPARED) <= set(READERS)
+    for name in set(bench_video.COMPARED) - set(bench_video.not_installed()):
         require(name)

@@ -37,7 +37,7 @@ from eval.efficiency.measure import (
 )
 from eval.efficiency.random_weights import PRESETS, random_engine, random_model, write_files
 from eval.efficiency.report import change, figures, growth, labels, markdown, overview, share, steps
-from eval.engine import Answer
+from eval.engine import Answer, Reading
 from eval.models import load_engine, protocol_for
 from eval.timing import STAGES, StageTimer
 from llava.video import FrameSampling, read_video
@@ -173,7 +173,7 @@ class FakeEngine:
         if chosen is not None:
             chosen.select(torch.rand(2, 8, 4))
         record = Record(0, "video", "none", "repack", 0, (8, 8), (2, 2), 1, 1)
-        return Answer(text, text, self.frames, 1.0, [record], self.seconds)
+        return Answer(text, text, self.frames, 1.0, [record], self.seconds, Reading("none", "made up", 0, ""))
 
 
 QUESTION = Question("v.mp4", "what?", 3)

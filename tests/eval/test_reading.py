@@ -28,7 +28,7 @@ def test_fast_preprocessing_and_another_decoder_change_nothing(dtype, onevision,
     protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", 11))
     engines = [
         LlavaEngine(str(onevision), chosen, "cpu", dtype)
-        for chosen in (protocol, protocol.read_by(preprocess="fast"), protocol.read_by("pyav"))
+        for chosen in (protocol, protocol.read_by(preprocess="fast"), protocol.read_by("decord"))
     ]
     reads = [pickle.loads(pickle.dumps(engine.read))(str(video)) for engine in engines]
     assert [read.pixels.dtype for read in reads] == [getattr(torch, dtype), torch.uint8, getattr(torch, dtype)]
@@ -47,7 +47,7 @@ def test_fast_preprocessing_and_another_decoder_change_nothing(dtype, onevision,
 def test_results_say_how_videos_were_read():
     protocol = LLAVA_PROTOCOLS["llava_onevision"]
     described = [chosen.describe() for chosen in (protocol, protocol.read_by("pyav", "fast"))]
-    assert [(one["decoder"], one["preprocess"]) for one in described] == [("decord", "exact"), ("pyav", "fast")]
+    assert [(one["decoder"], one["preprocess"]) for one in described] == [("exact", "exact"), ("pyav", "fast")]
     assert protocol.read_by() == protocol
 
 
@@ -57,7 +57,7 @@ def test_unknown_ways_of_reading():
         protocol.read_by("opencv")
     with pytest.raises(ValueError, match="--preprocess 'quick' is unknown"):
         protocol.read_by(preprocess="quick")
-    with pytest.raises(ValueError, match="--decoder pyav is not for qwen2_vl"):
-        QWEN_PROTOCOLS["qwen2_vl"].read_by("pyav")
+    with pytest.raises(ValueError, match="decoder 'opencv' is unknown"):
+        QWEN_PROTOCOLS["qwen2_vl"].read_by("opencv")
     with pytest.raises(ValueError, match="--preprocess exact is not for qwen3_vl"):
         QWEN_PROTOCOLS["qwen3_vl"].read_by(preprocess="exact")

@@ -646,7 +646,7 @@ def test_table_6_from_videos_to_files(onevision, tmp_path, monkeypatch):
             kept = sum(one["tokens_after"] for one in answers) / sum(one["tokens_before"] for one in answers)
             assert float(entry["actual_retention"]) == pytest.approx(kept)
             assert (kept == 1) == (row.label == "dense")
-            assert (entry["decoder"], entry["frames"]) == ("decord", "32")
+            assert (entry["decoder"], entry["frames"]) == ("exact", "32")
             assert "lmms-eval 0.7.3" in entry["versions"]
             assert math.isfinite(float(entry["difference"]))
 

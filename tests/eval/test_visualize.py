@@ -280,7 +280,7 @@ def test_what_only_the_model_can_tell_is_one_error(onevision, video, tmp_path, c
     def unreadable(*args):
         raise VideoError("v.mp4", "ends too early")
 
-    monkeypatch.setattr("eval.models.llava.read_video", unreadable)
+    monkeypatch.setattr("eval.models.llava.sample_video", unreadable)
     assert call(video, "--model", onevision, "--output", output) == 1
     assert "error: v.mp4: ends too early" in capsys.readouterr().err
     assert not list(output.iterdir())
