@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llava.video.entering import Unproven, decode_from_keys, decoded
-from llava.video.known import why_from_start
+from llava.video.known import EVERY_PACKET_SHOWS, why_from_start
 from llava.video.packets import opened, read_packets
 from llava.video.pictures import Conversion, Filled
 
@@ -108,6 +108,9 @@ class ExactVideo:
                     return filled.frames()
         if not stamps:
             raise ValueError("it has no frames that decode")
+        lost = len(self.packets.shown) - len(stamps)
+        if lost > 0 and self.packets.container == "avi" and self.packets.codec in EVERY_PACKET_SHOWS:
+            raise ValueError(f"it is damaged: {lost} of its packets give no picture")
         self._counted, self._times = len(stamps), self._seconds(stamps)
         return filled.frames() if last < len(stamps) else None
 

@@ -43,6 +43,16 @@ def test_files_that_were_cut_off(name: str, made: Made, tmp_path: Path) -> None:
             read_video(tmp_path / name, FrameSampling("uniform", 4))
 
 
+def test_a_packet_without_a_picture(made: Made, tmp_path: Path) -> None:
+    """FFmpeg passes over a picture that it cannot decode, and the next one gets its number."""
+    data = bytearray(made("mjpeg.avi").read_bytes())
+    chunk = data.index(b"00dc", len(data) // 2)
+    data[chunk + 8 : chunk + 200] = bytes(192)
+    (tmp_path / "zeros.avi").write_bytes(data)
+    with pytest.raises(VideoError, match=r"damaged"):
+        read_video(tmp_path / "zeros.avi", FrameSampling("uniform", 9))
+
+
 def test_a_lost_fragment(tmp_path: Path) -> None:
     Encoding(keys=10, container={"movflags": "frag_keyframe+empty_moov"})(tmp_path / "whole.mp4")
     data = (tmp_path / "whole.mp4").read_bytes()
