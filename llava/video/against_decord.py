@@ -73,6 +73,8 @@ def against_decord(
         theirs = _read_alone(file, choose, timeout)
     except DecordFails as cause:
         return AgainstDecord(len(frames), f"raw decord cannot read it: {cause}")
+    except OSError as cause:  # of this machine, not of the video, which must not count as unreadable for it
+        return AgainstDecord(None, f"not compared: decord's process does not start ({cause}); in doubt, as {doubt}")
     return AgainstDecord(count_different(frames, theirs), f"compared, as {doubt}")
 
 

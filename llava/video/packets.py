@@ -122,16 +122,17 @@ def _of_table(container: Any, stream: Any, table: SampleTable) -> tuple[np.ndarr
 def _of_file(container: Any, stream: Any) -> tuple[np.ndarray, ...]:
     pts, flags = array("q"), bytearray()
     looks_silent = is_silent(stream.codec_context.name)
-    ends = 0.0  # of any stream, in seconds
+    ends: dict[Fraction, int] = {}  # of all streams, by their time base
     for packet in container.demux():
         if packet.pts is not None:
-            ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            until = packet.pts + (packet.duration or 0)
+            ends[packet.time_base] = max(ends.get(packet.time_base, 0), until)
         if packet.stream_index != stream.index or not packet.size:
             continue
         pts.append(NO_TIME if packet.pts is None else packet.pts)
         silent = looks_silent is not None and looks_silent(packet)
         flags.append(packet.is_keyframe | packet.is_discard << 1 | silent << 2)
-    _require_whole(container, ends)
+    _require_whole(container, max((float(end * unit) for unit, end in ends.items()), default=0.0))
     bits = np.frombuffer(bytes(flags), np.uint8)
     return np.frombuffer(pts, np.int64), bits & 1 != 0, bits & 2 != 0, bits & 4 != 0
 

@@ -63,6 +63,11 @@ def test_decord_that_fails_hangs_or_is_not_there(made: Made, monkeypatch: pytest
     hurried = against(timeout=0.01)
     assert hurried.differ == 4
     assert hurried.why.startswith("raw decord cannot read it: ")
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", "/no such python")
+        unstarted = against()
+    assert unstarted.differ is None
+    assert unstarted.why.startswith("not compared: decord's process does not start")
     monkeypatch.setattr("llava.video.against_decord.find_spec", lambda name: None)
     absent = against()
     assert absent.differ is None
