@@ -37,6 +37,8 @@ DECODE_NOTES = (
     "same: frames that equal decord's in every pixel; max: largest difference from decord, in levels of 255",
     f"videos: H.264 (x264's defaults) at {FPS} per second, a key frame at least every {SEGMENT} s",
 )
+GRAIN = 2.0
+"""x264 gives 640x360 0.7 Mbit/s then, and 1.0 at 4 levels. The real clip of docs/speed.md takes 0.5."""
 COMPARED = ("exact", "decord", "torchcodec")
 """Readers that are measured. Raw pyav decodes all that comes before the last frame: an hour takes minutes."""
 PREPROCESS_NOTES = (
@@ -52,6 +54,7 @@ def add_decode(benchmarks: argparse._SubParsersAction) -> None:
     decode.add_argument("--size", default="640x360", help="of their frames, width x height, both even")
     decode.add_argument("--frames", default=32, type=int, help="read from each")
     decode.add_argument("--source", type=Path, help="a video to make them of; without it, drawn hills with grain")
+    decode.add_argument("--grain", type=float, help=f"of the hills: standard deviation in levels (default: {GRAIN:g})")
     decode.add_argument("--repeats", default=5, type=int, help="rounds")
     decode.set_defaults(prepare=prepare_decode)
 
@@ -80,6 +83,11 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
     seconds = [int(part) if part.strip().isdecimal() else 0 for part in arguments.seconds.split(",")]
     if not all(second > 0 and second % SEGMENT == 0 for second in seconds):
         raise ValueError(f"--seconds {arguments.seconds!r} are not multiples of {SEGMENT}, such as 10,180,3600")
+    if arguments.grain is not None and arguments.source is not None:
+        raise ValueError("--grain is the drawn hills': it has no effect with --source. Leave out one of them")
+    grain = GRAIN if arguments.grain is None else arguments.grain
+    if not 0 <= grain <= 64:
+        raise ValueError(f"--grain {grain:g} is not between 0 and 64 levels")
     sampling = FrameSampling("uniform", arguments.frames)
     repeats = require_repeats(arguments.repeats)
     prepare_json(arguments.json)
@@ -96,7 +104,8 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
             made = source_pictures(arguments.source, size) if arguments.source else None
             segments = [
                 write_segment(
-                    Path(folder) / f"segment{i}.mp4", pictures(size, SEGMENT * FPS, i) if made is None else made(i)
+                    Path(folder) / f"segment{i}.mp4",
+                    pictures(size, SEGMENT * FPS, i, grain) if made is None else made(i),
                 )
                 for i in range(SEGMENTS)
             ]
@@ -130,7 +139,8 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
         if arguments.json is not None:
             packages = {package: installed(package) for package in ("decord", "torchcodec", "av")}
             source = arguments.source.name if arguments.source else None
-            settings = {"size": arguments.size, "frames": sampling.max_frames, "repeats": repeats, "source": source}
+            drawn = {"source": source, "grain": grain if made is None else None}
+            settings = {"size": arguments.size, "frames": sampling.max_frames, "repeats": repeats, **drawn}
             notes = {"notes": DECODE_NOTES, "packages": packages, "not_installed": missing}
             write_json(arguments.json, {**machine(CPU), **settings, **notes, "videos": results})
         return 0
@@ -153,7 +163,7 @@ def prepare_preprocess(arguments: argparse.Namespace) -> Callable[[], int]:
         results: list[dict[str, Any]] = [
             {"size": f"{width}x{height}", "lines": measure_preprocessing(processor, frames, repeats, device)}
             for width, height in sizes
-            for frames in [pictures((width, height), arguments.frames, 0)]
+            for frames in [pictures((width, height), arguments.frames, 0, GRAIN)]
         ]
         title = f"{arguments.frames} frames to {arguments.tower}x{arguments.tower}, {device}"
         table = new_table(title, "size", ("ms", "frames/s", "max", "differ"))
@@ -286,8 +296,9 @@ def speed(milliseconds: list[float], frames: int) -> dict[str, Any]:
     return {"milliseconds": milliseconds, "median_ms": median, "frames_per_second": 1000 * frames / median}
 
 
-def pictures(size: tuple[int, int], count: int, seed: int) -> np.ndarray:
-    """uint8 [count, height, width, 3]: a landscape of random hills that moves and grows brighter, with some grain."""
+def pictures(size: tuple[int, int], count: int, seed: int, grain: float) -> np.ndarray:
+    """uint8 [count, height, width, 3]: a landscape of random hills that moves and grows brighter, under grain that is
+    new in every picture (its standard deviation, in levels of 255)."""
     width, height = size
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -297,8 +308,8 @@ def pictures(size: tuple[int, int], count: int, seed: int) -> np.ndarray:
         hills = np.zeros((height, width, 3), dtype=np.float32)
         for (a, b), phase, pace in zip(*waves, strict=True):
             hills += np.sin((a * x + b * y + pace * t)[..., None] + phase)
-        grain = rng.normal(0, 4, (height, width, 1)).astype(np.float32)
-        frame[:] = np.clip(110 + 20 * hills + grain + 20 * t / count, 0, 255)
+        noise = rng.normal(0, grain, (height, width, 1)).astype(np.float32)
+        frame[:] = np.clip(110 + 20 * hills + noise + 20 * t / count, 0, 255)
     return frames
 
 

@@ -62,6 +62,7 @@ from eval.figures import training_curve
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import conv_templates
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+from vidcom2.models.names import cache_of, give_cache
 
 PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH = 8, 64, 2, 128
 BASE_LAYERS, LAYERS = 5, 8  # at first, and in the end
@@ -367,7 +368,7 @@ def video_pass(model: Any, batch: Batch) -> tuple[Any, Tensor]:
     embed = model.model.embed_tokens
     before = embed(batch.before).expand(videos, -1, -1)
     if not batch.names.numel():
-        return model.model(inputs_embeds=before, use_cache=True).past_key_values, torch.zeros((), device=before.device)
+        return cache_of(model.model(inputs_embeds=before, use_cache=True)), torch.zeros((), device=before.device)
     features = model.encode_images(batch.pixels.flatten(0, 1))
     pooled = model.get_2dPool(features, 2).unflatten(0, (videos, UNITS)).flatten(1, 2)  # [B, T*M, D]
     newline = model.model.image_newline.expand(videos, 1, -1)
@@ -375,7 +376,7 @@ def video_pass(model: Any, batch: Batch) -> tuple[Any, Tensor]:
     seen = video.last_hidden_state[:, len(batch.before) : -1]  # without the newline
     log_words = model.lm_head(seen).float().log_softmax(-1)
     named = -log_words.gather(-1, batch.names).mean(-1)
-    return video.past_key_values, (named * batch.weights).sum() / batch.weights.sum()
+    return cache_of(video), (named * batch.weights).sum() / batch.weights.sum()
 
 
 def answer_loss(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Tensor]:
@@ -384,9 +385,9 @@ def answer_loss(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Tensor]:
     cache: what `video_pass` gave; used up.
     """
     cache.batch_repeat_interleave(QUESTIONS)
-    hidden = model.model(
-        inputs_embeds=model.model.embed_tokens(batch.ids), past_key_values=cache, use_cache=True
-    ).last_hidden_state
+    called = {"inputs_embeds": model.model.embed_tokens(batch.ids), "use_cache": True}
+    give_cache(model.model, called, cache)
+    hidden = model.model(**called).last_hidden_state
     targets = batch.labels[:, 1:]
     learned = targets != IGNORE_INDEX
     logits = model.lm_head(hidden[:, :-1][learned])

@@ -23,10 +23,12 @@ from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.splice import Padded, pad_rows, splice
 from llava.model.visual_layout import VisualRows, arrange_image, arrange_video, plain_rows, video_newlines
 from vidcom2 import Compressor, Record
+from vidcom2.models.names import cache_name, warn_untested
 
 # The mixins below stand in front of a language model's classes and call their methods with super().
 LanguageModel: Any = Any if TYPE_CHECKING else object
 
+warn_untested()
 logger = logging.get_logger(__name__)
 
 TOWER_PREFIX = "model.vision_tower.vision_tower."
@@ -277,12 +279,17 @@ class LlavaMetaForCausalLM(LanguageModel):
         modalities: str | Sequence[str] = ("image",),
         dpo_forward: bool = False,
         logits_to_keep: int | Tensor = 0,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         """The LLM's forward; `images` and their kin as in `prepare_inputs_labels_for_multimodal`.
 
+        past_key_values, cache: the key-value cache, by LLaVA's name or by that of transformers 5.24 on.
         dpo_forward returns (logits, labels), labels expanded to the visual rows.
         """
+        if past_key_values is not None and cache is not None:
+            raise ValueError("past_key_values and cache are two names of the key-value cache: pass one of them")
+        past_key_values = cache if past_key_values is None else past_key_values
         if inputs_embeds is None:
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 self.prepare_inputs_labels_for_multimodal(
@@ -303,11 +310,11 @@ class LlavaMetaForCausalLM(LanguageModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=None if dpo_forward else labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            **{cache_name(super().forward): past_key_values},
             **kwargs,
         )
         return (outputs.logits, labels) if dpo_forward else outputs

@@ -33,7 +33,7 @@ def decoded(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def segments(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("segments")
-    return [write_segment(folder / f"{i}.mp4", pictures((32, 16), SEGMENT * FPS, i)) for i in range(3)]
+    return [write_segment(folder / f"{i}.mp4", pictures((32, 16), SEGMENT * FPS, i, 4)) for i in range(3)]
 
 
 def test_joined_videos_are_the_segments_in_turn(segments, tmp_path):
@@ -107,14 +107,14 @@ def test_other_pixels_are_told(monkeypatch):
 
     monkeypatch.setattr(bench_video, "preprocess_on_device", brighter)
     processor = SigLipImageProcessor(size=(8, 8))
-    lines = measure_preprocessing(processor, pictures((16, 12), 2, 0), 2, torch.device("cpu"))
+    lines = measure_preprocessing(processor, pictures((16, 12), 2, 0, 4), 2, torch.device("cpu"))
     assert (lines["fast"]["max"], lines["fast"]["differ_percent"]) == (3, 100)
 
 
 def test_pictures_move_and_differ():
-    frames = pictures((40, 24), 3, 0)
+    frames = pictures((40, 24), 3, 0, 4)
     assert frames.shape == (3, 24, 40, 3)
-    assert len({frame.tobytes() for frame in (*frames, *pictures((40, 24), 3, 1))}) == 6
+    assert len({frame.tobytes() for frame in (*frames, *pictures((40, 24), 3, 1, 4))}) == 6
     assert frames.std(axis=(1, 2)).min() > 10
 
 

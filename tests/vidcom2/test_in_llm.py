@@ -31,6 +31,7 @@ from vidcom2.methods.fastv import FastV
 from vidcom2.methods.pdrop import PDrop
 from vidcom2.methods.sparsevlm import SparseVLM
 from vidcom2.models.layers import LayerHooks, Place, Prompt, Visual
+from vidcom2.models.names import cache_of
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden_inllm"
 LAYERS, STEPS = 6, 4
@@ -101,7 +102,7 @@ def observed(lm: Any) -> Iterator[list[list[tuple[Tensor, int]]]]:
     def note(layer: Any, args: Any, kwargs: Any) -> None:
         if layer is lm.layers[0]:
             calls.append([])
-        calls[-1].append((args[0].clone(), kwargs["past_key_values"].get_seq_length(layer.self_attn.layer_idx)))
+        calls[-1].append((args[0].clone(), cache_of(kwargs).get_seq_length(layer.self_attn.layer_idx)))
 
     handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in lm.layers]
     try:

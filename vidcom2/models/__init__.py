@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from vidcom2.models import llava, transformers
+from vidcom2.models import llava, names, transformers
 
 if TYPE_CHECKING:
     from vidcom2.compressor import Compressor, Record
@@ -22,6 +22,7 @@ def attach(compressor: Compressor, model: nn.Module) -> tuple[Callable[[], None]
     """
     for family in FAMILIES:
         if family.supports(model):
+            names.warn_untested()
             return family.attach(compressor, model)
     known = "; ".join(family.NEEDS for family in FAMILIES)
     raise TypeError(f"{type(model).__name__} is of no family that vidcom2 can compress; it needs {known}")

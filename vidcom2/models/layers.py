@@ -1,12 +1,12 @@
 """Dropping rows between the layers of a language model, by hooks: for the methods of vidcom2/inside.py.
 
 Wanted: `layers`, each with `input_layernorm` and `self_attn` (`q_proj`, `k_proj`, `head_dim`, `scaling`, and `q_norm`,
-`k_norm` over the head dimension if any), called with `position_embeddings`, `attention_mask`, `past_key_values`; and
-`rotary_emb`. No forward is copied. In the prefill, hooks before the layers rank the rows by attention rows that they
-compute from the one layer's queries and keys, in float32, so SDPA and flash attention stay on; take rows out of the
-hidden states; and give this and later layers the masks and rotary embeddings of what is left. The key-value cache then
-has different lengths per layer. Layer 0 always has all rows, so for generate() the cache is as long as it should be.
-When decoding, the hooks give each layer the mask and the rotary embedding for its own rows.
+`k_norm` over the head dimension if any), called with `position_embeddings`, `attention_mask` and the key-value cache;
+and `rotary_emb`. No forward is copied. In the prefill, hooks before the layers rank the rows by attention rows that
+they compute from the one layer's queries and keys, in float32, so SDPA and flash attention stay on; take rows out of
+the hidden states; and give this and later layers the masks and rotary embeddings of what is left. The key-value cache
+then has different lengths per layer. Layer 0 always has all rows, so for generate() the cache is as long as it should
+be. When decoding, the hooks give each layer the mask and the rotary embedding for its own rows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.masking_utils import create_causal_mask
 
 from vidcom2.compressor import all_finite, full_precision, require_finite
 from vidcom2.inside import NOMINAL, InsideLLM, Stage, choose, choose_per_frame
-from vidcom2.models.transformers import RowsFollow, _extend, _valid, together, uses_cache
+from vidcom2.models import names
+from vidcom2.models.names import cache_name, cache_of, causal_mask, give_cache, new_cache, together, uses_cache
+from vidcom2.models.transformers import RowsFollow, _extend, _valid
 from vidcom2.models.wrap import wrap
 
 # ---- what a family tells
@@ -153,13 +153,7 @@ class Pass:
         raise NotImplementedError
 
     def mask(self, index: int, hidden: Tensor, valid: Tensor | None) -> Any:
-        return create_causal_mask(
-            config=self.lm.config,
-            inputs_embeds=hidden,
-            attention_mask=None if valid is None else valid.to(hidden.device),
-            past_key_values=self.cache,
-            layer_idx=index if self.cache is not None else None,
-        )
+        return causal_mask(self.lm, hidden, valid, self.cache, index)
 
 
 class Prefill(Pass):
@@ -458,6 +452,7 @@ class LayerHooks:
         report: Callable[[Sequence[Visual]], None],
     ):
         method.check(len(lm.layers))
+        cache_name(lm)  # TypeError where the hooks would not find it
         self.method, self.lm, self.find, self.report = method, lm, find, report
         self.runs: dict[int, Pass] = {}  # by thread
         self.attached = True
@@ -482,7 +477,7 @@ class LayerHooks:
         if method.eager:
             for stage in stages:
                 self.handles.append(lm.layers[stage.rank].self_attn.register_forward_hook(self.note_weights))
-        self.undo = wrap(lm, "_deepstack_process", self.deepstack) if hasattr(lm, "_deepstack_process") else None
+        self.undo = wrap(lm, names.DEEPSTACK, self.deepstack) if hasattr(lm, names.DEEPSTACK) else None
 
     def remove(self) -> None:
         for handle in self.handles:
@@ -504,7 +499,7 @@ class LayerHooks:
     def before(self, lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         self.forget(lm, args, None)  # after a KeyboardInterrupt torch does not
         prompt = self.find(kwargs)
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         if prompt is not None and prompt.videos:
             embeds = together(kwargs)
             if cache is not None and cache.is_compileable:
@@ -515,10 +510,10 @@ class LayerHooks:
             if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError(
                     f"{self.method.name} takes videos in the first turn of a chat only: begin a new one without "
-                    "past_key_values"
+                    f"{cache_name(lm)}"
                 )
             if self.method.retention < 1 and cache is None and uses_cache(lm, kwargs):
-                cache = kwargs["past_key_values"] = DynamicCache(config=lm.config)
+                give_cache(lm, kwargs, cache := new_cache(lm))
             self.runs[get_ident()] = Prefill(self.method, lm, cache, embeds, prompt)
         elif isinstance(cache, _Layered) and cache.segments:
             batch, length = together(kwargs).shape[:2]

@@ -25,9 +25,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from vidcom2.compressor import Record
+from vidcom2.models import names
+from vidcom2.models.names import (
+    cache_name,
+    cache_of,
+    give_cache,
+    new_cache,
+    together,
+    uses_cache,
+    valid_before,
+    valid_new,
+)
 from vidcom2.models.wrap import wrap
 
 if TYPE_CHECKING:
@@ -157,7 +167,7 @@ NEEDS = (
 def by_length(outer: Any, called: dict[str, Any], layout: Layout) -> list[int]:
     """How many placeholder tokens each video of the call has, in the order of the batch."""
     pixels, modality = layout.inputs
-    encoded = (called.get("mm_encoder_outputs") or {}).get(modality)
+    encoded = (called.get(names.ENCODED) or {}).get(modality)
     if encoded is not None:
         return [features.shape[:-1].numel() for features in encoded.pooler_output]
     grid = called.get("video_grid_thw")
@@ -280,6 +290,7 @@ class Hooks:
         self.records: list[Record] = []
         self.attached = True
         lm: nn.Module = outer.language_model
+        cache_name(lm)  # TypeError where the hooks would not find it
         self.handles = [
             outer.register_forward_pre_hook(self.note_call, with_kwargs=True),
             outer.register_forward_hook(self.forget_call, always_call=True),
@@ -288,7 +299,7 @@ class Hooks:
         if model is not outer:
             self.handles.append(model.register_forward_pre_hook(self.refuse_labels, with_kwargs=True))
             # What generate's steps hand on is made by methods, not modules, so these two are wrapped on the instance.
-            for name, wrapper in (("_prefill", self.prefill), ("_update_model_kwargs_for_generation", self.update)):
+            for name, wrapper in ((names.PREFILL, self.prefill), (names.UPDATE, self.update)):
                 self.undo.append(wrap(model, name, wrapper))
 
     def remove(self) -> None:
@@ -315,7 +326,7 @@ class Hooks:
 
     def update(self, original: Callable[..., Any], outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kw: Any):
         """A cache of fixed size has its mask built outside the (compiled) model, so that must be the short one."""
-        cache = outputs.get("past_key_values")
+        cache = cache_of(outputs)
         if isinstance(cache, _Pruned) and cache.shift and cache.is_compileable:  # type: ignore[attr-defined]
             mask, rows = model_kwargs.get("attention_mask"), int(cache.get_query_offset())
             if mask is not None and mask.shape[-1] == rows + cache.shift:
@@ -328,7 +339,7 @@ class Hooks:
         pixels, modality = self.layout.inputs
         if args:
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
-        encoded = kwargs.get("mm_encoder_outputs") or {}
+        encoded = kwargs.get(names.ENCODED) or {}
         if kwargs.get(pixels) is not None or encoded.get(modality) is not None:
             self.calls[get_ident()], self.records = kwargs, []
 
@@ -347,7 +358,7 @@ class Hooks:
             return (), self.prune(module, kwargs)
         if torch.compiler.is_compiling():
             return None
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         if isinstance(cache, _Pruned):
             return (), self.keep_in_step(cache, kwargs)
         return None
@@ -359,11 +370,9 @@ class Hooks:
         """The language model's arguments without the video tokens that go."""
         embeds = together(kwargs)
         batch, length = embeds.shape[:2]
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         if cache is None and uses_cache(lm, kwargs):
-            from transformers import DynamicCache
-
-            cache = kwargs["past_key_values"] = DynamicCache(config=lm.config)
+            give_cache(lm, kwargs, cache := new_cache(lm))
         past = cache.get_seq_length() if cache is not None else 0
         positions = kwargs.get("position_ids")
         if positions is None:
@@ -395,7 +404,7 @@ class Hooks:
         kwargs["inputs_embeds"] = merged.gather(1, order[..., None].expand(-1, -1, merged.shape[-1]))
         rows = 0
         if cache is not None:
-            before = None if isinstance(cache, _Pruned) else _valid_before(kwargs, length, cache)
+            before = None if isinstance(cache, _Pruned) else valid_before(kwargs, length, int(cache.get_seq_length()))
             cache = pruned(cache)
             if before is not None and not bool(before.all()):
                 cache.valid = before
@@ -567,7 +576,7 @@ class InsideHooks(Hooks):
             Place(video.row, body.columns, frames, self.layout.separators)
             for video, body, frames in self.measured(positions)
         ]
-        valid = _valid(kwargs, length, kwargs.get("past_key_values"))
+        valid = _valid(kwargs, length, cache_of(kwargs))
         if valid is None:
             valid = torch.ones(batch, length, dtype=torch.bool, device=embeds.device)
         text = valid.clone()
@@ -595,51 +604,11 @@ class InsideHooks(Hooks):
             )
 
 
-def together(kwargs: dict[str, Any]) -> Tensor:
-    """Brings a language model's arguments to the device of the new tokens, which it returns.
-
-    Of a model spread over several GPUs they can be on several: accelerate's hooks move them later than ours.
-    """
-    new: Tensor = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
-    names = ("attention_mask", "position_ids", "visual_pos_masks", "deepstack_visual_embeds")
-    kwargs |= tree_map_only(Tensor, lambda part: part.to(new.device), {n: kwargs[n] for n in names if n in kwargs})
-    return new
-
-
-def uses_cache(lm: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a language model, called so, fills a key-value cache, its own if it is given none."""
-    wanted = kwargs.get("use_cache")
-    return bool(lm.config.use_cache if wanted is None else wanted)
-
-
 def _valid(kwargs: dict[str, Any], length: int, cache: Any) -> Tensor | None:
-    """Which of the new tokens are no padding: bool [B, length]; None where the call has no mask."""
-    mask = _mask(kwargs)
-    if mask is None or mask.ndim == 2:
-        return None if mask is None else mask[:, -length:].bool()
-    if isinstance(cache, _Pruned):
-        return None  # built for the unpruned sequence, whose further tokens are no padding
+    """Which of the new tokens are no padding: bool [B, length]; None where the call has no mask, or one built for the
+    unpruned sequence, whose further tokens are no padding."""
     past = int(cache.get_seq_length()) if cache is not None else 0
-    return _seen_by_last(mask)[:, past : past + length]
-
-
-def _valid_before(kwargs: dict[str, Any], length: int, cache: Any) -> Tensor | None:
-    """The same of the rows in a cache of which nothing was pruned yet: bool [B, rows]."""
-    mask = _mask(kwargs)
-    if mask is None or mask.ndim == 2:
-        return None if mask is None else mask[:, :-length].bool()
-    return _seen_by_last(mask)[:, : int(cache.get_seq_length())]
-
-
-def _mask(kwargs: dict[str, Any]) -> Tensor | None:
-    mask = kwargs.get("attention_mask")
-    return mask["full_attention"] if isinstance(mask, dict) else mask
-
-
-def _seen_by_last(mask: Tensor) -> Tensor:
-    """What the last token sees, which is all that is no padding: mask [B, 1, n, rows] -> bool [B, rows]."""
-    last = mask[:, 0, -1]
-    return last if last.dtype == torch.bool else last == 0
+    return valid_new(kwargs, length, None if isinstance(cache, _Pruned) else past)
 
 
 def _left_pad(live: Tensor) -> tuple[Tensor, Tensor]:
