@@ -15,6 +15,7 @@ from pathlib import Path
 from eval.answers import OutputInUse
 from eval.bench import add_bench
 from eval.benchmarks import select_tasks
+from eval.canary import CanaryError
 from eval.compare import add_compare
 from eval.crew import Unsuitable
 from eval.doctor import add_doctor
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, OSError, ImportError) as error:
             return failed(error)
         return start()
-    except (OutputInUse, Unsuitable, NoQuestions) as error:
+    except (OutputInUse, CanaryError, Unsuitable, NoQuestions) as error:
         return failed(error)
     except KeyboardInterrupt:
         print("interrupted; an evaluation keeps its answers, and goes on when it is started again", file=sys.stderr)

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from eval import canary
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
 from eval.files import prepare_json, write_json, write_whole
@@ -96,6 +97,8 @@ def run_doctor(
 ) -> int:
     """Check, print and write; returns the exit status. known: what --checksums holds, None without that flag."""
     data = arguments.data.absolute()
+    print("trying every family's compression with the libraries that are installed", file=sys.stderr)
+    canary.require_all()
     print(f"reading the questions of {len(names)} {benchmark.name} tasks", file=sys.stderr)
     tasks = read_questions(benchmark, names, data)
     videos = list(dict.fromkeys(video for task in tasks for video in task.videos))

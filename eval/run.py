@@ -14,7 +14,7 @@ import huggingface_hub.constants
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from eval import answers
+from eval import answers, canary
 from eval.answering import Part, jobs_of
 from eval.answers import Answers, Sample
 from eval.benchmarks import Benchmark, select_tasks
@@ -33,8 +33,8 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     configs: alike but for compressor and output; every video is decoded and encoded once for all of them. What an
     interrupted run left in an output counts as answered. place: a single CPU is this process, anything else is
     processes of their own.
-    Raises OutputInUse where another run writes into an output, Unsuitable where model or compressors are, NoQuestions
-    where these cannot be loaded.
+    Raises OutputInUse where another run writes into an output, CanaryError where the installed libraries do not
+    compress right, Unsuitable where model or compressors are, NoQuestions where these cannot be loaded.
     Returns the number of questions that failed, because their video could not be read, or whatever they died of.
     """
     config = configs[0]
@@ -49,6 +49,7 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     log_file = config.output / f"harness.rank{place.rank}.log"
     setup = Setup(config, protocol, tuple(one.compressor for one in configs))
     console = Console(file=sys.stderr)
+    canary.require_for(config.model, setup.specs)
     with ExitStack() as stack:
         if place.rank == 0:
             for one in configs:
