@@ -190,7 +190,8 @@ def qwen(kind: str) -> tuple[Any, list[Prompt]]:
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
     text |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "head_dim": 12}
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [2, 2, 2]}
-    vision: dict[str, Any] = {"depth": 2, "num_heads": 4, "patch_size": PATCH, "temporal_patch_size": 2, "spatial_merge_size": 2}
+    vision: dict[str, Any] = {"depth": 2, "num_heads": 4, "patch_size": PATCH}
+    vision |= {"temporal_patch_size": 2, "spatial_merge_size": 2}
     if kind == "qwen2_vl":
         vision |= {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
     else:
