@@ -7,12 +7,13 @@ packets are found by decoding. Files are read piece by piece, so that memory doe
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO
 
 import numpy as np
+
+from llava.video.asf import asf
+from llava.video.filebytes import Bytes, stranger
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -28,26 +29,6 @@ def why_damaged(file: str, container: str, stream: int) -> str | None:
         return None
     with open(file, "rb", buffering=PIECE) as opened:
         return check(Bytes(opened), stream)
-
-
-class Bytes:
-    """A file's bytes by position; `len` of them."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._length = os.fstat(file.fileno()).st_size
-
-    def __len__(self) -> int:
-        return self._length
-
-    def at(self, position: int, count: int) -> bytes:
-        """Fewer at the end of the file."""
-        self._file.seek(position)
-        return self._file.read(count)
-
-
-def _stranger(position: int) -> str:
-    return f"it is damaged: what is at byte {position} does not belong there"
 
 
 def _matroska(data: Bytes, stream: int) -> str | None:
@@ -67,7 +48,7 @@ def _segment(data: Bytes, position: int, end: int) -> str | None:
     while position < end:
         kind, begin, until = _element(data, position, end)
         if kind not in TOP or until > end:
-            return _stranger(position)
+            return stranger(position)
         if kind == CLUSTER and (broken := _cluster(data, begin, until)) is not None:
             return broken
         position = until
@@ -80,7 +61,7 @@ def _cluster(data: Bytes, position: int, end: int) -> str | None:
     while position < end:
         kind, begin, until = _element(data, position, end)
         if kind not in IN_CLUSTER or until > end:
-            return _stranger(position)
+            return stranger(position)
         if kind == CHECKSUM and position == start:
             checksum, start = int.from_bytes(data.at(begin, until - begin), "little"), until
         position = until
@@ -139,7 +120,7 @@ def _mp4(data: Bytes, stream: int) -> str | None:
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
         if size < 8 or kind not in BOXES:  # 0: to the end of the file
-            return None if number is None or kind.isalnum() else _stranger(position)
+            return None if number is None or kind.isalnum() else stranger(position)
         if kind == b"moov":
             number, counted = None, 0
         if kind == b"moof" and head[12:16] == b"mfhd":
@@ -180,7 +161,7 @@ def _flv(data: Bytes, stream: int) -> str | None:
             return f"it was cut off, in what begins at byte {position}"
         said = int.from_bytes(data.at(until, 4), "big")
         if said not in (size, 0, size - 11) or kind & 31 not in (8, 9, 18):  # some writers leave it out
-            return _stranger(position)
+            return stranger(position)
         position = until + 4
     return None if position == len(data) else f"it was cut off, in what begins at byte {position}"
 
@@ -193,7 +174,7 @@ def _ogg(data: Bytes, stream: int) -> str | None:
     while position < len(data):
         head = data.at(position, 27 + 255)
         if head[:4] != b"OggS" or len(head) < 27 + head[26]:
-            return _stranger(position)
+            return stranger(position)
         serial, count = int.from_bytes(head[14:18], "little"), int.from_bytes(head[18:22], "little")
         if count != counts.get(serial, count - 1) + 1:
             return f"it is damaged: pages are missing before byte {position}"
@@ -223,7 +204,7 @@ def _continuity(data: Bytes, begin: int, size: int, before: int, stream: int) ->
         packets = np.frombuffer(data.at(position, PACKETS * size), np.uint8)
         packets = packets[: len(packets) // size * size].reshape(-1, size)[:, before:]
         if len(lost := np.flatnonzero(packets[:, 0] != SYNC)):
-            return _stranger(position + int(lost[0]) * size)
+            return stranger(position + int(lost[0]) * size)
         own = _of_stream(packets, stream)
         video = packets[own].astype(np.int32)
         broken = video[:, 1] & 128 != 0  # the receiver knew
@@ -262,5 +243,6 @@ CHECKS: dict[str, Callable[[Bytes, int], str | None]] = {
     "ogg": _ogg,
     "mov,mp4,m4a,3gp,3g2,mj2": _mp4,
     "mpegts": _transport_stream,
+    "asf": asf,
 }
 """By FFmpeg's name of the format."""

@@ -21,6 +21,7 @@ FORMATS = {
     "avi": "avi",
     "ts": "mpegts",
     "m2ts": "mpegts",
+    "wmv": "asf",
 }
 VIDEO = 256
 """The number that FFmpeg gives the video of a transport stream."""
@@ -28,12 +29,13 @@ VIDEO = 256
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.rpartition(".")[2] in FORMATS])
 def test_whole_files_are_not_damaged(name: str, made: Made) -> None:
-    stream = 0x1011 if name.endswith("m2ts") else VIDEO
-    assert why_damaged(str(made(name)), FORMATS[name.rpartition(".")[2]], stream) is None
+    suffix = name.rpartition(".")[2]
+    stream = {"m2ts": 0x1011, "wmv": 1}.get(suffix, VIDEO)
+    assert why_damaged(str(made(name)), FORMATS[suffix], stream) is None
 
 
 @pytest.mark.parametrize(
-    "name", ["h264.mkv", "vp9.webm", "h264.flv", "late.flv", "mpeg4.avi", "fragments.mp4", "h264.mov"]
+    "name", ["h264.mkv", "vp9.webm", "h264.flv", "late.flv", "mpeg4.avi", "fragments.mp4", "h264.mov", "wmv2.wmv"]
 )
 def test_files_that_were_cut_off(name: str, made: Made, tmp_path: Path) -> None:
     data = made(name).read_bytes()

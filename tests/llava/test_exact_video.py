@@ -110,7 +110,9 @@ def test_streams_that_were_joined(made: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 188, 700])
-@pytest.mark.parametrize("name", ["h264.ts", "h264.m2ts", "h264.mkv", "vp9.webm", "h264.flv", "h264.avi", "mpeg2.mpg"])
+@pytest.mark.parametrize(
+    "name", ["h264.ts", "h264.m2ts", "h264.mkv", "vp9.webm", "h264.flv", "h264.avi", "mpeg2.mpg", "wmv2.wmv"]
+)
 def test_what_is_lost_in_the_middle_is_not_passed_over(name: str, lost: int, made: Made, tmp_path: Path) -> None:
     """FFmpeg goes on behind it, with pictures that then have the numbers of others."""
     data = made(name).read_bytes()
