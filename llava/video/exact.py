@@ -8,6 +8,7 @@ starts over from the beginning of the file.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ from llava.video.pictures import Conversion, Filled
 
 CUT_ANYWHERE = ("mpegts", "mpeg")
 """FFmpeg's names of the streams (MPEG-TS, MPEG-PS) that recorders and splitters end where they like."""
+
+LEAST_IN_ORDER = 0.9
+"""Share of the known time stamps. Where fewer ascend, they do not tell when pictures are shown; AVI with B-frames, for
+one, has those of decoding."""
 
 
 class ExactVideo:
@@ -132,8 +137,34 @@ class ExactVideo:
             raise ValueError(f"it is damaged: frame {damaged} does not decode as a whole")
 
     def _seconds(self, stamps: Sequence[int | None]) -> list[float]:
-        """When each picture is shown; by the average rate where the file does not say it of all of them."""
-        known = [stamp for stamp in stamps if stamp is not None]
-        if len(known) < len(stamps) or known != sorted(set(known)):
+        """When each picture is shown, the first one at 0. One whose time stamp is missing or out of order lies evenly
+        between its neighbours; before the first and behind the last known one, pictures come at the average rate."""
+        numbers = [number for number, stamp in enumerate(stamps) if stamp is not None]
+        known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
+        order = _ascent(known)
+        if not order or len(order) < LEAST_IN_ORDER * len(known):
             return [number / self.fps for number in range(len(stamps))]
-        return [float((stamp - known[0]) * self.packets.time_base) for stamp in known]
+        numbers, known = [numbers[place] for place in order], known[order]
+        seconds = (known - known[0]).astype(float) * float(self.packets.time_base)
+        times = np.interp(np.arange(len(stamps)), numbers, seconds)
+        first, last = numbers[0], numbers[-1]
+        if first > 0:
+            times[:first] = np.arange(-first, 0) / self.fps
+        if last < len(stamps) - 1:
+            times[last + 1 :] += np.arange(1, len(stamps) - last) / self.fps
+        return (times - times[0]).tolist()
+
+
+def _ascent(values: np.ndarray) -> list[int]:
+    """Positions, ascending, of the longest subsequence of values that ascends."""
+    ends: list[int] = []  # of the subsequences of each length, the position whose value is the least
+    least: list[int] = []  # that value
+    before: list[int] = []  # the position that precedes each one in its subsequence, or -1
+    for position, value in enumerate(values.tolist()):
+        length = bisect_left(least, value)
+        before.append(ends[length - 1] if length else -1)
+        ends[length : length + 1], least[length : length + 1] = [position], [value]
+    chosen = ends[-1:]
+    while chosen and before[chosen[-1]] >= 0:
+        chosen.append(before[chosen[-1]])
+    return chosen[::-1]

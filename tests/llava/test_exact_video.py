@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,41 @@ def test_times_are_those_of_the_frames_shown(made: Made) -> None:
         assert video.times == [index / video.fps for index in video.indices]
     video = read_video(made("cut_head.mp4"), FrameSampling("uniform", 5))
     assert video.shown_at == pytest.approx([index / 24 for index in video.indices], abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, {}),
+        ({10: None}, {}),
+        ({36: None}, {36: (GAP[35] + GAP[37]) / 2}),  # the gap's end is lost with it
+        ({34: None, 35: None, 36: None}, {34: 330 + 220, 35: 330 + 440, 36: 330 + 660}),
+        ({20: 5}, {}),
+        ({20: 190}, {}),
+        ({20: 9999}, {}),
+    ],
+)
+def test_one_time_stamp_that_is_wrong_or_missing(
+    changed: dict[int, int | None], expected: dict[int, float], made: Made
+) -> None:
+    """The other pictures keep their times."""
+    video = ExactVideo(str(made("gap.mp4")))
+    ticks = dict(enumerate(GAP)) | expected
+    stamps = [1000 + tick for tick in GAP]
+    video.packets = replace(video.packets, time_base=Fraction(1, 240))
+    given = [changed.get(number, 1000 + tick) for number, tick in enumerate(GAP)]
+    assert video._seconds(stamps) == pytest.approx([tick / 240 for tick in GAP])
+    assert video._seconds(given) == pytest.approx([ticks[number] / 240 for number in range(len(GAP))])
+
+
+def test_time_stamps_missing_at_the_ends(made: Made) -> None:
+    """The average rate is taken there."""
+    video = ExactVideo(str(made("variable.mp4")))
+    video.fps = 10.0
+    video.packets = replace(video.packets, time_base=Fraction(1, 240))
+    assert video._seconds([None, None, 24, 72, None, 120, None]) == pytest.approx([0, 0.1, 0.2, 0.4, 0.5, 0.6, 0.7])
+    assert video._seconds([None, None, None]) == pytest.approx([0, 0.1, 0.2])
+    assert video._seconds([2, 1, 4, 3, 6, 5]) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])  # those of decoding
 
 
 def test_more_or_fewer_pictures_than_packets(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
