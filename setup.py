@@ -2,6 +2,30 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# What works, and what is imported directly; requirements.txt is the exact set that is tested.
+LLAVA = [
+    "transformers>=5.17,<5.25",
+    "torchvision",  # imported by transformers' video processors, not by us
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "einops",
+    "av>=15,<19",  # the tests of llava/video pass on 15.1, 16.1, 17.1 and 18.1
+]
+EVAL = [
+    "lmms-eval==0.7.3",  # holds PyAV below 16
+    "filelock<4.3",  # lmms-eval 0.7.3 imports filelock._api, which filelock 4.3 has no more
+    "decord; sys_platform == 'linux' and platform_machine == 'x86_64'",  # no wheels for other machines
+    "qwen-vl-utils",
+    "huggingface_hub",
+    "tokenizers",
+    "pyyaml",
+    "loguru",
+    "rich",
+    "matplotlib",
+]
+
 setup(
     name="vidcom2",
     version="0.1.0",
@@ -13,22 +37,10 @@ setup(
     package_data={"eval": ["published.json", "report.html"], "eval.demo": ["model/*", "model/vision_tower/*"]},
     python_requires=">=3.10",
     packages=find_packages(include=["vidcom2", "vidcom2.*", "llava", "llava.*", "eval", "eval.*"]),
-    install_requires=[
-        "torch>=2.6",
-        "torchvision",
-        # The whole test suite passes on 5.17.0 and on 5.23.0.
-        "transformers>=5.17,<5.24",
-        "accelerate",
-        "safetensors",
-        "numpy",
-        "pillow",
-        "einops",
-        "av>=15,<19",  # the tests of llava/video pass on 15.1, 16.1, 17.1 and 18.1
-    ],
+    install_requires=["torch>=2.6"],  # the operators, and the hooks for models that the user brings
     extras_require={
-        # lmms-eval 0.7.3 imports filelock._api, which filelock 4.3 has no more; its wrappers read with decord, and it
-        # holds PyAV below 16.
-        "eval": ["lmms-eval==0.7.3", "filelock<4.3", "decord", "qwen-vl-utils", "rich", "matplotlib"],
+        "llava": LLAVA,
+        "eval": [*LLAVA, *EVAL],
         "gpu": ["flash-attn", "deepspeed"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },

@@ -1,6 +1,7 @@
 # Sourced by the other scripts.
 # What evaluation imports; an environment made for an older checkout may lack the last ones.
-EVAL_MODULES="vidcom2 llava eval lmms_eval decord qwen_vl_utils av rich matplotlib"
+EVAL_MODULES="vidcom2 llava eval lmms_eval qwen_vl_utils av rich matplotlib"
+[ "$(uname -sm)" != "Linux x86_64" ] || EVAL_MODULES+=" decord"  # which has no wheels for other machines
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # safe PYTHON: the flag by which it, and the processes it starts, import nothing from the current directory, which may
@@ -24,7 +25,7 @@ environment() {
     for PYTHON in "${PYTHON:-python3}" "$ROOT/.venv/bin/python"; do
         if importable "$PYTHON" "$@"; then return; fi
     done
-    echo "setting up $ROOT/.venv (once, some GB)" >&2
+    echo "setting up $ROOT/.venv (once, 7 GB)" >&2
     local uv=uv
     if ! command -v uv >/dev/null; then
         python3 -m venv "$ROOT/.venv/uv"
@@ -33,7 +34,7 @@ environment() {
     fi
     [ -x "$PYTHON" ] || "$uv" venv --quiet --allow-existing "$ROOT/.venv"
     # Compiled once: where PYTHONDONTWRITEBYTECODE is set, each process would compile all that it imports, 10 s or more.
-    "$uv" pip install --quiet --compile-bytecode --python "$PYTHON" --requirements "$ROOT/requirements.txt" --editable "$ROOT[$extras]"
+    "$uv" pip install --quiet --compile-bytecode --python "$PYTHON" --constraints "$ROOT/requirements.txt" --editable "$ROOT[$extras]"
     importable "$PYTHON" "$@" || { echo "error: $ROOT/.venv still lacks one of: $*" >&2; exit 1; }
 }
 
