@@ -26,7 +26,7 @@ from llava.mm_utils import (
     tokenizer_image_token,
 )
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
-from tests.golden import GOLDEN, load, load_json, requires_golden
+from tests.golden import GOLDEN, load, load_json, requires_golden, requires_pillow_13
 
 SIDES = st.integers(1, 400)
 GRID336 = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
@@ -142,6 +142,7 @@ def test_an_image_survives_base64():
 
 
 @requires_golden
+@requires_pillow_13
 def test_recorded_process_images():
     recorded = load("mm_utils/process_images_98.safetensors")
     a, b, c = (Image.fromarray(recorded[f"image_{name}_u8"].numpy()) for name in "abc")
