@@ -21,7 +21,7 @@ import torch
 from eval.engine import Answer, EngineBase, PromptTooLong, Reading, generate_arguments, in_batch
 from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
-from llava.video import EXACT, FrameSampling, OpenVideo, open_video, require
+from llava.video import EXACT, FrameSampling, open_video, require, stamped
 from vidcom2 import Compressor, Record
 
 
@@ -129,7 +129,7 @@ class Reader:
             indices, pictures = video.sample(choose)
             metadata = {
                 "fps": video.fps,
-                "frames_indices": stamped(indices, video),
+                "frames_indices": stamped(indices, video.times(indices), video.fps),
                 "total_num_frames": len(video),
                 "video_backend": video.name,
             }
@@ -169,14 +169,6 @@ class Reader:
                 image_patch_size=self.protocol.patch,
                 return_video_metadata=True,
             )
-
-
-def stamped(indices: list[int], video: OpenVideo) -> list[int] | list[float]:
-    """The frames' numbers, from which Qwen3-VL's processor makes time stamps by the average rate; at a variable rate,
-    the fractions of which it makes the times at which a player shows them."""
-    shown = video.times(indices)
-    late = [abs(second * video.fps - index) for index, second in zip(indices, shown, strict=True)]  # in frames
-    return indices if max(late) <= 0.5 else [second * video.fps for second in shown]
 
 
 @dataclass

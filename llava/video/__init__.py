@@ -15,6 +15,7 @@ from llava.video.reading import (
     read_video,
     require,
     sample_video,
+    stamped,
 )
 from llava.video.sampling import FrameSampling
 
@@ -29,4 +30,5 @@ __all__ = [
     "read_video",
     "require",
     "sample_video",
+    "stamped",
 ]

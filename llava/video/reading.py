@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -131,6 +131,25 @@ class Video:
     shown_at: list[float]
     reader: str
     why: str
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What transformers' processors take as `video_metadata`; with do_sample_frames=False they keep all frames.
+        Qwen3-VL's makes its time stamps of it, and Qwen2.5-VL's the seconds per step of its positions."""
+        return {
+            "fps": self.fps,
+            "total_num_frames": self.total_frames,
+            "duration": self.duration,
+            "frames_indices": stamped(self.indices, self.shown_at, self.fps),
+            "video_backend": self.reader,
+        }
+
+
+def stamped(indices: Sequence[int], shown_at: Sequence[float], fps: float) -> list[int] | list[float]:
+    """The frames' numbers, of which a processor makes time stamps by the average rate; where a frame is shown more than
+    half a frame from there, the fractions that give the seconds at which a player shows them."""
+    off = [abs(second * fps - index) for index, second in zip(indices, shown_at, strict=True)]  # in frames
+    return list(indices) if max(off) <= 0.5 else [second * fps for second in shown_at]
 
 
 def read_video(path: str | os.PathLike[str], sampling: FrameSampling, decoder: str = EXACT) -> Video:
