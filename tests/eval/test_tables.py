@@ -31,13 +31,13 @@ from eval.stats import paired_interval
 from eval.sweep import folder
 from eval.tables import add_table, escaped, measure, render, write
 from eval.timing import STAGES
-from tests.golden import GOLDEN
+from tests.golden import SHARED
 from vidcom2 import compressor
 from vidcom2.inside import InsideLLM
 
 LAYERS, FRAMES = 28, 32
 """Of the LLM in each of the paper's models, and per video."""
-PAPER = GOLDEN.parent / "paper" / "results.json"
+PAPER = SHARED / "paper" / "results.json"
 NOT_THE_MEAN = {
     ("5", "+s_frame"): 92.7,
     ("5", "+s_video"): 91.7,

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from llava.conversation import Conversation, SeparatorStyle, conv_templates, default_conversation
-from tests.golden import load_json, requires_golden
+from tests.golden import load_json, requires
 
 TURNS = {
     "one_turn": ["<image>\nDescribe this video.", None],
@@ -19,7 +19,7 @@ def ask(template: str, texts: list[str | None]) -> str:
     return conv.get_prompt()
 
 
-@requires_golden
+@requires("mm_utils/conversation.json")
 def test_every_recorded_template_writes_the_recorded_prompts():
     for name, recorded in load_json("mm_utils/conversation.json")["templates"].items():
         conv = conv_templates[name]
@@ -36,7 +36,7 @@ def test_every_recorded_template_writes_the_recorded_prompts():
                 assert ask(name, texts) == recorded[turns], (name, turns)
 
 
-@requires_golden
+@requires("mm_utils/conversation.json")
 def test_every_template_is_known_upstream():
     assert set(conv_templates) <= set(load_json("mm_utils/conversation.json")["all_template_names"])
 

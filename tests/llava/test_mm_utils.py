@@ -26,7 +26,7 @@ from llava.mm_utils import (
     tokenizer_image_token,
 )
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
-from tests.golden import GOLDEN, load, load_json, requires_golden, requires_pillow_13
+from tests.golden import load, load_json, path, requires, requires_pillow_13
 
 SIDES = st.integers(1, 400)
 GRID336 = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
@@ -45,7 +45,7 @@ def config(aspect, pinpoints=GRID98):
 # --- resolutions and grids ---
 
 
-@requires_golden
+@requires("mm_utils/anyres_grid.json")
 def test_recorded_resolutions_and_grids():
     recorded = load_json("mm_utils/anyres_grid.json")
     listed, ranged, patch = recorded["pinpoints_list"], recorded["pinpoints_string"], recorded["patch_size"]
@@ -90,7 +90,7 @@ def test_unreadable_pinpoints_are_an_error(pinpoints):
 # --- pieces of images ---
 
 
-@requires_golden
+@requires("mm_utils/image_pieces.safetensors")
 def test_recorded_image_pieces():
     recorded = {name: tensor.numpy() for name, tensor in load("mm_utils/image_pieces.safetensors").items()}
     image = Image.fromarray(recorded["image_u8"])
@@ -141,7 +141,7 @@ def test_an_image_survives_base64():
 # --- process_images ---
 
 
-@requires_golden
+@requires("mm_utils/process_images_98.safetensors")
 @requires_pillow_13
 def test_recorded_process_images():
     recorded = load("mm_utils/process_images_98.safetensors")
@@ -160,7 +160,7 @@ def test_recorded_process_images():
     check(process_images([a, b, c], processor, config("square")), "square_abc")
 
 
-@requires_golden
+@requires("mm_utils/process_images_384_string_pinpoints.safetensors")
 def test_recorded_process_images_with_a_range_of_tiles():
     recorded = load("mm_utils/process_images_384_string_pinpoints.safetensors")
     image = Image.fromarray(recorded["image_u8"].numpy())
@@ -209,10 +209,10 @@ def test_anyres_reads_every_form_of_the_processors_size(size):
 # --- names ---
 
 
-@requires_golden
+@requires("mm_utils/model_name.json")
 def test_recorded_model_names():
-    for path, name in load_json("mm_utils/model_name.json"):
-        assert get_model_name_from_path(path) == name
+    for checkpoint, name in load_json("mm_utils/model_name.json"):
+        assert get_model_name_from_path(checkpoint) == name
 
 
 @pytest.mark.parametrize(
@@ -247,11 +247,11 @@ def byte_tokenizer(*merges: tuple[str, str], bos: bool = False) -> PreTrainedTok
 PLAIN, WITH_BOS = byte_tokenizer(), byte_tokenizer(bos=True)
 
 
-@requires_golden
+@requires("mm_utils/tokenizer_image_token.json")
 def test_recorded_image_tokens():
     recorded = load_json("mm_utils/tokenizer_image_token.json")
-    qwen = AutoTokenizer.from_pretrained(GOLDEN / recorded["qwen_tokenizer"])
-    with_bos = AutoTokenizer.from_pretrained(GOLDEN / recorded["bos_tokenizer"])
+    qwen = AutoTokenizer.from_pretrained(path(recorded["qwen_tokenizer"]))
+    with_bos = AutoTokenizer.from_pretrained(path(recorded["bos_tokenizer"]))
     for row in recorded["rows"]:
         assert tokenizer_image_token(row["prompt"], qwen) == row["qwen_like_no_bos"]
         assert tokenizer_image_token(row["prompt"], with_bos) == row["llama_like_with_bos"]

@@ -26,7 +26,7 @@ from llava.model.visual_layout import (
     video_layout,
     video_newlines,
 )
-from tests.golden import load_json, requires_golden
+from tests.golden import load_json
 from tests.llava.tiny import SIZE, VOCAB, prompt, tiny_model, video
 from vidcom2 import Compressor, Kept, VidCom2
 
@@ -170,7 +170,6 @@ def test_unpad_image():
     assert unpad_image(tensor, (7, 7)).tolist() == tensor.tolist()
 
 
-@requires_golden
 def test_recorded_unpad():
     for entry in load_json("mm_utils/unpad.json"):
         height, width = entry["token_grid_hw"]

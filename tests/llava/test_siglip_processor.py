@@ -5,7 +5,7 @@ from PIL import Image
 from transformers.image_utils import ChannelDimension
 
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
-from tests.golden import entries, load, requires_golden, requires_pillow_13
+from tests.golden import entries, load, requires_pillow_13
 
 SMALL = SigLipImageProcessor(size=(8, 6))
 RNG = np.random.default_rng(0)
@@ -20,7 +20,6 @@ def close(ours: torch.Tensor, recorded: torch.Tensor) -> None:
     torch.testing.assert_close(ours, recorded, atol=1e-6, rtol=0)
 
 
-@requires_golden
 @pytest.mark.parametrize(
     "file",
     [
@@ -40,7 +39,6 @@ def test_recorded_pixels(file):
     torch.testing.assert_close(full.double().sum((-2, -1)), recorded["size384_sum"], atol=384 * 384 * 1e-7, rtol=0)
 
 
-@requires_golden
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_recorded_image_modes(mode):
     recorded = load("mm_utils/siglip_preprocess_modes.safetensors")

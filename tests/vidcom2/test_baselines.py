@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden import entries, load, requires_golden
+from tests.golden import entries, load
 from tests.vidcom2.test_vidcom2 import CountedOps, video
 from vidcom2 import METHODS, FrameAdjustment, VidCom2, compressor
 from vidcom2.clustering import centres, nearest_centre
@@ -43,7 +43,6 @@ def features(entry: dict) -> torch.Tensor:
     return load(reference["file"])[reference["tensor"]]
 
 
-@requires_golden
 @pytest.mark.parametrize("entry", recorded("dycoke"))
 def test_dycoke_released(entry):
     checked = 0
@@ -66,7 +65,6 @@ def check_recorded(kept, golden: dict, tag: str) -> None:
     torch.testing.assert_close(kept.features, golden[f"{tag}.features"], atol=5e-6, rtol=0)
 
 
-@requires_golden
 @pytest.mark.parametrize("entry", recorded("visionzip"))
 def test_visionzip_released(entry):
     x, golden = features(entry), load(entry["file"])
@@ -77,7 +75,6 @@ def test_visionzip_released(entry):
         assert unmerged.features is None
 
 
-@requires_golden
 @pytest.mark.parametrize("entry", recorded("fastvid"))
 def test_fastvid_released(entry):
     x, golden = features(entry), load(entry["file"])
@@ -85,7 +82,6 @@ def test_fastvid_released(entry):
         check_recorded(FastVid.released(ratio).select(x), golden, f"qwen_{tag}")
 
 
-@requires_golden
 @pytest.mark.parametrize("entry", recorded("holitom"))
 def test_holitom_released(entry):
     x, golden = features(entry), load(entry["file"])

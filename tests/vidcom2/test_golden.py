@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.golden import GOLDEN, entries, load, requires_golden
+from tests.golden import entries, load
 from vidcom2 import VidCom2
 from vidcom2.budget import frame_retention, token_budgets
 
-pytestmark = requires_golden
 RATIOS = {"R005": 0.05, "R015": 0.15, "R025": 0.25, "R050": 0.5, "R100": 1.0}
-OPERATORS = entries("operators") if GOLDEN.is_dir() else []
-PAPER = entries("paper") if GOLDEN.is_dir() else []
+OPERATORS = entries("operators")
+PAPER = entries("paper")
 
 
 def features(entry: dict) -> torch.Tensor:

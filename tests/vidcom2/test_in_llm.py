@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.golden import listed, load, path
 from tests.llava import tiny as llava_tiny
 from tests.llava.slow import Sample, inputs_of
 from tests.vidcom2.hf_slow import shorten
@@ -33,7 +33,6 @@ from vidcom2.methods.sparsevlm import SparseVLM
 from vidcom2.models.layers import LayerHooks, Place, Prompt, Visual
 from vidcom2.models.names import cache_of
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden_inllm"
 LAYERS, STEPS = 6, 4
 GOLDEN_METHODS = ("fastv_kvcache", "pdrop", "sparsevlm_v1", "sparsevlm_v2")
 
@@ -41,12 +40,9 @@ GOLDEN_METHODS = ("fastv_kvcache", "pdrop", "sparsevlm_v1", "sparsevlm_v2")
 
 
 def golden_cases() -> list[Any]:
-    if not GOLDEN.is_dir():
-        return []
-    files = json.loads((GOLDEN / "manifest.json").read_text())["files"]
     return [
         pytest.param(case, attention, id=f"{case['method']}-{case['case']}-{attention}")
-        for case in files
+        for case in listed("files", "inllm")
         for attention in (("rows",) if case["method"] == "pdrop" else ("rows", "eager"))
         if case["method"] in GOLDEN_METHODS
     ]
@@ -54,10 +50,10 @@ def golden_cases() -> list[Any]:
 
 @functools.cache
 def golden_model(name: str, attention: str) -> Any:
-    config = json.loads((GOLDEN / f"model_{name}.config.json").read_text())
+    config = json.loads(path(f"model_{name}.config.json", "inllm").read_text())
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": config.pop("rope_theta")}
     model = hf.LlamaForCausalLM._from_config(hf.LlamaConfig(**config), attn_implementation=attention)
-    model.load_state_dict(load_file(GOLDEN / f"model_{name}.safetensors"))
+    model.load_state_dict(load(f"model_{name}.safetensors", "inllm"))
     return model.eval()
 
 
@@ -112,10 +108,9 @@ def observed(lm: Any) -> Iterator[list[list[tuple[Tensor, int]]]]:
             handle.remove()
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="recorded golden data (../shared/golden_inllm) is not here")
 @pytest.mark.parametrize(("case", "attention"), golden_cases())
 def test_released_equals_the_authors_code(case, attention):
-    gold = load_file(GOLDEN / case["file"])
+    gold = load(case["file"], "inllm")
     model = golden_model(case["model"], "sdpa" if attention == "rows" else "eager")
     s, v, n = case["S"], case["V"], gold["inputs_embeds"].shape[1]
     real = torch.ones(1, n, dtype=torch.bool)
