@@ -1,5 +1,11 @@
 """A LLaVA-NeXT compatible tree: upstream's public names, config fields and checkpoint keys, our own code."""
 
-from llava.model import LlavaLlamaForCausalLM, LlavaQwenForCausalLM
+from importlib.util import find_spec
+
+NEEDED = ("transformers", "accelerate", "einops", "numpy", "PIL", "safetensors")
+if _missing := [module for module in NEEDED if find_spec(module) is None]:
+    raise ModuleNotFoundError(f"llava needs {', '.join(_missing)}: pip install -c requirements.txt -e .[llava]")
+
+from llava.model import LlavaLlamaForCausalLM, LlavaQwenForCausalLM  # noqa: E402
 
 __all__ = ["LlavaLlamaForCausalLM", "LlavaQwenForCausalLM"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+OURS = {"vidcom2", "llava", "eval"}
 LATE = {"decord", "torchcodec", "flash_attn", "deepspeed"}
 """Imported inside functions only, where somebody asks for them; the error says how to install them."""
 
@@ -132,8 +134,7 @@ def test_what_is_imported_is_listed(setup, package, extra, above):
     listed = setup["install_requires"] + (setup["extras_require"][extra] if extra else [])
     names = {canonicalize_name(Requirement(line).name) for line in listed}
     distributions = packages_distributions()
-    ours = {"vidcom2", "llava", "eval"}
-    used = {(name, early) for name, early in imported(package) if name not in sys.stdlib_module_names | ours}
+    used = {(name, early) for name, early in imported(package) if name not in sys.stdlib_module_names | OURS}
     if package == "vidcom2":  # transformers is there where its models are, and layers.py is loaded for these only
         used = {(name, early) for name, early in used if name != "transformers"}
     for name, early in sorted(used):
@@ -161,9 +162,10 @@ print("others:", [name for name in ("numpy", "transformers", "llava") if name in
 """
 
 
-def test_vidcom2_needs_torch_alone(setup, tmp_path):
-    """In a folder of packages that holds what installing vidcom2 brings: torch, and what torch asks for."""
-    assert setup["install_requires"] == ["torch>=2.6"]
+@pytest.fixture(scope="module")
+def torch_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages that holds what `pip install -e .` brings: ours, torch, and what torch asks for."""
+    folder = tmp_path_factory.mktemp("packages")
     allowed, waiting = set(), ["torch"]
     while waiting:
         name = canonicalize_name(waiting.pop())
@@ -178,15 +180,42 @@ def test_vidcom2_needs_torch_alone(setup, tmp_path):
     for module, owners in packages_distributions().items():
         for there in (packages / module, packages / f"{module}.py"):
             if there.exists() and allowed & {canonicalize_name(owner) for owner in owners}:
-                (tmp_path / there.name).symlink_to(there)
-    (tmp_path / "vidcom2").symlink_to(ROOT / "vidcom2")
-    command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", WITH_TORCH_ALONE, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+                (folder / there.name).symlink_to(there)
+    for ours in OURS:
+        (folder / ours).symlink_to(ROOT / ours)
+    return folder
+
+
+def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run it with nothing but these packages."""
+    command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", code, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_vidcom2_needs_torch_alone(setup, torch_alone):
+    assert setup["install_requires"] == ["torch>=2.6"]
+    done = python(WITH_TORCH_ALONE, torch_alone)
     assert done.returncode == 0, done.stderr
     *methods, refused, others = done.stdout.splitlines()
     assert len(methods) > 9
     assert "refused: Linear is of no family" in refused
     assert others == "others: []"
+
+
+@pytest.mark.parametrize("package", ["llava", "eval"])
+def test_without_its_extra_a_package_names_it(torch_alone, package):
+    code = f"import runpy, sys; sys.path[:0] = sys.argv[1:]; runpy.run_module({package!r})"
+    done = python(code, torch_alone)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ModuleNotFoundError: {package} needs transformers, ")
+    assert last.endswith(f": pip install -c requirements.txt -e .[{package}]")
+
+
+@pytest.mark.parametrize("package", ["llava", "eval"])
+def test_all_that_is_imported_at_once_is_looked_for(package):
+    early = {name for name, at_load in imported(package) if at_load}
+    foreign = early - sys.stdlib_module_names - {*OURS, "torch", "decord"}
+    assert set(import_module(package).NEEDED) == foreign
 
 
 def test_extras_in_the_docs_exist(setup):

@@ -24,7 +24,7 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("name", ["variable.mp4", "h264.mp4"])
 def test_qwen3_keeps_all_frames_and_says_when_they_are_shown(made, processor, name, frames):
     """Two frames are one step, at the middle of their times; the last one of an odd number stands twice."""
-    video = read_video(made(name), FrameSampling("uniform", frames))
+    video = read_video(made(name), FrameSampling("uniform", max_frames=frames))
     chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "When?"}]}]
     prompt = processor.apply_chat_template(chat, tokenize=False)
     indices, metadata = list(video.indices), video.metadata
@@ -45,7 +45,7 @@ def test_qwen3_keeps_all_frames_and_says_when_they_are_shown(made, processor, na
 
 def test_the_fields_are_those_of_transformers(tmp_path: Path):
     CASES["h264.mp4"].make(tmp_path / "video.mp4")
-    video = read_video(tmp_path / "video.mp4", FrameSampling("uniform", 4))
+    video = read_video(tmp_path / "video.mp4", FrameSampling("uniform", max_frames=4))
     theirs = VideoMetadata(**video.metadata)
     assert theirs.frames_indices == video.indices == [0, 23, 47, 71]
     assert theirs.timestamps == pytest.approx([0, 23 / 24, 47 / 24, 71 / 24])
