@@ -21,6 +21,8 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from vidcom2.models.names import TESTED
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OURS = {"vidcom2", "llava", "eval"}
@@ -93,6 +95,12 @@ def test_the_lock_has_what_those_need_in_turn(setup):
             if any(applies(need, python, extra) for extra in extras)
         ]
     assert len(seen) > 100
+
+
+def test_the_range_of_transformers_is_what_the_tests_pass_on(setup):
+    (wanted,) = (line for line in setup["extras_require"]["llava"] if line.startswith("transformers"))
+    (first, low), (last, high) = TESTED
+    assert wanted == f"transformers>={first}.{low},<{last}.{high + 1}"
 
 
 def test_the_lock_names_no_place():
