@@ -33,6 +33,7 @@ from vidcom2.models.names import (
     cache_of,
     give_cache,
     new_cache,
+    one_sequence,
     together,
     uses_cache,
     valid_before,
@@ -437,7 +438,7 @@ class Hooks:
                 before = live.new_ones(batch, 0) if cache.valid is None else cache.valid
                 cache.valid = torch.cat([_extend(before, rows), live], dim=1)
         kwargs["attention_mask"] = self.mask(cache, live, rows)
-        return kwargs
+        return kwargs | one_sequence(lm, new, rows)
 
     def keep_in_step(self, cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments for further tokens on a pruned cache: mask of the rows really there, positions as asked."""
