@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from tests.vidcom2.flash_cpu import install
-from tests.vidcom2.hf_tiny import QWEN, batch, prompt, text, tiny, video
+from tests.vidcom2.hf_tiny import batch, prompt, text, tiny, video
 from tests.vidcom2.test_transformers import answers, assert_follows, first_turn, generate, model_of, over_kinds
 from tests.vidcom2.test_transformers import references as reference_answers
 from vidcom2 import VidCom2

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vidcom2.models.unwrap import has
 from vidcom2.models.wrap import wrap
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ NEEDS = "a LLaVA model of this project's llava package (attributes `compressor` 
 
 
 def supports(model: Any) -> bool:
-    return hasattr(model, "compressor") and hasattr(model, "visual_records")
+    return has(model, "compressor", "visual_records")
 
 
 def attach(compressor: Compressor, model: Any) -> tuple[Callable[[], None], Callable[[], list[Record]]]:

@@ -39,6 +39,7 @@ from vidcom2.models.names import (
     valid_before,
     valid_new,
 )
+from vidcom2.models.unwrap import has
 from vidcom2.models.wrap import wrap
 
 if TYPE_CHECKING:
@@ -257,17 +258,18 @@ def _pruned_class(cls: Any) -> type:
 
 
 def supports(model: Any) -> bool:
-    return _model_type(model) in LAYOUTS and hasattr(_outer(model), "language_model")
+    outer = _outer(model)
+    return outer is not None and _model_type(model) in LAYOUTS and has(outer, "language_model")
 
 
 def _model_type(model: Any) -> str | None:
-    return getattr(getattr(model, "config", None), "model_type", None)
+    return getattr(model.config, "model_type", None) if has(model, "config") else None
 
 
 def _outer(model: Any) -> Any:
-    return (
-        model if hasattr(model, "language_model") and not hasattr(model, "lm_head") else getattr(model, "model", None)
-    )
+    if has(model, "language_model") and not has(model, "lm_head"):
+        return model
+    return model.model if has(model, "model") else None
 
 
 def attach(compressor: Compressor, model: Any) -> tuple[Callable[[], None], Callable[[], list[Record]]]:
