@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from transformers.utils import logging
 
-from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.constants import IGNORE_INDEX
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.splice import Padded, pad_rows, splice
+from llava.model.visual_inputs import Encoded, VisualInput, used_inputs, visual_inputs
 from llava.model.visual_layout import VisualRows, arrange_image, arrange_video, plain_rows, video_newlines
 from vidcom2 import Compressor, Record
 from vidcom2.models.names import cache_name, warn_untested
@@ -50,27 +50,6 @@ class LlavaMetaModel(LanguageModel):
 
     def get_vision_tower(self) -> Any:
         return getattr(self, "vision_tower", None)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One image or video after tower and projector, features [V, tokens, D]: stands for its pixels in `images`, for
-    further questions and under any compressor, without another pass through the tower."""
-
-    features: Tensor
-
-
-@dataclass(frozen=True)
-class VisualInput:
-    """One image or video of a call: views [V, 3, S, S] (frames, or an image's base view and tiles), or encoded.
-
-    `merge` is False for the rows of a plain 4-D tensor, which are used as they are: no pooling, no newline.
-    """
-
-    views: Tensor | Encoded
-    modality: str
-    image_size: tuple[int, int] | None
-    merge: bool = True
 
 
 class LlavaMetaForCausalLM(LanguageModel):
@@ -147,8 +126,8 @@ class LlavaMetaForCausalLM(LanguageModel):
         """Replace the image slots (IMAGE_TOKEN_INDEX) of input_ids [B, n] by visual rows.
 
         images: a list with one [V, 3, S, S] or [3, S, S] tensor, or what `encode` made of it, per slot; or a 5-D or
-        4-D tensor; a text-only sample may have a dummy entry. modalities: "video" or anything else (an image), for
-        each of `images`.
+        4-D tensor of images; a text-only sample may have a dummy entry. modalities: "image", "video" or "text" (a
+        dummy), for each of `images`.
         Returns (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, L, D], labels). Position ids,
         mask and labels come back only if they were given, or if the sequence cannot be read without them.
 
@@ -363,48 +342,3 @@ class LlavaMetaForCausalLM(LanguageModel):
                 f"{pretrained_model_name_or_path} lacks {len(others)} weights of {cls.__name__}, {others[0]} for one"
             )
         return (model, info) if want_info else model
-
-
-def visual_inputs(
-    images: Any, modalities: str | Sequence[str], image_sizes: Sequence[tuple[int, int]] | None
-) -> list[VisualInput]:
-    """Bring every accepted form of `images` to a list with one entry per image or video.
-
-    A string in `modalities` goes for all. Raises ValueError where the numbers of entries differ.
-    """
-    if isinstance(images, Tensor) and images.ndim == 4:
-        return [VisualInput(view[None], "image", None, merge=False) for view in images]
-    if isinstance(images, Tensor) and images.ndim != 5:
-        raise ValueError(f"images of shape {tuple(images.shape)}: pass a list of [V, 3, S, S] or [3, S, S] tensors")
-    views = [view[None] if isinstance(view, Tensor) and view.ndim == 3 else view for view in images]
-    if not views:
-        return []  # a text-only call; nothing is left that `modalities` could speak of
-    if isinstance(modalities, str):
-        modalities = [modalities] * len(views)
-    elif tuple(modalities) == ("image",):
-        modalities = ["image"] * len(views)
-    for name, given in (("modalities", modalities), ("image_sizes", image_sizes)):
-        if given is not None and len(given) != len(views):
-            raise ValueError(f"{len(views)} images came with {len(given)} {name}; pass one for each image or video")
-    sizes = image_sizes if image_sizes is not None else [None] * len(views)
-    return [VisualInput(v, m, s) for v, m, s in zip(views, modalities, sizes, strict=True)]
-
-
-def used_inputs(inputs: list[VisualInput], samples: Sequence[Tensor]) -> list[VisualInput]:
-    """The inputs that have a slot: all of them, or all but the dummies that stand for text-only samples.
-
-    Raises ValueError where slots and images do not match.
-    """
-    slots = [int((ids == IMAGE_TOKEN_INDEX).sum()) for ids in samples]
-    if len(inputs) == sum(slots):
-        return inputs
-    if len(inputs) != sum(max(1, count) for count in slots):
-        raise ValueError(
-            f"the prompts have {slots} image slots but {len(inputs)} images came: pass one for each slot (a text-only "
-            "prompt in a batch may have one dummy)"
-        )
-    used, at = [], 0
-    for count in slots:
-        used += inputs[at : at + count]
-        at += max(1, count)
-    return used

@@ -175,8 +175,8 @@ def new_cache(lm: Any) -> Any:
 def one_sequence(lm: Any, positions: Tensor, rows: int) -> dict[str, Any]:
     """Arguments that tell flash attention that new tokens go on with the `rows` in the cache; none for other kernels.
 
-    positions: [B, n], or mRoPE's [3 or 4, B, n], of the new tokens. Without these arguments transformers takes gaps in a
-    single sequence's positions for the borders of packed sequences, and shows them the first n rows of the cache only.
+    positions: [B, n], or mRoPE's [3 or 4, B, n], of the new tokens. Without these arguments transformers takes gaps in
+    the positions of a single sequence for the borders of packed ones, and shows the n new tokens the first n rows only.
     """
     if "flash" not in str(lm.config._attn_implementation) or positions.ndim != 2 or len(positions) != 1:
         return {}
