@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from transformers.utils import logging
 
-from llava.constants import IGNORE_INDEX
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.splice import Padded, pad_rows, splice
-from llava.model.visual_inputs import Encoded, VisualInput, used_inputs, visual_inputs
+from llava.model.visual_inputs import Encoded, VisualInput, has_slot, prompt_ids, used_inputs, visual_inputs
 from llava.model.visual_layout import VisualRows, arrange_image, arrange_video, plain_rows, video_newlines
 from vidcom2 import Compressor, Record
-from vidcom2.models.names import cache_name, warn_untested
+from vidcom2.models.names import cache_name, cache_of, warn_untested
 
 # The mixins below stand in front of a language model's classes and call their methods with super().
 LanguageModel: Any = Any if TYPE_CHECKING else object
@@ -131,10 +131,25 @@ class LlavaMetaForCausalLM(LanguageModel):
         Returns (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, L, D], labels). Position ids,
         mask and labels come back only if they were given, or if the sequence cannot be read without them.
 
-        Raises ValueError where images, slots and modalities do not match.
+        A single token that is no slot, or that meets a cache with rows (a decoding step), comes back as it is.
+
+        Raises ValueError where images, slots and modalities do not match, and for images on a cache with rows where
+        positions or a mask must go on from it.
         """
-        if self.get_vision_tower() is None or images is None or input_ids.shape[1] == 1:
+        continues = past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
+        step = input_ids.shape[1] == 1 and (continues or not has_slot(input_ids))
+        if self.get_vision_tower() is None or images is None or step:
+            if not step and has_slot(input_ids):
+                raise ValueError(
+                    f"the prompt has image slots (token {IMAGE_TOKEN_INDEX}) but no images came, or the model has no "
+                    "vision tower: pass images, one for each slot"
+                )
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        if continues and (position_ids is not None or attention_mask is not None or self._keeps_positions()):
+            raise ValueError(
+                "images on a key-value cache with rows take their positions from the cache: pass neither position_ids "
+                "nor attention_mask, nor use positions='original'; or pass the whole chat without a cache"
+            )
         side = "left" if getattr(self.config, "tokenizer_padding_side", "right") == "left" else "right"
         padded = self._multimodal_rows(input_ids, attention_mask, labels, images, modalities, image_sizes, side)
         # A mask nobody asked for is needed where rows differ in length, or padding would be attended to.
@@ -307,13 +322,21 @@ class LlavaMetaForCausalLM(LanguageModel):
         modalities: str | Sequence[str] = ("image",),
         **kwargs: Any,
     ) -> Any:
-        """transformers' generate on a prompt with image slots; returns the new tokens only.
+        """transformers' generate on a prompt with image slots, `inputs` or `input_ids`; returns the new tokens only.
 
         Batches may be padded on either side; they are padded on the left before the LLM sees them.
-        Raises NotImplementedError for inputs_embeds, and what `prepare_inputs_labels_for_multimodal` raises.
+        Raises NotImplementedError for inputs_embeds, ValueError for a prompt that is none and for a cache with rows,
+        and what `prepare_inputs_labels_for_multimodal` raises.
         """
         if "inputs_embeds" in kwargs:
             raise NotImplementedError("generate() builds inputs_embeds itself; pass token ids and images")
+        inputs = prompt_ids(inputs, kwargs.pop("input_ids", None))
+        past = cache_of(kwargs)
+        if past is not None and past.get_seq_length() > 0:
+            raise ValueError(
+                f"generate() takes a whole chat, but a key-value cache of {int(past.get_seq_length())} rows came: "
+                "leave it out, or go on with forward()"
+            )
         kwargs.pop("position_ids", None)
         images = [] if images is None else images
         mask = kwargs.pop("attention_mask", None)

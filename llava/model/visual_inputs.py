@@ -1,4 +1,5 @@
-"""What a call hands over as `images`: every accepted form becomes a list with one entry per image or video."""
+"""What a call hands over: its prompt, and its `images`, of which every accepted form becomes a list with one entry per
+image or video."""
 
 from __future__ import annotations
 
@@ -33,6 +34,23 @@ class VisualInput:
     modality: str
     image_size: tuple[int, int] | None
     merge: bool = True
+
+
+def prompt_ids(inputs: Tensor | None, input_ids: Tensor | None) -> Tensor:
+    """The prompt [B, n], which generate() takes by two names. Raises ValueError for both, none, or another shape."""
+    if (inputs is None) == (input_ids is None):
+        given = "neither of them" if inputs is None else "both"
+        raise ValueError(f"generate() takes the prompt as inputs or as input_ids; {given} came")
+    ids = input_ids if inputs is None else inputs
+    assert ids is not None
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise ValueError(f"a prompt of shape {tuple(ids.shape)} is not [batch, tokens], at least one of each")
+    return ids
+
+
+def has_slot(ids: Tensor) -> bool:
+    """Whether an image stands in ids [B, n]; waits for the device."""
+    return bool((ids == IMAGE_TOKEN_INDEX).any())
 
 
 def visual_inputs(
