@@ -255,6 +255,10 @@ def full_precision(device: torch.device) -> Any:
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
+def has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
+
+
 def check_features(x: Tensor) -> None:
     """Raise ValueError unless x is a non-empty [T, M, D] float tensor."""
     if x.ndim != 3:

@@ -319,15 +319,15 @@ class Prefill(Pass):
         origins: list[Tensor] = []
         for b in range(batch):
             index_of = stay[b].nonzero()[:, 0]
-            rank, more, seats = index_of.double(), hidden[b, :0], positions[..., b, :0]
+            room = length + 1  # between two rows, for more merged tokens than there can be
+            rank, more, seats = index_of * room, hidden[b, :0], positions[..., b, :0]
             for visual, _, gone, merged in changes.get(b, ()):
                 if merged is None:
                     continue
                 count, first = len(merged.centre), length + len(more)
                 index_of = torch.cat([index_of, torch.arange(first, first + count, device=hidden.device)])
                 # Merged tokens stand behind the last token that the video had.
-                fraction = torch.arange(1, count + 1, device=hidden.device) / (count + 1)
-                rank = torch.cat([rank, visual.rows[-1] + fraction.double()])
+                rank = torch.cat([rank, visual.rows[-1] * room + torch.arange(1, count + 1, device=hidden.device)])
                 more = torch.cat([more, merged.features])
                 seats = torch.cat([seats, positions[..., b, visual.rows[gone[merged.centre]]]], dim=-1)
             picked.append(index_of[rank.argsort(stable=True)])
