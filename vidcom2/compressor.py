@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vidcom2.attachment import Attachment, Block
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.frames import FrameAdjustment
 from vidcom2.settings import check_choice, check_numbers, plain_numbers
@@ -85,25 +86,6 @@ class Record:
     def retention(self) -> float:
         """The actual one, separators included."""
         return self.tokens_after / self.tokens_before
-
-
-@dataclass
-class Attachment:
-    """A compressor on a model. `records` tells what the model's latest call with a video did (of our llava tree: its
-    latest prompt, if only text); `detach` undoes the attachment."""
-
-    compressor: Compressor
-    model: Any
-    _undo: Callable[[], None]
-    _records: Callable[[], list[Record]]
-
-    @property
-    def records(self) -> list[Record]:
-        return self._records()
-
-    def detach(self) -> None:
-        undo, self._undo = self._undo, lambda: None  # a second call must not take off what came after
-        undo()
 
 
 @dataclass(frozen=True)
@@ -184,15 +166,11 @@ class Compressor:
         """
         from vidcom2.models import attach
 
-        return Attachment(self, model, *attach(self, model))
+        return Attachment(self, model, attach(self, model))
 
-    @contextmanager
-    def __call__(self, model: nn.Module) -> Iterator[Attachment]:
-        attachment = self.attach(model)
-        try:
-            yield attachment
-        finally:
-            attachment.detach()
+    def __call__(self, model: nn.Module) -> Block:
+        """`with compressor(model) as run:` compresses the calls of `model` inside the block; see `Block`."""
+        return Block(self, model)
 
 
 def _changed(settings: Any, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:

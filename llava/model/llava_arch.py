@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -180,6 +181,7 @@ class LlavaMetaForCausalLM(LanguageModel):
         image_sizes: Sequence[tuple[int, int]] | None,
         padding_side: str,
     ) -> Padded:
+        self.visual_records = []  # should this fail, no other call's are taken for its own
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         samples = [ids[keep] for ids, keep in zip(input_ids, real, strict=True)]
         targets = [torch.full_like(ids, IGNORE_INDEX) for ids in samples]
@@ -200,8 +202,9 @@ class LlavaMetaForCausalLM(LanguageModel):
                 "the question, is lost. Use fewer frames, or a lower retention."
             )
         padded = pad_rows(rows, padding_side, limit)
-        self.visual_records = list(self._records(inputs, visuals, [row.starts for row in rows], padded, limit))
-        return padded
+        records = tuple(self._records(inputs, visuals, [row.starts for row in rows], padded, limit))
+        self.visual_records = list(records)
+        return replace(padded, records=records)
 
     def _visual_rows(self, inputs: Sequence[VisualInput]) -> list[VisualRows]:
         """Encode all views in one go, then pool, compress and arrange each input on its own."""

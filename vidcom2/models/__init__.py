@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -11,14 +10,14 @@ from vidcom2.models import llava, names, transformers
 from vidcom2.models.unwrap import unwrap
 
 if TYPE_CHECKING:
-    from vidcom2.compressor import Compressor, Record
+    from vidcom2.attachment import Hold
+    from vidcom2.compressor import Compressor
 
 FAMILIES = (llava, transformers)
 
 
-def attach(compressor: Compressor, model: nn.Module) -> tuple[Callable[[], None], Callable[[], list[Record]]]:
-    """Put `compressor` on `model`, or on the one model in it if it wraps one; returns what takes it off again, and what
-    tells the records of the latest call.
+def attach(compressor: Compressor, model: nn.Module) -> Hold:
+    """Put `compressor` on `model`, or on the one model in it if it wraps one; returns what takes it off again.
 
     Raises TypeError for a model that no family knows or that holds several, RuntimeError for one that is compressed
     already.

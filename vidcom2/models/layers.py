@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vidcom2.compressor import all_finite, full_precision, require_finite
 from vidcom2.inside import NOMINAL, InsideLLM, Stage, choose, choose_per_frame
 from vidcom2.models import names
+from vidcom2.models.calls import Uncopied
 from vidcom2.models.names import cache_name, cache_of, causal_mask, give_cache, new_cache, together, uses_cache
 from vidcom2.models.transformers import RowsFollow, _extend, _valid
 from vidcom2.models.wrap import wrap
@@ -437,7 +438,7 @@ def _last(positions: Tensor, live: Tensor) -> Tensor:
 # ---- hooks
 
 
-class LayerHooks:
+class LayerHooks(Uncopied):
     """A method on one language model.
 
     find: called before each forward with the language model's arguments; says what prompt it is, or None for what is no

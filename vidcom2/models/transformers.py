@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from vidcom2.compressor import Record
 from vidcom2.models import names
+from vidcom2.models.calls import Calls, Uncopied
 from vidcom2.models.names import (
     cache_name,
     cache_of,
@@ -272,13 +273,12 @@ def _outer(model: Any) -> Any:
     return model.model if has(model, "model") else None
 
 
-def attach(compressor: Compressor, model: Any) -> tuple[Callable[[], None], Callable[[], list[Record]]]:
-    hooks = (InsideHooks if compressor.stage == "inside LLM" else Hooks)(compressor, model)
-    return hooks.remove, lambda: list(hooks.records)
+def attach(compressor: Compressor, model: Any) -> Hooks:
+    return (InsideHooks if compressor.stage == "inside LLM" else Hooks)(compressor, model)
 
 
-class Hooks:
-    """A compressor on one transformers model. Several threads may call it; `records` are those of the latest call."""
+class Hooks(Uncopied):
+    """A compressor on one transformers model; see `vidcom2.attachment.Hold`. Several threads may call the model."""
 
     def __init__(self, compressor: Compressor, model: Any):
         outer = _outer(model)
@@ -291,9 +291,10 @@ class Hooks:
         self.undo: list[Callable[[], None]] = []
         self.calls: dict[int, dict[str, Any]] = {}  # the outer part's arguments, by thread, while it runs on a video
         self.records: list[Record] = []
-        self.attached = True
+        self.attached, self.forwarded = True, False
         lm: nn.Module = outer.language_model
         cache_name(lm)  # TypeError where the hooks would not find it
+        self.generating = Calls(model, self.forget)
         self.handles = [
             outer.register_forward_pre_hook(self.note_call, with_kwargs=True),
             outer.register_forward_hook(self.forget_call, always_call=True),
@@ -308,9 +309,20 @@ class Hooks:
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
-        for undo in self.undo:
+        for undo in reversed(self.undo):
             undo()
+        self.generating.remove()
         self.attached = False
+
+    @property
+    def used(self) -> bool:
+        return self.forwarded or self.generating.used
+
+    def forget(self) -> None:
+        self.records = []
+
+    def busy(self) -> bool:
+        return self.generating.busy() or any(thread != get_ident() for thread in list(self.calls))
 
     def refuse_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("labels") is not None:
@@ -339,6 +351,7 @@ class Hooks:
 
     def note_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.forget_call(module, args, None)  # after a KeyboardInterrupt torch does not
+        self.forwarded = True
         pixels, modality = self.layout.inputs
         if args:
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
@@ -510,9 +523,10 @@ class Hooks:
             yield Video(row, columns, place[-3:] if place.ndim == 2 else place)
 
     def write_records(self, videos: list[Any], order: Tensor, live: Tensor) -> None:
+        records = []
         for video, (frames, m), kept in videos:
             ours = (order[video.row] >= video.columns[0]) & (order[video.row] <= video.columns[-1]) & live[video.row]
-            self.records.append(
+            records.append(
                 Record(
                     sample=video.row,
                     modality="video",
@@ -525,6 +539,7 @@ class Hooks:
                     separators_after=self.layout.separators,
                 )
             )
+        self.records = records  # all at once, as another thread may be in a call of its own
 
 
 class InsideHooks(Hooks):
@@ -588,10 +603,11 @@ class InsideHooks(Hooks):
         return Prompt(videos, valid, text, self.prompts.get(get_ident(), length))
 
     def report(self, visuals: Any) -> None:
+        records = []
         for visual in visuals:
             frames, separators = visual.place.frames, visual.place.separators
             first = visual.place.columns[0]
-            self.records.append(
+            records.append(
                 Record(
                     sample=visual.place.row,
                     modality="video",
@@ -605,6 +621,7 @@ class InsideHooks(Hooks):
                     layers=visual.layers,
                 )
             )
+        self.records = records
 
 
 def _valid(kwargs: dict[str, Any], length: int, cache: Any) -> Tensor | None:
