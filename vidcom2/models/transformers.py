@@ -16,10 +16,9 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as memoised
 from functools import partial
-from itertools import pairwise
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from vidcom2.compressor import Record
 from vidcom2.models import names
 from vidcom2.models.calls import Calls, Uncopied
+from vidcom2.models.internvl import numbered_frames, one_video
 from vidcom2.models.names import (
     cache_name,
     cache_of,
@@ -130,36 +130,18 @@ def next_video_frames(outer: Any, video: Video) -> int:
     return len(video.columns) // side**2
 
 
-def internvl_video(outer: Any, called: dict[str, Any], ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
-    """InternVL has one placeholder for images and frames: runs of one tile are taken for the frames of one video,
-    longer runs and a run by itself for images.
-
-    Raises ValueError where the same text stands between two pairs of frames, which means several videos or images.
-    """
-    vision = outer.config.vision_config
-    side = int(vision.image_size[0] // vision.patch_size[0] * outer.config.downsample_ratio)
-    runs = columns.tensor_split((columns.diff() > 1).nonzero()[:, 0].cpu() + 1)
-    frames = [run for run in runs if len(run) == side**2]
-    if len(frames) < 2:
-        return
-    between = [tuple(ids[a[-1] + 1 : b[0]].tolist()) for a, b in pairwise(frames)]
-    if len(set(between)) < len(between) or len(frames) < len(runs):
-        raise ValueError(
-            "InternVL's inputs do not tell several videos in one prompt, or a video and images, apart: ask about one "
-            "video at a time, with its frames numbered as the processor does (Frame1: ...), or use retention=1"
-        )
-    yield torch.cat(frames)
-
-
 LAYOUTS: dict[str, Layout] = {
     "qwen2_vl": Layout("video_token_id", qwen2_frames),
     "qwen2_5_vl": Layout("video_token_id", qwen2_frames),
     "qwen3_vl": Layout("video_token_id", qwen3_frames),
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
-    "internvl": Layout("image_token_id", runs, split=internvl_video, inputs=("pixel_values", "image")),
+    "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }
 """By `config.model_type`."""
+
+INTERNVL_ONE_VIDEO = replace(LAYOUTS["internvl"], split=one_video)
+"""For LAYOUTS["internvl"], where all images of a prompt are the frames of one video, whatever stands between them."""
 
 NEEDS = (
     "a transformers model with `model.language_model` whose config.model_type is one of "
