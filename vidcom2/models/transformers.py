@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from vidcom2.compressor import Record
 from vidcom2.models import names
 from vidcom2.models.calls import Calls, Uncopied
+from vidcom2.models.images import warn_of_images
 from vidcom2.models.internvl import numbered_frames, one_video
 from vidcom2.models.names import (
     cache_name,
@@ -273,7 +274,7 @@ class Hooks(Uncopied):
         self.undo: list[Callable[[], None]] = []
         self.calls: dict[int, dict[str, Any]] = {}  # the outer part's arguments, by thread, while it runs on a video
         self.records: list[Record] = []
-        self.attached, self.forwarded = True, False
+        self.attached, self.forwarded, self.warned = True, False, False
         lm: nn.Module = outer.language_model
         cache_name(lm)  # TypeError where the hooks would not find it
         self.generating = Calls(model, self.forget)
@@ -340,6 +341,8 @@ class Hooks(Uncopied):
         encoded = kwargs.get(names.ENCODED) or {}
         if kwargs.get(pixels) is not None or encoded.get(modality) is not None:
             self.calls[get_ident()], self.records = kwargs, []
+        elif not self.warned and not torch.compiler.is_compiling():
+            self.warned = warn_of_images(kwargs, self.compressor.spec)
 
     def forget_call(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.calls:
