@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,8 +107,8 @@ class EngineBase:
         return "|".join([model, str(self.protocol), dtype, attention])
 
     def check(self, compressor: Compressor | None) -> None:
-        with compressor(self.model) if compressor else nullcontext():
-            pass
+        if compressor is not None:
+            compressor.attach(self.model).detach()
 
     def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
         (answer,) = self.answer_all([(seen, question)], generation, compressor)

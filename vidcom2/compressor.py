@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vidcom2.attachment import Attachment, Block
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.frames import FrameAdjustment
-from vidcom2.settings import check_choice, check_numbers
+from vidcom2.settings import check_choice, check_numbers, plain_numbers
 from vidcom2.uniqueness import by_frames
 
 METHODS: dict[str, type[Compressor]] = {}
@@ -87,25 +88,6 @@ class Record:
         return self.tokens_after / self.tokens_before
 
 
-@dataclass
-class Attachment:
-    """A compressor on a model. `records` tells what the model's latest call with a video did (of our llava tree: its
-    latest prompt, if only text); `detach` undoes the attachment."""
-
-    compressor: Compressor
-    model: Any
-    _undo: Callable[[], None]
-    _records: Callable[[], list[Record]]
-
-    @property
-    def records(self) -> list[Record]:
-        return self._records()
-
-    def detach(self) -> None:
-        undo, self._undo = self._undo, lambda: None  # a second call must not take off what came after
-        undo()
-
-
 @dataclass(frozen=True)
 class Compressor:
     """Base of all methods: a method is a small frozen dataclass with `_select`.
@@ -142,6 +124,7 @@ class Compressor:
     reachable: ClassVar[str] = "any"
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         r = self.retention
         if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1:
             raise ValueError(f"retention={r!r} must be a number in (0, 1]; 0.25 keeps a quarter of the tokens")
@@ -183,15 +166,11 @@ class Compressor:
         """
         from vidcom2.models import attach
 
-        return Attachment(self, model, *attach(self, model))
+        return Attachment(self, model, attach(self, model))
 
-    @contextmanager
-    def __call__(self, model: nn.Module) -> Iterator[Attachment]:
-        attachment = self.attach(model)
-        try:
-            yield attachment
-        finally:
-            attachment.detach()
+    def __call__(self, model: nn.Module) -> Block:
+        """`with compressor(model) as run:` compresses the calls of `model` inside the block; see `Block`."""
+        return Block(self, model)
 
 
 def _changed(settings: Any, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
@@ -252,6 +231,10 @@ def keep_all(x: Tensor) -> Kept:
 def full_precision(device: torch.device) -> Any:
     """A context without autocast, in which scores are computed, so that they do not depend on the caller's."""
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
+
+def has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
 
 
 def check_features(x: Tensor) -> None:
@@ -326,8 +309,9 @@ def compressor(spec: str, **settings: Any) -> Compressor | None:
     head, dot, preset = head.partition(".")
     name, plus, addition = head.partition("+")
     if head in ("none", "dense"):
-        if at or dot or pairs:
-            raise ValueError(f"compressor spec {spec!r}: {head} compresses nothing, and has no settings")
+        if at or dot or pairs or settings:
+            given = f" with {', '.join(settings)}" if settings else ""
+            raise ValueError(f"compressor spec {spec!r}{given}: {head} compresses nothing, and has no settings")
         return None
     if name not in METHODS:
         raise ValueError(f"compressor {name!r} is unknown; known are {', '.join(sorted(METHODS))} and none")
@@ -370,13 +354,21 @@ def _check_known(name: str, made: type, chosen: Mapping[str, Any]) -> None:
 
 
 def compressor_from_env(env: Mapping[str, str]) -> Compressor | None:
-    """What `COMPRESSOR` (a spec; unset means none) and `R_RATIO` (its retention) ask for.
+    """What `COMPRESSOR` (a spec) and `R_RATIO` (its retention) ask for, as the scripts read them.
 
-    Only the edges of the program call this, once, with os.environ. Raises ValueError naming a bad variable.
+    R_RATIO alone is vidcom2's; neither of them is no compression; with COMPRESSOR=none, R_RATIO has nothing to say.
+    Only the edges of the program call this, once, with os.environ. Raises ValueError naming a bad variable, and for two
+    different retentions.
     """
-    spec, ratio = env.get("COMPRESSOR", "none"), env.get("R_RATIO")
+    spec, ratio = env.get("COMPRESSOR") or "", env.get("R_RATIO") or ""
     try:
-        return compressor(spec or "none", **({"retention": _value(ratio)} if ratio else {}))
+        named = compressor(spec or ("vidcom2" if ratio else "none"))
+        if named is None or not ratio:
+            return named
+        chosen = compressor(spec or "vidcom2", retention=_value(ratio))
+        if chosen != named and ("@" in spec or ":retention=" in spec):
+            raise ValueError("they tell two retentions, leave one of them out")
+        return chosen
     except ValueError as error:
         raise ValueError(f"COMPRESSOR={spec!r} R_RATIO={ratio!r} in the environment: {error}") from error
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from vidcom2.budget import ROUNDINGS, Rounding, frame_retention, token_budgets
-from vidcom2.settings import check_choice, check_numbers
+from vidcom2.settings import check_choice, check_numbers, plain_numbers
 from vidcom2.uniqueness import Similarity, cosine, gaussian
 
 
@@ -34,6 +34,7 @@ class FrameAdjustment:
     channels: float = 0.5
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_numbers(self)
         check_choice(self, "score", ("mean", "max", "uniform"))
         check_choice(self, "rounding", ROUNDINGS)

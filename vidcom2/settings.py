@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from numbers import Integral, Real
 from typing import Any
+
+
+def plain_numbers(settings: Any) -> None:
+    """Replace numbers of other libraries (numpy.float32 ...) by the int or float that equals them, so that settings are
+    written, compared and read back as Python's."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, Real) and type(value) not in (int, float, bool):
+            plain = int(value) if isinstance(value, Integral) else float(value)
+            object.__setattr__(settings, field.name, plain)  # the dataclasses are frozen
 
 
 def check_numbers(settings: Any) -> None:

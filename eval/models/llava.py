@@ -16,8 +16,8 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
-from llava.model.llava_arch import Encoded
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
+from llava.model.visual_inputs import Encoded
 from llava.video import EXACT, FrameSampling, open_video, require, sample_video
 from vidcom2 import Compressor, Record
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +21,10 @@ from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.splice import Padded, pad_rows, splice
+from llava.model.visual_inputs import Encoded, VisualInput, has_slot, prompt_ids, used_inputs, visual_inputs
 from llava.model.visual_layout import VisualRows, arrange_image, arrange_video, plain_rows, video_newlines
 from vidcom2 import Compressor, Record
-from vidcom2.models.names import cache_name, warn_untested
+from vidcom2.models.names import cache_name, cache_of, warn_untested
 
 # The mixins below stand in front of a language model's classes and call their methods with super().
 LanguageModel: Any = Any if TYPE_CHECKING else object
@@ -50,27 +51,6 @@ class LlavaMetaModel(LanguageModel):
 
     def get_vision_tower(self) -> Any:
         return getattr(self, "vision_tower", None)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One image or video after tower and projector, features [V, tokens, D]: stands for its pixels in `images`, for
-    further questions and under any compressor, without another pass through the tower."""
-
-    features: Tensor
-
-
-@dataclass(frozen=True)
-class VisualInput:
-    """One image or video of a call: views [V, 3, S, S] (frames, or an image's base view and tiles), or encoded.
-
-    `merge` is False for the rows of a plain 4-D tensor, which are used as they are: no pooling, no newline.
-    """
-
-    views: Tensor | Encoded
-    modality: str
-    image_size: tuple[int, int] | None
-    merge: bool = True
 
 
 class LlavaMetaForCausalLM(LanguageModel):
@@ -147,15 +127,30 @@ class LlavaMetaForCausalLM(LanguageModel):
         """Replace the image slots (IMAGE_TOKEN_INDEX) of input_ids [B, n] by visual rows.
 
         images: a list with one [V, 3, S, S] or [3, S, S] tensor, or what `encode` made of it, per slot; or a 5-D or
-        4-D tensor; a text-only sample may have a dummy entry. modalities: "video" or anything else (an image), for
-        each of `images`.
+        4-D tensor of images; a text-only sample may have a dummy entry. modalities: "image", "video" or "text" (a
+        dummy), for each of `images`.
         Returns (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, L, D], labels). Position ids,
         mask and labels come back only if they were given, or if the sequence cannot be read without them.
 
-        Raises ValueError where images, slots and modalities do not match.
+        A single token that is no slot, or that meets a cache with rows (a decoding step), comes back as it is.
+
+        Raises ValueError where images, slots and modalities do not match, and for images on a cache with rows where
+        positions or a mask must go on from it.
         """
-        if self.get_vision_tower() is None or images is None or input_ids.shape[1] == 1:
+        continues = past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
+        step = input_ids.shape[1] == 1 and (continues or not has_slot(input_ids))
+        if self.get_vision_tower() is None or images is None or step:
+            if not step and has_slot(input_ids):
+                raise ValueError(
+                    f"the prompt has image slots (token {IMAGE_TOKEN_INDEX}) but no images came, or the model has no "
+                    "vision tower: pass images, one for each slot"
+                )
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        if continues and (position_ids is not None or attention_mask is not None or self._keeps_positions()):
+            raise ValueError(
+                "images on a key-value cache with rows take their positions from the cache: pass neither position_ids "
+                "nor attention_mask, nor use positions='original'; or pass the whole chat without a cache"
+            )
         side = "left" if getattr(self.config, "tokenizer_padding_side", "right") == "left" else "right"
         padded = self._multimodal_rows(input_ids, attention_mask, labels, images, modalities, image_sizes, side)
         # A mask nobody asked for is needed where rows differ in length, or padding would be attended to.
@@ -186,6 +181,7 @@ class LlavaMetaForCausalLM(LanguageModel):
         image_sizes: Sequence[tuple[int, int]] | None,
         padding_side: str,
     ) -> Padded:
+        self.visual_records = []  # should this fail, no other call's are taken for its own
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         samples = [ids[keep] for ids, keep in zip(input_ids, real, strict=True)]
         targets = [torch.full_like(ids, IGNORE_INDEX) for ids in samples]
@@ -206,8 +202,9 @@ class LlavaMetaForCausalLM(LanguageModel):
                 "the question, is lost. Use fewer frames, or a lower retention."
             )
         padded = pad_rows(rows, padding_side, limit)
-        self.visual_records = list(self._records(inputs, visuals, [row.starts for row in rows], padded, limit))
-        return padded
+        records = tuple(self._records(inputs, visuals, [row.starts for row in rows], padded, limit))
+        self.visual_records = list(records)
+        return replace(padded, records=records)
 
     def _visual_rows(self, inputs: Sequence[VisualInput]) -> list[VisualRows]:
         """Encode all views in one go, then pool, compress and arrange each input on its own."""
@@ -328,13 +325,21 @@ class LlavaMetaForCausalLM(LanguageModel):
         modalities: str | Sequence[str] = ("image",),
         **kwargs: Any,
     ) -> Any:
-        """transformers' generate on a prompt with image slots; returns the new tokens only.
+        """transformers' generate on a prompt with image slots, `inputs` or `input_ids`; returns the new tokens only.
 
         Batches may be padded on either side; they are padded on the left before the LLM sees them.
-        Raises NotImplementedError for inputs_embeds, and what `prepare_inputs_labels_for_multimodal` raises.
+        Raises NotImplementedError for inputs_embeds, ValueError for a prompt that is none and for a cache with rows,
+        and what `prepare_inputs_labels_for_multimodal` raises.
         """
         if "inputs_embeds" in kwargs:
             raise NotImplementedError("generate() builds inputs_embeds itself; pass token ids and images")
+        inputs = prompt_ids(inputs, kwargs.pop("input_ids", None))
+        past = cache_of(kwargs)
+        if past is not None and past.get_seq_length() > 0:
+            raise ValueError(
+                f"generate() takes a whole chat, but a key-value cache of {int(past.get_seq_length())} rows came: "
+                "leave it out, or go on with forward()"
+            )
         kwargs.pop("position_ids", None)
         images = [] if images is None else images
         mask = kwargs.pop("attention_mask", None)
@@ -363,48 +368,3 @@ class LlavaMetaForCausalLM(LanguageModel):
                 f"{pretrained_model_name_or_path} lacks {len(others)} weights of {cls.__name__}, {others[0]} for one"
             )
         return (model, info) if want_info else model
-
-
-def visual_inputs(
-    images: Any, modalities: str | Sequence[str], image_sizes: Sequence[tuple[int, int]] | None
-) -> list[VisualInput]:
-    """Bring every accepted form of `images` to a list with one entry per image or video.
-
-    A string in `modalities` goes for all. Raises ValueError where the numbers of entries differ.
-    """
-    if isinstance(images, Tensor) and images.ndim == 4:
-        return [VisualInput(view[None], "image", None, merge=False) for view in images]
-    if isinstance(images, Tensor) and images.ndim != 5:
-        raise ValueError(f"images of shape {tuple(images.shape)}: pass a list of [V, 3, S, S] or [3, S, S] tensors")
-    views = [view[None] if isinstance(view, Tensor) and view.ndim == 3 else view for view in images]
-    if not views:
-        return []  # a text-only call; nothing is left that `modalities` could speak of
-    if isinstance(modalities, str):
-        modalities = [modalities] * len(views)
-    elif tuple(modalities) == ("image",):
-        modalities = ["image"] * len(views)
-    for name, given in (("modalities", modalities), ("image_sizes", image_sizes)):
-        if given is not None and len(given) != len(views):
-            raise ValueError(f"{len(views)} images came with {len(given)} {name}; pass one for each image or video")
-    sizes = image_sizes if image_sizes is not None else [None] * len(views)
-    return [VisualInput(v, m, s) for v, m, s in zip(views, modalities, sizes, strict=True)]
-
-
-def used_inputs(inputs: list[VisualInput], samples: Sequence[Tensor]) -> list[VisualInput]:
-    """The inputs that have a slot: all of them, or all but the dummies that stand for text-only samples.
-
-    Raises ValueError where slots and images do not match.
-    """
-    slots = [int((ids == IMAGE_TOKEN_INDEX).sum()) for ids in samples]
-    if len(inputs) == sum(slots):
-        return inputs
-    if len(inputs) != sum(max(1, count) for count in slots):
-        raise ValueError(
-            f"the prompts have {slots} image slots but {len(inputs)} images came: pass one for each slot (a text-only "
-            "prompt in a batch may have one dummy)"
-        )
-    used, at = [], 0
-    for count in slots:
-        used += inputs[at : at + count]
-        at += max(1, count)
-    return used

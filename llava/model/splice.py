@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.visual_layout import VisualRows
+from vidcom2 import Record
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Row:
 @dataclass(frozen=True)
 class Padded:
     """embeds [B, L, D], labels [B, L] (IGNORE_INDEX on padding), mask bool [B, L], position int64 [B, L] (0 on
-    padding), how far each sample's first row lies from the left, and how many rows it lost at its end."""
+    padding), how far each sample's first row lies from the left, and how many rows it lost at its end. records: of the
+    visual inputs, in order."""
 
     embeds: Tensor
     labels: Tensor
@@ -37,6 +39,7 @@ class Padded:
     position: Tensor
     shift: tuple[int, ...]
     cut: tuple[int, ...]
+    records: tuple[Record, ...] = ()
 
 
 def splice(ids: Tensor, labels: Tensor, visuals: Iterator[VisualRows], embed: Callable[[Tensor], Tensor]) -> Row:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.model.llava_arch import LlavaMetaForCausalLM, used_inputs, visual_inputs
+from llava.model.llava_arch import LlavaMetaForCausalLM
 from llava.model.splice import pad_rows, splice
+from llava.model.visual_inputs import used_inputs, visual_inputs
 from llava.model.visual_layout import (
     VisualRows,
     arrange_image,
@@ -251,7 +252,7 @@ def test_visual_inputs():
     assert [i.modality for i in visual_inputs([views, views], "video", None)] == ["video", "video"]
     assert [i.modality for i in visual_inputs([views, views], ["image"], None)] == ["image", "image"]
     assert [i.views.shape for i in visual_inputs(torch.zeros(2, 5, 3, 2, 2), "video", None)] == [(5, 3, 2, 2)] * 2
-    rows = visual_inputs(views, "video", None)
+    rows = visual_inputs(views, "image", None)
     assert [(i.views.shape, i.modality, i.merge) for i in rows] == [((1, 3, 2, 2), "image", False)] * 4
     assert visual_inputs([], ["image"], None) == []
 
@@ -263,6 +264,16 @@ def test_visual_inputs():
         ([torch.zeros(3, 2, 2)] * 3, ["video", "video"], None, "3 images came with 2 modalities"),
         ([torch.zeros(3, 2, 2)] * 3, ["video"], None, "3 images came with 1 modalities"),
         ([torch.zeros(3, 2, 2)] * 2, "image", [(1, 1)], "2 images came with 1 image_sizes"),
+        (
+            torch.zeros(1, 3, 2, 2),
+            ["video"],
+            None,
+            r"\(1, 3, 2, 2\) with modalities=\['video'\].*images=\[frames",
+        ),
+        (torch.zeros(4, 3, 2, 2), "video", None, "a 4-D tensor holds images"),
+        ([torch.zeros(4, 3, 2, 2)], ["vidoe"], None, "modality 'vidoe' is unknown; use image, video, text"),
+        ([torch.zeros(4, 3, 2, 2)], "Video", None, "modality 'Video' is unknown"),
+        (torch.zeros(4, 3, 2, 2), ["vidoe"], None, "modality 'vidoe' is unknown"),
     ],
 )
 def test_visual_inputs_that_do_not_match(images, modalities, sizes, message):
@@ -408,11 +419,11 @@ def test_truncation(model, limit, cut, caplog):
 def test_four_dimensional_images_are_used_as_they_are(model):
     pixels, ids = video(2), prompt(2, "image", "image", 1)[None]
     with torch.no_grad():
-        embeds = prepare(model, ids, pixels)[4]
+        embeds = prepare(model, ids, pixels, "image")[4]
         features = model.encode_images(pixels)
         torch.testing.assert_close(embeds[0, 2:-1], features.flatten(0, 1))
         with VidCom2(0.1)(model):
-            assert torch.equal(prepare(model, ids, pixels, "video")[4], embeds)
+            assert torch.equal(prepare(model, ids, pixels, "image")[4], embeds)
     assert [(r.modality, r.method, r.tokens_after) for r in model.visual_records] == [("image", "none", 49)] * 2
 
 

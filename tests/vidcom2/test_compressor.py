@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -99,12 +101,39 @@ def test_bad_specs(spec, message):
 def test_environment():
     assert compressor_from_env({}) is None
     assert compressor_from_env({"COMPRESSOR": ""}) is None
-    assert compressor_from_env({"R_RATIO": "0.25"}) is None
+    assert compressor_from_env({"R_RATIO": "0.15"}) == compressor_from_env({"COMPRESSOR": "", "R_RATIO": "0.15"})
+    assert compressor_from_env({"R_RATIO": "0.15"}) == VidCom2(0.15)
+    assert compressor_from_env({"COMPRESSOR": "random@0.5", "R_RATIO": ""}) == Random(0.5)
+    assert compressor_from_env({"COMPRESSOR": "random@0.5", "R_RATIO": "0.50"}) == Random(0.5)
     assert compressor_from_env({"COMPRESSOR": "vidcom2"}) == VidCom2(0.25)
     assert compressor_from_env({"COMPRESSOR": "vidcom2", "R_RATIO": "0.15"}) == VidCom2(0.15)
     assert compressor_from_env({"COMPRESSOR": "none", "R_RATIO": "0.15"}) is None
     with pytest.raises(ValueError, match="R_RATIO='25%'"):
         compressor_from_env({"COMPRESSOR": "vidcom2", "R_RATIO": "25%"})
+    with pytest.raises(ValueError, match=r"COMPRESSOR='random@0\.5' R_RATIO='0\.15' .* two retentions"):
+        compressor_from_env({"COMPRESSOR": "random@0.5", "R_RATIO": "0.15"})
+
+
+@pytest.mark.parametrize("settings", [{"bogus": 3}, {"retention": 0.5}])
+def test_no_compression_has_no_settings(settings):
+    with pytest.raises(ValueError, match=f"'none' with {next(iter(settings))}: none compresses nothing"):
+        compressor("none", **settings)
+
+
+@pytest.mark.parametrize("quarter", [np.float32(0.25), np.float64(0.25), np.float16(0.25), Fraction(1, 4)])
+def test_other_kinds_of_numbers(quarter):
+    made = VidCom2(quarter, window=np.int64(4), tau=np.float32(0.5))
+    assert made == VidCom2(0.25, window=4, tau=0.5)
+    assert made.spec == "vidcom2@0.25:tau=0.5:window=4"
+    assert [type(value) for value in (made.retention, made.window, made.tau)] == [float, int, float]
+    assert json.loads(json.dumps(made.settings)) == made.settings
+    assert FrameAdjustment(tau=np.float32(0.5), window=np.int32(4)) == FrameAdjustment(tau=0.5, window=4)
+
+
+@pytest.mark.parametrize("wrong", [True, np.bool_(True), "0.25", None, np.float32("nan"), np.array([0.25]), 1j])
+def test_a_retention_that_is_no_number(wrong):
+    with pytest.raises(ValueError, match=r"retention=.* must be a number in \(0, 1\]"):
+        VidCom2(wrong)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,7 +4,6 @@ https://arxiv.org/abs/2505.14454, Algorithm 1.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -106,11 +105,11 @@ class VidCom2(Compressor):
         why = self._explain(scores)
         budgets = self.stage1.rounded(why.retention, x.shape[1], self.retention)
         # The only host synchronisation: the size of the output, and whether the features were sound.
-        size, checksum = torch.stack([budgets.sum(dtype=torch.float64), scores.checksum]).tolist()
-        require_finite(math.isfinite(checksum), x)
+        size, finite = torch.stack([budgets.sum(), scores.checksum.isfinite().long()]).tolist()
+        require_finite(bool(finite), x)
         frame_weight, video_weight = -self.sign * self.frame_weight, -self.sign * self.video_weight
         ranking = torch.add(frame_weight * why.frame, why.video, alpha=video_weight)
-        return Kept(top_per_frame(ranking, budgets, int(size)), budgets)
+        return Kept(top_per_frame(ranking, budgets, size), budgets)
 
     def _explain(self, scores: Similarity) -> Explanation:
         u_video = -scores.video

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidcom2.compressor import Kept, Ranking, register, top_per_frame
+from vidcom2.compressor import Kept, Ranking, has_float64, register, top_per_frame
 from vidcom2.settings import check_choice
 
 NEIGHBOURS = 5
@@ -72,7 +72,7 @@ class VisionZip(Ranking):
         unit = exact / length.clamp_min(torch.finfo(exact.dtype).tiny)[..., None]
         cosine = unit @ unit.mT  # [T, M, M]
 
-        dominant = _best(length, (budgets.double() * self.dominant).long().clamp_min(1))
+        dominant = _best(length, _share(budgets, self.dominant))
         near = cosine.masked_fill(dominant[:, None, :], -torch.inf)
         near.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
         near = near.topk(min(NEIGHBOURS, m), dim=-1).values  # fewer than five others: -inf for those that are missing
@@ -91,6 +91,13 @@ class VisionZip(Ranking):
         mean = belongs @ exact / belongs.sum(dim=-1, keepdim=True).clamp_min(1)
         merged = torch.where(contextual[..., None], mean, exact)
         return Kept(index, budgets, merged.flatten(0, 1)[index].to(x.dtype))
+
+
+def _share(budgets: Tensor, share: float) -> Tensor:
+    """int(share · b) of each of the budgets [T], at least 1."""
+    if not has_float64(budgets.device):
+        return torch.tensor([max(1, int(share * b)) for b in budgets.tolist()], device=budgets.device)
+    return (budgets.double() * share).long().clamp_min(1)
 
 
 def _best(scores: Tensor, counts: Tensor) -> Tensor:

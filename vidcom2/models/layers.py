@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vidcom2.compressor import all_finite, full_precision, require_finite
 from vidcom2.inside import NOMINAL, InsideLLM, Stage, choose, choose_per_frame
 from vidcom2.models import names
+from vidcom2.models.calls import Uncopied
 from vidcom2.models.names import cache_name, cache_of, causal_mask, give_cache, new_cache, together, uses_cache
 from vidcom2.models.transformers import RowsFollow, _extend, _valid
 from vidcom2.models.wrap import wrap
@@ -319,15 +320,15 @@ class Prefill(Pass):
         origins: list[Tensor] = []
         for b in range(batch):
             index_of = stay[b].nonzero()[:, 0]
-            rank, more, seats = index_of.double(), hidden[b, :0], positions[..., b, :0]
+            room = length + 1  # between two rows, for more merged tokens than there can be
+            rank, more, seats = index_of * room, hidden[b, :0], positions[..., b, :0]
             for visual, _, gone, merged in changes.get(b, ()):
                 if merged is None:
                     continue
                 count, first = len(merged.centre), length + len(more)
                 index_of = torch.cat([index_of, torch.arange(first, first + count, device=hidden.device)])
                 # Merged tokens stand behind the last token that the video had.
-                fraction = torch.arange(1, count + 1, device=hidden.device) / (count + 1)
-                rank = torch.cat([rank, visual.rows[-1] + fraction.double()])
+                rank = torch.cat([rank, visual.rows[-1] * room + torch.arange(1, count + 1, device=hidden.device)])
                 more = torch.cat([more, merged.features])
                 seats = torch.cat([seats, positions[..., b, visual.rows[gone[merged.centre]]]], dim=-1)
             picked.append(index_of[rank.argsort(stable=True)])
@@ -437,7 +438,7 @@ def _last(positions: Tensor, live: Tensor) -> Tensor:
 # ---- hooks
 
 
-class LayerHooks:
+class LayerHooks(Uncopied):
     """A method on one language model.
 
     find: called before each forward with the language model's arguments; says what prompt it is, or None for what is no

@@ -6,6 +6,7 @@ The hooks (transformers.py, layers.py) and the llava tree ask this file for:
   taken until 5.40 by the forwards, but appears neither in what hooks see nor in outputs;
 - the mask of a call, and which tokens it says are no padding: None; int or bool [B, rows], 1 for tokens; bool or float
   [B, 1, n, rows], what each new token sees; or a dict of these by kind of layer;
+- what keeps flash attention from taking gaps between positions for packed sequences;
 - transformers' private methods that we wrap.
 
 What a cache must know, and is given by transformers.py and layers.py in subclasses: `get_seq_length`,
@@ -169,3 +170,16 @@ def new_cache(lm: Any) -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=lm.config)
+
+
+def one_sequence(lm: Any, positions: Tensor, rows: int) -> dict[str, Any]:
+    """Arguments that tell flash attention that new tokens go on with the `rows` in the cache; none for other kernels.
+
+    positions: [B, n], or mRoPE's [3 or 4, B, n], of the new tokens. Without these arguments transformers takes gaps in
+    the positions of a single sequence for the borders of packed ones, and shows the n new tokens the first n rows only.
+    """
+    if "flash" not in str(lm.config._attn_implementation) or positions.ndim != 2 or len(positions) != 1:
+        return {}
+    new = positions.shape[-1]
+    ends = [torch.tensor([0, end], dtype=torch.int32, device=positions.device) for end in (new, rows + new)]
+    return {"cu_seq_lens_q": ends[0], "cu_seq_lens_k": ends[1], "max_length_q": new, "max_length_k": rows + new}

@@ -16,10 +16,9 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as memoised
 from functools import partial
-from itertools import pairwise
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +27,21 @@ from torch import Tensor, nn
 
 from vidcom2.compressor import Record
 from vidcom2.models import names
+from vidcom2.models.calls import Calls, Uncopied
+from vidcom2.models.images import warn_of_images
+from vidcom2.models.internvl import numbered_frames, one_video
 from vidcom2.models.names import (
     cache_name,
     cache_of,
     give_cache,
     new_cache,
+    one_sequence,
     together,
     uses_cache,
     valid_before,
     valid_new,
 )
+from vidcom2.models.unwrap import has
 from vidcom2.models.wrap import wrap
 
 if TYPE_CHECKING:
@@ -127,36 +131,18 @@ def next_video_frames(outer: Any, video: Video) -> int:
     return len(video.columns) // side**2
 
 
-def internvl_video(outer: Any, called: dict[str, Any], ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
-    """InternVL has one placeholder for images and frames: runs of one tile are taken for the frames of one video,
-    longer runs and a run by itself for images.
-
-    Raises ValueError where the same text stands between two pairs of frames, which means several videos or images.
-    """
-    vision = outer.config.vision_config
-    side = int(vision.image_size[0] // vision.patch_size[0] * outer.config.downsample_ratio)
-    runs = columns.tensor_split((columns.diff() > 1).nonzero()[:, 0].cpu() + 1)
-    frames = [run for run in runs if len(run) == side**2]
-    if len(frames) < 2:
-        return
-    between = [tuple(ids[a[-1] + 1 : b[0]].tolist()) for a, b in pairwise(frames)]
-    if len(set(between)) < len(between) or len(frames) < len(runs):
-        raise ValueError(
-            "InternVL's inputs do not tell several videos in one prompt, or a video and images, apart: ask about one "
-            "video at a time, with its frames numbered as the processor does (Frame1: ...), or use retention=1"
-        )
-    yield torch.cat(frames)
-
-
 LAYOUTS: dict[str, Layout] = {
     "qwen2_vl": Layout("video_token_id", qwen2_frames),
     "qwen2_5_vl": Layout("video_token_id", qwen2_frames),
     "qwen3_vl": Layout("video_token_id", qwen3_frames),
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
-    "internvl": Layout("image_token_id", runs, split=internvl_video, inputs=("pixel_values", "image")),
+    "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }
 """By `config.model_type`."""
+
+INTERNVL_ONE_VIDEO = replace(LAYOUTS["internvl"], split=one_video)
+"""For LAYOUTS["internvl"], where all images of a prompt are the frames of one video, whatever stands between them."""
 
 NEEDS = (
     "a transformers model with `model.language_model` whose config.model_type is one of "
@@ -256,26 +242,26 @@ def _pruned_class(cls: Any) -> type:
 
 
 def supports(model: Any) -> bool:
-    return _model_type(model) in LAYOUTS and hasattr(_outer(model), "language_model")
+    outer = _outer(model)
+    return outer is not None and _model_type(model) in LAYOUTS and has(outer, "language_model")
 
 
 def _model_type(model: Any) -> str | None:
-    return getattr(getattr(model, "config", None), "model_type", None)
+    return getattr(model.config, "model_type", None) if has(model, "config") else None
 
 
 def _outer(model: Any) -> Any:
-    return (
-        model if hasattr(model, "language_model") and not hasattr(model, "lm_head") else getattr(model, "model", None)
-    )
+    if has(model, "language_model") and not has(model, "lm_head"):
+        return model
+    return model.model if has(model, "model") else None
 
 
-def attach(compressor: Compressor, model: Any) -> tuple[Callable[[], None], Callable[[], list[Record]]]:
-    hooks = (InsideHooks if compressor.stage == "inside LLM" else Hooks)(compressor, model)
-    return hooks.remove, lambda: list(hooks.records)
+def attach(compressor: Compressor, model: Any) -> Hooks:
+    return (InsideHooks if compressor.stage == "inside LLM" else Hooks)(compressor, model)
 
 
-class Hooks:
-    """A compressor on one transformers model. Several threads may call it; `records` are those of the latest call."""
+class Hooks(Uncopied):
+    """A compressor on one transformers model; see `vidcom2.attachment.Hold`. Several threads may call the model."""
 
     def __init__(self, compressor: Compressor, model: Any):
         outer = _outer(model)
@@ -288,9 +274,10 @@ class Hooks:
         self.undo: list[Callable[[], None]] = []
         self.calls: dict[int, dict[str, Any]] = {}  # the outer part's arguments, by thread, while it runs on a video
         self.records: list[Record] = []
-        self.attached = True
+        self.attached, self.forwarded, self.warned = True, False, False
         lm: nn.Module = outer.language_model
         cache_name(lm)  # TypeError where the hooks would not find it
+        self.generating = Calls(model, self.forget)
         self.handles = [
             outer.register_forward_pre_hook(self.note_call, with_kwargs=True),
             outer.register_forward_hook(self.forget_call, always_call=True),
@@ -305,9 +292,20 @@ class Hooks:
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
-        for undo in self.undo:
+        for undo in reversed(self.undo):
             undo()
+        self.generating.remove()
         self.attached = False
+
+    @property
+    def used(self) -> bool:
+        return self.forwarded or self.generating.used
+
+    def forget(self) -> None:
+        self.records = []
+
+    def busy(self) -> bool:
+        return self.generating.busy() or any(thread != get_ident() for thread in list(self.calls))
 
     def refuse_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("labels") is not None:
@@ -336,12 +334,15 @@ class Hooks:
 
     def note_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.forget_call(module, args, None)  # after a KeyboardInterrupt torch does not
+        self.forwarded = True
         pixels, modality = self.layout.inputs
         if args:
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
         encoded = kwargs.get(names.ENCODED) or {}
         if kwargs.get(pixels) is not None or encoded.get(modality) is not None:
             self.calls[get_ident()], self.records = kwargs, []
+        elif not self.warned and not torch.compiler.is_compiling():
+            self.warned = warn_of_images(kwargs, self.compressor.spec)
 
     def forget_call(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.calls:
@@ -437,7 +438,7 @@ class Hooks:
                 before = live.new_ones(batch, 0) if cache.valid is None else cache.valid
                 cache.valid = torch.cat([_extend(before, rows), live], dim=1)
         kwargs["attention_mask"] = self.mask(cache, live, rows)
-        return kwargs
+        return kwargs | one_sequence(lm, new, rows)
 
     def keep_in_step(self, cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments for further tokens on a pruned cache: mask of the rows really there, positions as asked."""
@@ -507,9 +508,10 @@ class Hooks:
             yield Video(row, columns, place[-3:] if place.ndim == 2 else place)
 
     def write_records(self, videos: list[Any], order: Tensor, live: Tensor) -> None:
+        records = []
         for video, (frames, m), kept in videos:
             ours = (order[video.row] >= video.columns[0]) & (order[video.row] <= video.columns[-1]) & live[video.row]
-            self.records.append(
+            records.append(
                 Record(
                     sample=video.row,
                     modality="video",
@@ -522,6 +524,7 @@ class Hooks:
                     separators_after=self.layout.separators,
                 )
             )
+        self.records = records  # all at once, as another thread may be in a call of its own
 
 
 class InsideHooks(Hooks):
@@ -585,10 +588,11 @@ class InsideHooks(Hooks):
         return Prompt(videos, valid, text, self.prompts.get(get_ident(), length))
 
     def report(self, visuals: Any) -> None:
+        records = []
         for visual in visuals:
             frames, separators = visual.place.frames, visual.place.separators
             first = visual.place.columns[0]
-            self.records.append(
+            records.append(
                 Record(
                     sample=visual.place.row,
                     modality="video",
@@ -602,6 +606,7 @@ class InsideHooks(Hooks):
                     layers=visual.layers,
                 )
             )
+        self.records = records
 
 
 def _valid(kwargs: dict[str, Any], length: int, cache: Any) -> Tensor | None:
