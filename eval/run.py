@@ -21,10 +21,10 @@ from eval.benchmarks import Benchmark, select_tasks
 from eval.config import RunConfig
 from eval.crew import Alone, Crew, Setup
 from eval.harness import build_model, evaluate, harness_log, load_tasks
-from eval.models import Protocol
 from eval.place import Place
 from eval.provenance import provenance
 from eval.results import join_samples, print_table, summarise, write_results
+from eval.runs import read_results
 
 
 def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
@@ -47,6 +47,7 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     benchmark, names = select_tasks(config.tasks)
     protocol = config.protocol()
     log_file = config.output / f"harness.rank{place.rank}.log"
+    settings = [one.settings(protocol) for one in configs]  # before the model is loaded: what it is then
     setup = Setup(config, protocol, tuple(one.compressor for one in configs))
     console = Console(file=sys.stderr)
     canary.require_for(config.model, setup.specs)
@@ -59,18 +60,20 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
             closing(Alone(setup.answering("cpu"), setup.ahead) if alone else Crew(setup, place.teams, console.print))
         )
         with place.first("begin"):
-            if place.rank == 0:
-                for one in configs:
-                    answers.begin(one.output, one.settings(protocol), one.overwrite)
             # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
             with harness_log(log_file) if config.data is not None else nullcontext():
                 tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
+            if place.rank == 0:
+                for one, own in zip(configs, settings, strict=True):
+                    answers.begin(one.output, own, one.overwrite)
         books = [Answers(one.output, place.rank) for one in configs]
         for book in books:
             stack.enter_context(book.open())
         bar = stack.enter_context(progress(console, place))
 
         def answer(parts: list[Part]) -> None:
+            for unused in filter(None, (book.unused() for book in books if place.rank == 0)):
+                console.print(unused, style="yellow", markup=False, highlight=False, soft_wrap=True)
             jobs = jobs_of(parts, config.batch_size)
             total = sum(len(question.settings) for job in jobs for question in job.questions)
 
@@ -86,13 +89,13 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
 
         stack.enter_context(harness_log(log_file))
         summaries = []
-        for one, book, results in zip(
-            configs, books, evaluate(build_model(books, answer), tasks, config.limit, books), strict=True
-        ):
+        model = build_model(books, answer, tasks, config.data or Path(os.environ["HF_HOME"]))
+        scored = evaluate(model, tasks, config.limit, books)
+        for one, own, book, results in zip(configs, settings, books, scored, strict=True):
             if place.rank == 0:
                 samples = list(book.samples.values())
-                processes = place.world * len(place.teams)
-                summaries.append(conclude(one, protocol, benchmark, tasks, results, samples, processes))
+                own = {**own, "processes": place.world * len(place.teams)}
+                summaries.append(conclude(one, own, benchmark, tasks, results, samples))
     with place.first("conclude"):
         pass  # a process that ends with failures would have torchrun stop the one that writes
 
@@ -104,23 +107,38 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     return sum(sample.error is not None for book in books for sample in book.samples.values())
 
 
+def stay(config: RunConfig, place: Place) -> int:
+    """What is left to do for finished results of this run, as where a run was killed in its last moment.
+
+    Rank 0 prints them. Returns the number of questions that failed. Raises OutputInUse as `run`.
+    """
+    summary = read_results(config.output)
+    failed = len(summary["failures"])
+    with place.within(str(config.output)).first("stay"):
+        if place.rank == 0:
+            with answers.reserved(config.output):
+                answers.finish(config.output, failed=failed > 0)
+            print_table(Console(), summary)
+            again = f"--retry-failed asks the {failed} failed questions again, " if failed else ""
+            print(f"{config.output} is finished already; {again}--overwrite begins anew", file=sys.stderr)
+    return failed
+
+
 def conclude(
     config: RunConfig,
-    protocol: Protocol,
+    settings: dict[str, Any],
     benchmark: Benchmark,
     tasks: dict[str, Any],
     results: dict[str, Any],
     samples: list[Sample],
-    processes: int,
 ) -> dict[str, Any]:
     """Write what is known when all is scored; returns what goes into results.json."""
     lines = join_samples(benchmark, results["samples"], samples, config.parser)
     summary = summarise(benchmark, lines)
     summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
     summary["run"] = {
-        **config.settings(protocol),
+        **settings,
         "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
-        "processes": processes,
         "limit": config.limit,
     }
     summary["provenance"] = provenance()
