@@ -22,8 +22,8 @@ from eval.doctor import add_doctor
 from eval.efficiency.command import add_efficiency
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
 from eval.frame_drop import add_frame_drop
-from eval.harness import NoQuestions
 from eval.place import Place
+from eval.questions import NoQuestions
 from eval.report import add_report
 from eval.run import run, stay
 from eval.sweep import Sweep, canonical, folder, split_specs

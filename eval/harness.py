@@ -20,6 +20,7 @@ import torch
 from eval.answering import Part, Question
 from eval.answers import Answers, Key, Sample
 from eval.benchmarks import Benchmark
+from eval.questions import NoQuestions, look_into, refuse
 from llava.video import VideoError
 
 
@@ -39,15 +40,13 @@ def harness_log(file: Path) -> Iterator[None]:
             logger.remove()  # all, since lmms-eval sets up its own; also after an exception, which closes the file
 
 
-class NoQuestions(Exception):
-    """A task's questions cannot be loaded, or are another benchmark's."""
-
-
 def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, model_name: str) -> dict[str, Any]:
     """lmms-eval's task objects by name, with questions and videos from `data` where it is given, else the hub.
 
-    Raises NoQuestions where they cannot be loaded, or are of another benchmark.
+    Raises NoQuestions where they cannot be loaded, or local ones cannot be asked.
     """
+    if data is not None:
+        refuse([problem for name in names for problem in look_into(benchmark, name, data).problems])
     import lmms_eval
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config

@@ -23,6 +23,7 @@ from eval.crew import Alone, Crew, Setup
 from eval.harness import build_model, evaluate, harness_log, load_tasks
 from eval.place import Place
 from eval.provenance import provenance
+from eval.questions import require_scorable
 from eval.results import join_samples, print_table, summarise, write_results
 from eval.runs import read_results
 
@@ -63,9 +64,13 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
             # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
             with harness_log(log_file) if config.data is not None else nullcontext():
                 tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
+            with harness_log(log_file):
+                doubts = require_scorable(benchmark, tasks, config.data)
             if place.rank == 0:
                 for one, own in zip(configs, settings, strict=True):
                     answers.begin(one.output, own, one.overwrite)
+                for doubt in doubts:
+                    console.print(f"note: {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         books = [Answers(one.output, place.rank) for one in configs]
         for book in books:
             stack.enter_context(book.open())
