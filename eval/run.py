@@ -16,10 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eval import answers, canary
 from eval.answering import Part, jobs_of
-from eval.answers import Answers, Sample
+from eval.answers import Answers, Key, Sample
 from eval.benchmarks import Benchmark, select_tasks
 from eval.config import RunConfig
-from eval.crew import Alone, Crew, Setup
+from eval.crew import FRUITLESS, Alone, Crew, Setup, Unsuitable
+from eval.engine import NoNumbers
 from eval.harness import build_model, evaluate, harness_log, load_tasks
 from eval.place import Place
 from eval.provenance import provenance
@@ -82,8 +83,11 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
             jobs = jobs_of(parts, config.batch_size)
             total = sum(len(question.settings) for job in jobs for question in job.questions)
 
+            proof = Proof(config.model, books, console)
+
             def note(setting: int, sample: Sample) -> None:
                 books[setting].add(sample)
+                proof.take(sample)
                 bar(place.count(), total)
 
             crew.answer(place.claimed(jobs), note)
@@ -110,6 +114,30 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
             print_table(terminal, summary)
             terminal.print(f"results in {one.output}", highlight=False)
     return sum(sample.error is not None for book in books for sample in book.samples.values())
+
+
+class Proof:
+    """Does the model compute numbers at all?
+
+    One without a number says so at its first answer. If that goes on, it is not the questions' fault.
+    """
+
+    def __init__(self, model: str, books: Sequence[Answers], console: Console):
+        self._model, self._console = model, console
+        self._given = any(sample.error is None for book in books for sample in book.samples.values())
+        self._without: set[Key] = set()
+
+    def take(self, sample: Sample) -> None:
+        """An answer that has come; Unsuitable at the third question without numbers, if there were none before."""
+        if sample.error != NoNumbers.SAID:
+            self._given = self._given or sample.error is None
+        elif not self._given:
+            if not self._without:
+                where = f"{sample.task} question {sample.doc_id}"
+                self._console.print(f"{where}: {sample.error}", style="red", markup=False, highlight=False)
+            self._without.add(sample.key)
+            if len(self._without) == FRUITLESS:
+                raise Unsuitable(f"--model {self._model} answers none of {FRUITLESS} questions: {sample.error}")
 
 
 def stay(config: RunConfig, place: Place) -> int:
