@@ -187,7 +187,7 @@ class Crew:
             setting = min(i for _, i in batch)
             left = [pair for pair in batch if pair[1] == setting]
         blamed = tuple(left)
-        before = {key for others in self._blamed for key, _ in others}
+        before = {key for pairs in self._blamed for key, _ in pairs}
         self._fruitless += not any(key in before for key, _ in blamed)
         self._blamed[blamed] += 1
         if self._fruitless == FRUITLESS:
