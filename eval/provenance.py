@@ -14,7 +14,7 @@ import torch
 
 PACKAGES = (
     *("torch", "transformers", "lmms-eval", "pillow", "decord", "torchcodec", "av", "qwen-vl-utils", "accelerate"),
-    *("flash-attn", "deepspeed"),
+    *("flash-attn", "deepspeed", "tokenizers"),
 )
 
 

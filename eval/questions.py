@@ -241,13 +241,16 @@ def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Qu
                 problems.append(problem(number, cause))
                 continue
             task.doc_to_target(doc)
-            samples = [_scored(benchmark, task, name, doc, answer) for answer in (NO_ANSWER, "A")]
-            target = benchmark.target(samples[0])
-            right = benchmark.score(_scored(benchmark, task, name, doc, target))
+            _scored(task, doc, NO_ANSWER)
+            target = benchmark.target(_scored(task, doc, "A"))
+            logged = _scored(task, doc, target)
+            right = benchmark.score(logged)
+            benchmark.readings(logged)
+            benchmark.category(name, logged)
         except Exception as error:  # lmms-eval's code on a question that it does not expect, so of any kind
             problems.append(problem(number, because(error, doc)))
             continue
-        scored[number] = samples[0]
+        scored[number] = logged
         cause = check_options(prompt, target)
         if not cause and not right:
             cause = f"lmms-eval scores its own right answer {target!r} as wrong"
@@ -281,13 +284,10 @@ def because(error: Exception, doc: Mapping[str, Any]) -> str:
     return f"{named}cannot be asked and scored ({type(error).__name__}: {error})"
 
 
-def _scored(benchmark: Benchmark, task: Any, name: str, doc: dict[str, Any], answer: str) -> dict[str, Any]:
-    """What lmms-eval logs of an answer; what we make of it must work, too."""
+def _scored(task: Any, doc: dict[str, Any], answer: str) -> dict[str, Any]:
+    """What lmms-eval logs of an answer."""
     # Not task.process_results, which tries five times with pauses.
-    logged = {"doc": doc, "filtered_resps": [answer], **task.config.process_results(doc, [answer])}
-    benchmark.readings(logged)
-    benchmark.category(name, logged)
-    return logged
+    return {"doc": doc, "filtered_resps": [answer], **task.config.process_results(doc, [answer])}
 
 
 def _failure(average: Callable[[list[Any]], Any], scores: Iterable[Any]) -> Exception | None:

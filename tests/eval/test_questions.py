@@ -18,6 +18,7 @@ from eval.demo.minibench import WRITERS
 from eval.doctor import PROBLEMS_FOUND, Finding, add_doctor
 from eval.harness import load_tasks
 from eval.questions import LISTED, NoQuestions, require_scorable
+from tests.eval.test_main_job import lines_of
 
 NAMES = {"mvbench": "mvbench_action_count"}
 """The task of a benchmark that has more than one."""
@@ -207,6 +208,29 @@ def test_a_run_refuses_them_before_the_first_answer_and_loses_nothing(onevision,
     )
     assert (output / "results.json").read_bytes() == results
     assert not list(output.glob("answers*"))
+
+
+def test_a_question_that_says_image_is_answered(onevision, mvbench, tmp_path):
+    data = shutil.copytree(mvbench, tmp_path / "data")
+    file = data / "json" / "action_count.json"
+    docs = json.loads(file.read_text())
+    docs[1]["question"] = "What does <image> stand for?"
+    file.write_text(json.dumps(docs))
+    flags = [
+        "run",
+        "--device",
+        "cpu",
+        "--tasks",
+        "mvbench_action_count",
+        "--model",
+        str(onevision),
+        "--data",
+        str(data),
+    ]
+    assert main([*flags, "--output", str(tmp_path / "out"), "--sampling", "uniform:2"]) == 0
+    prompts = [line["prompt"] for line in lines_of(tmp_path / "out")]
+    assert [prompt.count("<image>") for prompt in prompts] == [1, 2, 1]
+    assert "What does <image> stand for?" in prompts[1]
 
 
 def test_the_doctor_sees_the_same(copies, monkeypatch, capsys):

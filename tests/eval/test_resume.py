@@ -217,6 +217,19 @@ def test_pages_of_large_weights_count(tmp_path, monkeypatch):
     assert identity.weights(str(tmp_path)) in digests
 
 
+def test_the_hub_says_the_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--owner--name"
+    for commit in ("0" * 40, "1" * 40):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "config.json").write_text("{}", encoding="utf-8")
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+        assert identity.weights("owner/name") == commit
+    with pytest.raises(ValueError, match=r"--model owner/other: its config\.json is not in the hub's cache"):
+        identity.weights("owner/other")
+
+
 @pytest.fixture(scope="module")
 def finished(onevision, whole, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("finished")
