@@ -8,12 +8,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eval.engine import Answer
 from eval.files import write_json, write_whole
+from eval.identity import differences
 
 # Stands for the answer to a video that could not be read. No option letter can be parsed from it, and it is not
 # empty, because lmms-eval's MVBench drops empty answers from the denominator.
@@ -40,6 +41,7 @@ class Sample:
     seconds: dict[str, float]
     positions: str | None = None  # of the kept tokens: "original" or "repack"
     reading: dict[str, Any] | None = None  # eval.engine.Reading's fields; None where the video was not read
+    asked: str = ""  # a digest of the question, its video and its right answer; see eval.harness.asked
 
     @property
     def key(self) -> Key:
@@ -70,12 +72,15 @@ class Sample:
 class Answers:
     """One setting's samples by question, in memory and, line by line, in this process's file in `directory`.
 
-    What an interrupted run left there counts as answered, except for questions that failed: they are asked again.
+    What an interrupted run left there is the answer to whatever question is asked in the same way now, whatever its
+    number. Questions that failed are asked again.
     """
 
     def __init__(self, directory: Path, rank: int):
-        self.samples = {sample.key: sample for sample in _read(directory / "answers.jsonl")}
-        self._path = directory / f"answers.rank{rank}.jsonl"
+        self.samples: dict[Key, Sample] = {}
+        self._directory, self._path = directory, directory / f"answers.rank{rank}.jsonl"
+        self._kept = {sample.asked: sample for sample in _read(directory / "answers.jsonl")}
+        self._asked: dict[Key, str] = {}
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -83,7 +88,29 @@ class Answers:
         with self._path.open("a") as self._file:
             yield
 
+    def ask(self, key: Key, asked: str, video: str) -> bool:
+        """Take note of a question of this run; is there an answer to it already? asked: see `Sample`."""
+        self._asked[key] = asked
+        if asked in self._kept:
+            self.samples[key] = replace(self._kept[asked], task=key[0], doc_id=key[1], video=video)
+        return key in self.samples
+
+    def unused(self) -> str:
+        """When all questions are noted: which answers an interrupted run left that are to none of them, or ""."""
+        asked = set(self._asked.values())
+        left: dict[str, list[int]] = {}
+        for sample in self._kept.values():
+            if sample.asked not in asked:
+                left.setdefault(sample.task, []).append(sample.doc_id)
+        listed = "; ".join(f"{task} {', '.join(map(str, sorted(numbers)))}" for task, numbers in left.items())
+        return listed and (
+            f"{self._directory} holds answers to questions that are no longer asked, or have another text, video or "
+            f"right answer now; these answers are not used: {listed}"
+        )
+
     def add(self, sample: Sample) -> None:
+        """Of a question that `ask` noted."""
+        sample = replace(sample, asked=self._asked[sample.key])
         self.samples[sample.key] = sample
         self._file.write(json.dumps(asdict(sample)) + "\n")
         self._file.flush()
@@ -111,37 +138,49 @@ def reserved(directory: Path) -> Iterator[None]:
         yield
 
 
-def require_same(directory: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError where the directory holds answers or results of other settings."""
+def require_same(directory: Path, settings: dict[str, Any], finished: bool = False) -> list[str]:
+    """Raise ValueError where the directory holds answers or results of settings that can make other answers.
+
+    finished: these are results, made with questions that nobody compares any more. Returns how else the settings
+    differ.
+    """
     noted = directory / "settings.json"
     answered = any(piece.stat().st_size for piece in directory.glob("answers*.jsonl"))
     if not noted.exists() or not (answered or (directory / "results.json").exists()):
-        return
+        return []
     try:
         before, now = json.loads(noted.read_text()), json.loads(json.dumps(settings))
         if not isinstance(before, dict):
             raise ValueError("it is no JSON object")
     except ValueError as error:
         raise ValueError(f"{noted} is damaged ({error}): choose another --output, or --overwrite it") from error
-    if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
-        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in other)
+    telling, others = differences(before, now, finished)
+    if telling:
         raise ValueError(
-            f"{directory} holds a run of other settings ({changes}): choose another --output, or --overwrite it"
+            f"{directory} holds a run of other settings ({'; '.join(telling)}): choose another --output, or "
+            "--overwrite it"
         )
+    return others
+
+
+def note(directory: Path, others: list[str]) -> None:
+    """Say on standard error how a run that goes on, or stays, differs without another answer."""
+    for difference in others:
+        print(f"note: {directory} goes with this run, although {difference}", file=sys.stderr)
 
 
 def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Prepare a setting's directory, in one process, before any `Answers`: gather what an interrupted run left.
 
-    settings: everything the answers depend on; kept in settings.json. Raises as `require_same`.
+    settings: what the run is; kept in settings.json. Raises as `require_same`, and says how else they differ.
     """
     pieces = sorted(directory.glob("answers*.jsonl"))
     if overwrite:
         for file in (directory / "results.json", *pieces):
             file.unlink(missing_ok=True)
     else:
-        require_same(directory, settings)
-        samples = {sample.key: sample for piece in pieces for sample in _read(piece)}
+        note(directory, require_same(directory, settings))
+        samples = {sample.asked: sample for piece in pieces for sample in _read(piece)}
         kept = "".join(json.dumps(asdict(sample)) + "\n" for sample in samples.values() if sample.error is None)
         write_whole(directory / "answers.jsonl", kept)
         for piece in pieces:

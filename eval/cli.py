@@ -22,10 +22,10 @@ from eval.doctor import add_doctor
 from eval.efficiency.command import add_efficiency
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
 from eval.frame_drop import add_frame_drop
-from eval.harness import NoQuestions
 from eval.place import Place
+from eval.questions import NoQuestions
 from eval.report import add_report
-from eval.run import run
+from eval.run import run, stay
 from eval.sweep import Sweep, canonical, folder, split_specs
 from eval.tables import add_table
 from eval.visualize import add_visualize
@@ -134,7 +134,7 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
         config = replace(config, output=config.output / folder(config.compressor))
     config.check()
     place = Place.find(arguments.num_gpus, config.device, config.zero3 is not None)
-    return lambda: status(run([config], place))
+    return lambda: status(stay(config, place) if config.done else run([config], place))
 
 
 def chosen_spec(spec: str | None, retention: float | None, env: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from eval.answers import Key
 from eval.files import prepare_json, write_json
+from eval.identity import flat
 from eval.results import Line
 from eval.runs import Run, load_run
 from eval.stats import Overall, accuracy, mcnemar, paired_interval
@@ -194,18 +195,9 @@ def side(run: Run, overall: float) -> Side:
 
 def differing_settings(a: Run, b: Run) -> list[str]:
     """A line for every setting of the runs, besides the compressor, that is not the same."""
-    left, right = (dict(_flat({k: v for k, v in r.summary["run"].items() if k not in NOT_PROTOCOL})) for r in (a, b))
+    left, right = (dict(flat({k: v for k, v in r.summary["run"].items() if k not in NOT_PROTOCOL})) for r in (a, b))
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
     return [f"{name} differs: {left.get(name)!r} in A, {right.get(name)!r} in B" for name in names]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"versions": {"torch": "2.6"}} as ("versions.torch", "2.6")."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def failures(name: str, run: Run) -> list[str]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from eval import answers
+from eval import answers, identity
 from eval.benchmarks import Benchmark, select_tasks
 from eval.models import Protocol, protocol_for
 from eval.provenance import versions
 from eval.results import PARSERS, Parser
-from eval.runs import read_results
+from eval.runs import load_run, read_results
 from eval.zero3 import require_zero3
 from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling
@@ -62,7 +62,7 @@ class RunConfig:
     def check(self) -> None:
         """Raise ValueError, OSError or ImportError for what cannot work, before anything is loaded.
 
-        Makes the output directory.
+        Makes the output directory. Where there are finished results to stay, they must be of this run.
         """
         benchmark, tasks = select_tasks(self.tasks)
         compressor(self.compressor)
@@ -83,12 +83,9 @@ class RunConfig:
             require_zero3(self.zero3, self.dtype, self.device)
         if self.data is not None:
             self._check_data(benchmark, tasks, self.data)
-        if not self.overwrite and self.finished:
-            failed = self._failed()
-            retry = f"; of {failed} failed questions, --retry-failed asks those again" if failed else ""
-            raise FileExistsError(
-                f"{self.output} holds finished results: choose another --output, or --overwrite them{retry}"
-            )
+        if self.done:
+            self._check_finished(protocol, tasks)
+            return
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.output) as probe:
@@ -99,12 +96,32 @@ class RunConfig:
             answers.require_same(self.output, self.settings(protocol))
 
     @property
-    def finished(self) -> bool:
-        return (self.output / "results.json").exists() and not (self.retry_failed and self._failed())
+    def done(self) -> bool:
+        """Are there finished results, to stay as they are?"""
+        if self.overwrite or not (self.output / "results.json").exists():
+            return False
+        return not (self.retry_failed and read_results(self.output).get("failures", ()))
 
-    def _failed(self) -> int:
-        """Questions that failed, of finished results."""
-        return len(read_results(self.output).get("failures", ()))
+    def _check_finished(self, protocol: Protocol, tasks: Sequence[str]) -> None:
+        """FileExistsError for finished results of which nobody knows the settings; ValueError for damaged ones, and for
+        those of other settings or other questions."""
+        if not (self.output / "settings.json").exists():
+            raise FileExistsError(
+                f"{self.output} holds finished results without their settings.json: choose another --output, or "
+                "--overwrite them"
+            )
+        before = load_run(self.output).summary["run"]
+        for flag, was, now in (
+            ("--tasks", ",".join(sorted(before["generation"])), ",".join(sorted(tasks))),
+            ("--limit", before["limit"], self.limit),
+        ):
+            if was != now:
+                made, asked = (f"{flag} {value}" if value else f"no {flag}" for value in (was, now))
+                raise ValueError(
+                    f"{self.output} was made with {made}, and now there is {asked}: remove it, choose another "
+                    "--output, or --overwrite it"
+                )
+        answers.note(self.output, answers.require_same(self.output, self.settings(protocol), finished=True))
 
     @staticmethod
     def _check_data(benchmark: Benchmark, tasks: Sequence[str], data: Path) -> None:
@@ -120,13 +137,14 @@ class RunConfig:
             raise FileNotFoundError(f"{errors[0]}{many}; {doctor} tells all that is missing")
 
     def settings(self, protocol: Protocol) -> dict[str, Any]:
-        """What answers depend on, JSON-ready; the same for runs whose answers may stand in one table line.
+        """What a run is, JSON-ready; see eval.identity for which of these can change answers.
 
         protocol: what `protocol()` gives, which may ask the hub.
         """
         chosen = compressor(self.compressor)
         return {
             "model": self.model,
+            "weights": identity.weights(self.model),
             "compressor": chosen.spec if chosen else "none",
             "compressor_settings": chosen.settings if chosen else {},
             **protocol.describe(),
@@ -135,7 +153,9 @@ class RunConfig:
             "device": self.device,
             "engine": "torch" if self.zero3 is None else "deepspeed",
             "data": str(self.data) if self.data else "hub",
+            "questions": identity.questions(*select_tasks(self.tasks), self.data),
             "batch_size": self.batch_size,
             "parser": self.parser,
+            "code": identity.code(),
             "versions": versions(),
         }

@@ -1,6 +1,6 @@
 """The processes that answer: one per GPU, or a team with one model between them.
 
-Whichever is free gets the next video, and one that dies costs one question.
+Whichever is free gets the next video, and one that dies costs one question under one setting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from eval.place import Team
 Note = Callable[[int, Sample], None]
 """Takes a setting, and what was answered under it or why not."""
 LIVES = 2
-"""As often a question may lose a process; the first time need not be its fault."""
+"""As often a question may lose a process under a setting; the first time need not be its fault."""
 FRUITLESS = 3
 """As many questions that lose a process, with no answer in between, are not at fault themselves."""
 PATIENCE = 5.0
@@ -113,7 +113,7 @@ class Crew:
     def __init__(self, setup: Setup, teams: Sequence[Team], say: Callable[[str], None]):
         self._setup, self._say = setup, say
         self._again: deque[Job] = deque()  # what was left when a process died
-        self._blamed: Counter[tuple[Key, ...]] = Counter()
+        self._blamed: Counter[tuple[tuple[Key, int], ...]] = Counter()  # questions, each with a setting
         self._fruitless = 0
         self._members: list[_Member] = []
         try:
@@ -126,7 +126,8 @@ class Crew:
     def answer(self, jobs: Iterator[Job], note: Note) -> None:
         """Answer, in no particular order; `note` is called here, as answers come.
 
-        A question that kills its process twice is noted as failed; all questions about a video, if it dies of that.
+        A question that kills its process twice under a setting is noted as failed under that one; all questions about a
+        video under all settings, if it dies of that.
         Raises Unsuitable, and RuntimeError where processes die before they are ready, or whatever they are asked.
         """
         while True:
@@ -162,14 +163,15 @@ class Crew:
             case "ready":
                 member.ready = True
             case "seen":
-                member.seen = True
+                batches = member.jobs[0].batches(self._setup.config.batch_size)
+                member.seen = [[(one.key, i) for one in batch for i in one.settings] for batch in batches]
             case "answer":
                 self._fruitless = 0
                 member.answered(*what)
                 note(*what)
             case "done":
                 member.jobs.popleft()
-                member.seen = False
+                member.seen = []
             case "dying":
                 member.cause = what
         return True
@@ -179,23 +181,31 @@ class Crew:
         if not dead.ready:
             raise RuntimeError(f"{name} died before it was ready ({cause})")
         job, *others = dead.jobs
-        asked = next(job.batches(self._setup.config.batch_size)) if dead.seen else job.questions
-        blamed = tuple(question.key for question in asked)
-        self._fruitless += not any(key in before for before in self._blamed for key in blamed)
+        left = [(question.key, i) for question in job.questions for i in question.settings]
+        if dead.seen:  # of the first batch that lacks answers, those under the first setting that lacks them
+            batch = next(lacking for batch in dead.seen if (lacking := [pair for pair in batch if pair in left]))
+            setting = min(i for _, i in batch)
+            left = [pair for pair in batch if pair[1] == setting]
+        blamed = tuple(left)
+        before = {key for pairs in self._blamed for key, _ in pairs}
+        self._fruitless += not any(key in before for key, _ in blamed)
         self._blamed[blamed] += 1
         if self._fruitless == FRUITLESS:
             raise RuntimeError(f"{name} died ({cause}), as others did at the {FRUITLESS - 1} questions before")
-        suspects = job.left(lambda question: question.settings if question.key in blamed else ())
-        rest = job.left(lambda question: () if question.key in blamed else question.settings)
-        self._say(f"a process died ({cause}) at {suspects}; another one takes over")
+        suspects = job.left(lambda one: tuple(i for i in one.settings if (one.key, i) in blamed))
+        rest = job.left(lambda one: tuple(i for i in one.settings if (one.key, i) not in blamed))
+        under = f" under {self._setup.specs[blamed[0][1]]}" if dead.seen else ""
+        self._say(f"a process died ({cause}) at {suspects}{under}; another one takes over")
         if self._blamed[blamed] == LIVES:
-            error = RuntimeError(f"{suspects}: the process that answered died {LIVES} times, at last of: {cause}")
+            error = RuntimeError(
+                f"{suspects}: the process that answered{under} died {LIVES} times, at last of: {cause}"
+            )
             for part in suspects.parts:
                 for question in part.questions:
                     for setting in question.settings:
                         note(setting, Sample.failed(question.key, part.video, error))
         else:  # next time one by one, to see which it is
-            self._again.extend(suspects.apart(by_question=dead.seen))
+            self._again.extend(suspects.apart(by_question=bool(dead.seen)))
         self._again.extend(([rest] if rest.parts else []) + others)
         return _Member(self._setup, dead.team, len(self._members))
 
@@ -204,13 +214,15 @@ class _Member:
     """A team of processes that answers; mostly of one.
 
     jobs: given and not done; the first is being worked on, and has lost the questions that are answered. ready: its
-    model is loaded. seen: the first job's video is encoded. signs: ready to be waited for when it speaks or dies.
+    model is loaded. seen: once the first job's video is encoded, its batches, of questions with settings. signs: ready
+    to be waited for when it speaks or dies.
     """
 
     def __init__(self, setup: Setup, team: Team, members: int):
         self.team = team
         self.jobs: deque[Job] = deque()
-        self.ready = self.seen = False
+        self.ready = False
+        self.seen: list[list[tuple[Key, int]]] = []
         self.cause = ""
         on_gpu = team[0] == "auto" or team[0].startswith("cuda")
         # A server that forks starts processes in no time, but its imports may have woken CUDA, which no fork survives.

@@ -29,6 +29,7 @@ from eval import canary
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
 from eval.files import prepare_json, write_json, write_whole
+from eval.questions import HEAD, Problem, Questions, check_questions, disguise, files_of, look_into
 from llava.video import FrameSampling, VideoError, open_video
 from llava.video.against_decord import against_decord, why_in_doubt
 from llava.video.exact import ExactVideo
@@ -138,27 +139,6 @@ def run_doctor(
 # Questions
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: with a task's questions, or with one of its videos."""
-
-    task: str
-    kind: Literal["questions", "missing", "broken"]
-    file: str
-    cause: str
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What a task asks about: how many questions, its distinct videos, what is wrong and what is only odd."""
-
-    task: str
-    count: int
-    videos: tuple[Path, ...]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 def read_questions(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> list[Questions]:
     """Every task's questions, read as a run reads them; what cannot be read is a problem of that task."""
     from eval.harness import harness_log
@@ -170,75 +150,22 @@ def read_questions(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> 
 def _read_task(benchmark: Benchmark, name: str, data: Path) -> Questions:
     from eval.harness import load_tasks, root_cause
 
-    def none(file: str, cause: str) -> Questions:
-        return Questions(name, 0, (), (Problem(name, "questions", file, cause),))
-
-    try:
-        (files,) = benchmark.local(name, data)["dataset_kwargs"]["data_files"].values()
-    except FileNotFoundError as error:
-        return none(str(data), str(error))
-    files = [files] if isinstance(files, str) else files
-    for file in files:
-        with open(file, "rb") as opened:
-            if cause := disguise(opened.read(HEAD)):
-                return none(file, cause)
-    listed = ", ".join(files)
+    looked = look_into(benchmark, name, data)
+    if looked.problems:
+        return looked
+    listed = ", ".join(files_of(benchmark, name, data))
     try:
         task = load_tasks(benchmark, (name,), data, "llava_onevision")[name]
-        docs = list(task.eval_docs)
+        checked = check_questions(benchmark, task, name, listed)
     except Exception as error:  # datasets has many kinds for a bad file, and lmms-eval wraps them in its retries'
-        return none(listed, f"cannot be read ({root_cause(error)})")
-    if not docs:
-        return none(listed, "holds no questions")
-    return check_questions(benchmark, task, docs, name, listed)
-
-
-def check_questions(benchmark: Benchmark, task: Any, docs: list[dict[str, Any]], name: str, file: str) -> Questions:
-    """Ask and score every question as a run would.
-
-    task: lmms-eval's. A question asked twice is only noted: it disturbs no run, and published benchmarks have some.
-    """
-    videos: dict[Path, None] = {}
-    seen: set[tuple[str, str]] = set()
-    problems = []
-    repeated = 0
-    for number, doc in enumerate(docs):
-        try:
-            (video,) = task.doc_to_visual(doc)
-            videos[Path(video)] = None
-            prompt = task.doc_to_text(doc)
-            repeated += (video, prompt) in seen
-            seen.add((video, prompt))
-            # Not task.process_results, which tries five times with pauses.
-            target = benchmark.target(task.config.process_results(doc, ["A"]))
-        except Exception as error:  # lmms-eval's code on a question it does not expect, so of any kind
-            given = f", with answer {doc['answer']!r}" if "answer" in doc else ""
-            cause = f"cannot be asked and scored{given} ({type(error).__name__}: {error})"
-        else:
-            cause = check_options(prompt, target)
-        if cause:
-            problems.append(Problem(name, "questions", file, f"question {number}: {cause}"))
-    notes = (f"{name}: questions that repeat another about the same video: {repeated}",) if repeated else ()
-    return Questions(name, len(docs), tuple(videos), tuple(problems), notes)
-
-
-def check_options(prompt: str, target: str) -> str:
-    """What is wrong with the options as the model gets to read them, lines such as "(A) red" or "A. red"; or "".
-
-    Nothing is said of a prompt that writes options in another way.
-    """
-    letters = re.findall(r"^\s*\(?([A-Z])[.):]", prompt, flags=re.MULTILINE)
-    if letters and len(letters) < 2:
-        return f"it has only the option {letters[0]}"
-    if letters and target not in letters:
-        return f"its answer {target!r} is none of its options {', '.join(letters)}"
-    return ""
+        return Questions(name, 0, (), (Problem(name, "questions", listed, f"cannot be read ({root_cause(error)})"),))
+    if not checked.count:
+        return Questions(name, 0, (), (Problem(name, "questions", listed, "holds no questions"),))
+    return checked
 
 
 # Videos
 
-HEAD = 512
-"""Bytes by which a file that is no video is recognised."""
 TEXT = bytes({*b"\t\n\r\f", *range(32, 256)} - {127})
 """The bytes of text, in whatever encoding; containers begin with others too."""
 
@@ -284,15 +211,6 @@ def misread_by_decord(path: Path, video: ExactVideo, sampling: FrameSampling, pa
     if against.differ is None:
         return against.why
     return f"{against.differ} of {len(frames)} frames differ; {against.why}" if against.differ else ""
-
-
-def disguise(head: bytes) -> str:
-    """What a file's first bytes show it to be instead of data, or ""."""
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        return "is a git-lfs pointer, not the file itself: run `git lfs pull` where it was cloned"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "is a web page, probably an error of the download: download it again"
-    return ""
 
 
 def sha256(path: Path) -> str:
@@ -438,7 +356,7 @@ def summarise(benchmark: Benchmark, data: Path, tasks: list[Questions], findings
 
     problems: list[Problem] = []
     for task in tasks:
-        problems += task.problems
+        problems += (*task.problems, *task.doubts)
         for video in task.videos:
             finding = findings[video]
             if finding.state != "ok":

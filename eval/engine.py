@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from transformers import LogitsProcessor
 
 from llava.video import FrameSampling, OpenVideo
 from llava.video.against_decord import against_decord
-from vidcom2 import Compressor, Record
+from vidcom2 import Compressor, NotFinite, Record
 
 
-class PromptTooLong(Exception):
+class Unanswerable(Exception):
+    """A question that the model has no answer to; another one may have."""
+
+
+class PromptTooLong(Unanswerable):
     """Video and question together do not fit the model, which would cut the question off."""
+
+
+class NoNumbers(Unanswerable):
+    """What the model computes is NaN or infinite, of which any text would be made."""
+
+    SAID = (
+        "the model computes NaN or infinity: its weights are damaged, or numbers of --dtype are too small for it, as "
+        "float16's may be; try --dtype bfloat16 or float32"
+    )
+
+    def __init__(self) -> None:
+        super().__init__(self.SAID)
 
 
 @dataclass(frozen=True)
@@ -81,16 +99,16 @@ class Engine(Protocol):
 
     def answer_all(
         self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor | None
-    ) -> list[Answer | PromptTooLong]:
+    ) -> list[Answer | Unanswerable]:
         """Answers, as one batch and compressed, to pairs of a video from `see` and a question, without image slot.
 
-        Videos may repeat. A prompt that is too long has its error in the list and costs the others nothing.
+        Videos may repeat. A question without an answer has its error in the list and costs the others nothing.
         generation: transformers' generate arguments, as lmms-eval's tasks give them. Seconds of what is done once for
         a video count in full in each of its answers; those of what a batch does together are divided equally.
         """
 
     def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
-        """The same for one question; raises PromptTooLong."""
+        """The same for one question; raises Unanswerable."""
 
 
 class EngineBase:
@@ -99,7 +117,7 @@ class EngineBase:
     protocol: Any
     model: Any
     _loaded: tuple[str, str, str]
-    answer_all: Callable[..., list[Answer | PromptTooLong]]
+    answer_all: Callable[..., list[Answer | Unanswerable]]
 
     @property
     def identity(self) -> str:
@@ -112,9 +130,44 @@ class EngineBase:
 
     def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor | None) -> Answer:
         (answer,) = self.answer_all([(seen, question)], generation, compressor)
-        if isinstance(answer, PromptTooLong):
+        if isinstance(answer, Unanswerable):
             raise answer
         return answer
+
+
+def one_by_one(answer_all: Callable[..., list[Answer | Unanswerable]]) -> Callable[..., list[Answer | Unanswerable]]:
+    """An engine's answer_all, which then does not fail where a compressor finds a video of a batch to be no numbers."""
+
+    @wraps(answer_all)
+    def answered(self: Any, asked: Sequence[Any], *arguments: Any) -> list[Answer | Unanswerable]:
+        try:
+            return answer_all(self, asked, *arguments)
+        except NotFinite:
+            if len(asked) == 1:
+                return [NoNumbers()]
+        return [answer for one in asked for answer in self.answer_all([one], *arguments)]
+
+    return answered
+
+
+class Numbers(LogitsProcessor):
+    """Watches the scores of a batch of `prompts` while answers are generated, and leaves them as they are."""
+
+    def __init__(self, prompts: int):
+        self._prompts = prompts
+        self._missing: torch.Tensor | None = None  # bool [prompts], on the model's device
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores: [prompts * beams, vocabulary]."""
+        missing = ~scores.amax(dim=-1).isfinite().view(self._prompts, -1).all(dim=1)
+        self._missing = missing if self._missing is None else self._missing | missing
+        return scores
+
+    @property
+    def errors(self) -> list[NoNumbers | None]:
+        """Of each prompt, where its scores were no numbers."""
+        missing = [False] * self._prompts if self._missing is None else self._missing.tolist()
+        return [NoNumbers() if one else None for one in missing]
 
 
 def in_batch(seen: dict[str, float], together: dict[str, float], count: int) -> dict[str, float]:

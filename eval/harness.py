@@ -6,6 +6,9 @@ half a minute.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -17,6 +20,7 @@ import torch
 from eval.answering import Part, Question
 from eval.answers import Answers, Key, Sample
 from eval.benchmarks import Benchmark
+from eval.questions import NoQuestions, look_into, refuse
 from llava.video import VideoError
 
 
@@ -36,15 +40,13 @@ def harness_log(file: Path) -> Iterator[None]:
             logger.remove()  # all, since lmms-eval sets up its own; also after an exception, which closes the file
 
 
-class NoQuestions(Exception):
-    """A task's questions cannot be loaded, or are another benchmark's."""
-
-
 def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, model_name: str) -> dict[str, Any]:
     """lmms-eval's task objects by name, with questions and videos from `data` where it is given, else the hub.
 
-    Raises NoQuestions where they cannot be loaded, or are of another benchmark.
+    Raises NoQuestions where they cannot be loaded, or local ones cannot be asked.
     """
+    if data is not None:
+        refuse([problem for name in names for problem in look_into(benchmark, name, data).problems])
     import lmms_eval
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config
@@ -84,12 +86,24 @@ def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., 
     return doc_to_visual
 
 
-def build_model(settings: Sequence[Answers], answer: Callable[[list[Part]], None]) -> Any:
+def asked(root: Path, task: str, video: str, text: str, generation: dict[str, Any], target: Any) -> str:
+    """A digest of a question: the same where the same is asked, whatever the question's number.
+
+    Of the video, its path below `root` counts, and how many bytes it has.
+    """
+    size = os.path.getsize(video) if os.path.exists(video) else None
+    told = [task, os.path.relpath(video, root), size, text, generation, target]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def build_model(
+    settings: Sequence[Answers], answer: Callable[[list[Part]], None], tasks: dict[str, Any], root: Path
+) -> Any:
     """An lmms-eval model whose answers come from elsewhere, under several settings.
 
     When it is first asked, it has everything answered that any of the settings lacks, by `answer`, which adds to them
     all. Which setting lmms-eval is told is the model's `setting`, an index. No model is loaded in this process: here
-    lmms-eval prepares the questions and scores.
+    lmms-eval prepares the questions and scores. tasks: lmms-eval's, by name. root: the directory of all videos.
     """
     from lmms_eval.api.model import lmms
 
@@ -103,8 +117,8 @@ def build_model(settings: Sequence[Answers], answer: Callable[[list[Part]], None
             self.setting = 0
 
         def generate_until(self, requests: list[Any]) -> list[str]:
-            if parts := self._parts(requests):
-                answer(parts)
+            if self.setting == 0:
+                answer(self._parts(requests))
             samples = settings[self.setting].samples
             return [samples[self._key(request)].answer for request in requests]
 
@@ -114,15 +128,18 @@ def build_model(settings: Sequence[Answers], answer: Callable[[list[Part]], None
             for request in requests:
                 text, generation, *_ = request.args
                 key = self._key(request)
-                missing = tuple(i for i, answers in enumerate(settings) if key not in answers.samples)
-                if not missing:
-                    continue
+                failure: VideoError | None = None
                 try:
                     video = self._video(request)
                 except VideoError as error:
+                    failure, video = error, error.path
+                target = tasks[key[0]].doc_to_target(self._doc(request))
+                digest = asked(root, key[0], video, text, generation, target)
+                missing = tuple(i for i, answers in enumerate(settings) if not answers.ask(key, digest, video))
+                if failure is not None:
                     for i in missing:
-                        settings[i].add(Sample.failed(key, error.path, error))
-                else:
+                        settings[i].add(Sample.failed(key, video, failure))
+                elif missing:
                     by_video.setdefault(video, {})[key] = Question(key, text, generation, missing)
             return [Part(video, tuple(questions.values())) for video, questions in by_video.items()]
 
@@ -130,10 +147,14 @@ def build_model(settings: Sequence[Answers], answer: Callable[[list[Part]], None
             *_, doc_id, task, _ = request.args
             return task, int(doc_id)
 
+        def _doc(self, request: Any) -> dict[str, Any]:
+            *_, doc_id, task, split = request.args
+            return self.task_dict[task][split][doc_id]
+
         def _video(self, request: Any) -> str:
-            _, _, doc_to_visual, doc_id, task, split = request.args
+            _, _, doc_to_visual, doc_id, task, _ = request.args
             try:
-                visuals = doc_to_visual(self.task_dict[task][split][doc_id])
+                visuals = doc_to_visual(self._doc(request))
             except SystemExit as exit:  # how lmms-eval's tasks say that a file of the hub's is not there
                 raise VideoError(f"{task} question {doc_id}", f"lmms-eval finds no video ({exit})") from exit
             if len(visuals) != 1 or not isinstance(visuals[0], str):

@@ -14,7 +14,7 @@ import torch
 
 PACKAGES = (
     *("torch", "transformers", "lmms-eval", "pillow", "decord", "torchcodec", "av", "qwen-vl-utils", "accelerate"),
-    *("flash-attn", "deepspeed"),
+    *("flash-attn", "deepspeed", "tokenizers"),
 )
 
 
@@ -23,7 +23,7 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "python": platform.python_version(),
         "versions": versions(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
@@ -42,7 +42,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """This checkout's commit, with "-dirty" where files differ from it; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

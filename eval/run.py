@@ -16,15 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eval import answers, canary
 from eval.answering import Part, jobs_of
-from eval.answers import Answers, Sample
+from eval.answers import Answers, Key, Sample
 from eval.benchmarks import Benchmark, select_tasks
 from eval.config import RunConfig
-from eval.crew import Alone, Crew, Setup
+from eval.crew import FRUITLESS, Alone, Crew, Setup, Unsuitable
+from eval.engine import NoNumbers
 from eval.harness import build_model, evaluate, harness_log, load_tasks
-from eval.models import Protocol
 from eval.place import Place
 from eval.provenance import provenance
+from eval.questions import require_scorable
 from eval.results import join_samples, print_table, summarise, write_results
+from eval.runs import read_results
 
 
 def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
@@ -47,6 +49,7 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     benchmark, names = select_tasks(config.tasks)
     protocol = config.protocol()
     log_file = config.output / f"harness.rank{place.rank}.log"
+    settings = [one.settings(protocol) for one in configs]  # before the model is loaded: what it is then
     setup = Setup(config, protocol, tuple(one.compressor for one in configs))
     console = Console(file=sys.stderr)
     canary.require_for(config.model, setup.specs)
@@ -59,23 +62,32 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
             closing(Alone(setup.answering("cpu"), setup.ahead) if alone else Crew(setup, place.teams, console.print))
         )
         with place.first("begin"):
-            if place.rank == 0:
-                for one in configs:
-                    answers.begin(one.output, one.settings(protocol), one.overwrite)
             # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
             with harness_log(log_file) if config.data is not None else nullcontext():
                 tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
+            with harness_log(log_file):
+                doubts = require_scorable(benchmark, tasks, config.data)
+            if place.rank == 0:
+                for one, own in zip(configs, settings, strict=True):
+                    answers.begin(one.output, own, one.overwrite)
+                for doubt in doubts:
+                    console.print(f"note: {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         books = [Answers(one.output, place.rank) for one in configs]
         for book in books:
             stack.enter_context(book.open())
         bar = stack.enter_context(progress(console, place))
 
         def answer(parts: list[Part]) -> None:
+            for unused in filter(None, (book.unused() for book in books if place.rank == 0)):
+                console.print(unused, style="yellow", markup=False, highlight=False, soft_wrap=True)
             jobs = jobs_of(parts, config.batch_size)
             total = sum(len(question.settings) for job in jobs for question in job.questions)
 
+            proof = Proof(config.model, books, console)
+
             def note(setting: int, sample: Sample) -> None:
                 books[setting].add(sample)
+                proof.take(sample)
                 bar(place.count(), total)
 
             crew.answer(place.claimed(jobs), note)
@@ -86,13 +98,13 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
 
         stack.enter_context(harness_log(log_file))
         summaries = []
-        for one, book, results in zip(
-            configs, books, evaluate(build_model(books, answer), tasks, config.limit, books), strict=True
-        ):
+        model = build_model(books, answer, tasks, config.data or Path(os.environ["HF_HOME"]))
+        scored = evaluate(model, tasks, config.limit, books)
+        for one, own, book, results in zip(configs, settings, books, scored, strict=True):
             if place.rank == 0:
                 samples = list(book.samples.values())
-                processes = place.world * len(place.teams)
-                summaries.append(conclude(one, protocol, benchmark, tasks, results, samples, processes))
+                own = {**own, "processes": place.world * len(place.teams)}
+                summaries.append(conclude(one, own, benchmark, tasks, results, samples))
     with place.first("conclude"):
         pass  # a process that ends with failures would have torchrun stop the one that writes
 
@@ -104,23 +116,62 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
     return sum(sample.error is not None for book in books for sample in book.samples.values())
 
 
+class Proof:
+    """Does the model compute numbers at all?
+
+    One without a number says so at its first answer. If that goes on, it is not the questions' fault.
+    """
+
+    def __init__(self, model: str, books: Sequence[Answers], console: Console):
+        self._model, self._console = model, console
+        self._given = any(sample.error is None for book in books for sample in book.samples.values())
+        self._without: set[Key] = set()
+
+    def take(self, sample: Sample) -> None:
+        """An answer that has come; Unsuitable at the third question without numbers, if there were none before."""
+        if sample.error != NoNumbers.SAID:
+            self._given = self._given or sample.error is None
+        elif not self._given:
+            if not self._without:
+                where = f"{sample.task} question {sample.doc_id}"
+                self._console.print(f"{where}: {sample.error}", style="red", markup=False, highlight=False)
+            self._without.add(sample.key)
+            if len(self._without) == FRUITLESS:
+                raise Unsuitable(f"--model {self._model} answers none of {FRUITLESS} questions: {sample.error}")
+
+
+def stay(config: RunConfig, place: Place) -> int:
+    """What is left to do for finished results of this run, as where a run was killed in its last moment.
+
+    Rank 0 prints them. Returns the number of questions that failed. Raises OutputInUse as `run`.
+    """
+    summary = read_results(config.output)
+    failed = len(summary["failures"])
+    with place.within(str(config.output)).first("stay"):
+        if place.rank == 0:
+            with answers.reserved(config.output):
+                answers.finish(config.output, failed=failed > 0)
+            print_table(Console(), summary)
+            again = f"--retry-failed asks the {failed} failed questions again, " if failed else ""
+            print(f"{config.output} is finished already; {again}--overwrite begins anew", file=sys.stderr)
+    return failed
+
+
 def conclude(
     config: RunConfig,
-    protocol: Protocol,
+    settings: dict[str, Any],
     benchmark: Benchmark,
     tasks: dict[str, Any],
     results: dict[str, Any],
     samples: list[Sample],
-    processes: int,
 ) -> dict[str, Any]:
     """Write what is known when all is scored; returns what goes into results.json."""
     lines = join_samples(benchmark, results["samples"], samples, config.parser)
     summary = summarise(benchmark, lines)
     summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
     summary["run"] = {
-        **config.settings(protocol),
+        **settings,
         "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
-        "processes": processes,
         "limit": config.limit,
     }
     summary["provenance"] = provenance()

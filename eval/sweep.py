@@ -12,13 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from eval.answers import require_same
-from eval.benchmarks import select_tasks
 from eval.config import RunConfig
 from eval.files import markdown_table, write_whole
 from eval.place import Place
 from eval.run import run as run_together
-from eval.runs import load_run, read_results
+from eval.runs import read_results
 from vidcom2 import compressor
 
 COLUMNS = 6
@@ -59,18 +57,13 @@ class Sweep:
     def __init__(self, config: RunConfig, specs: Sequence[str]):
         self.config = config
         self.runs = [replace(config, compressor=spec, output=config.output / folder(spec)) for spec in specs]
-        self.missing = [run for run in self.runs if config.overwrite or not run.finished]
+        self.missing = [run for run in self.runs if not run.done]
 
     def check(self) -> None:
-        """Raise what `RunConfig.check` raises; ValueError also for finished results of other settings or other
-        questions, and for damaged ones."""
-        protocol = self.config.protocol()
+        """Raise what `RunConfig.check` raises."""
         for run in self.runs:
-            if run in self.missing:
-                run.check()
-            else:
-                require_same(run.output, run.settings(protocol))
-                require_same_questions(run)
+            run.check()
+            if run not in self.missing:
                 print(f"{run.output} is finished already", file=sys.stderr)
 
     def run(self, place: Place) -> int:
@@ -101,20 +94,6 @@ class Sweep:
                 )
         console.print(f"results in {self.config.output}", highlight=False)
         return sum(len(result["failures"]) for result in results.values())
-
-
-def require_same_questions(run: RunConfig) -> None:
-    """ValueError where finished results are of other tasks or another limit: they cannot stand beside this run's."""
-    before = load_run(run.output).summary["run"]
-    for flag, was, now in (
-        ("--tasks", ",".join(sorted(before["generation"])), ",".join(sorted(select_tasks(run.tasks)[1]))),
-        ("--limit", before["limit"], run.limit),
-    ):
-        if was != now:
-            made, asked = (f"{flag} {value}" if value else f"no {flag}" for value in (was, now))
-            raise ValueError(
-                f"{run.output} was made with {made}, and now there is {asked}: remove it, or choose another directory"
-            )
 
 
 def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from eval.crew import fitting, loading
-from eval.engine import Engine, PromptTooLong
+from eval.engine import Engine, Unanswerable
 from eval.figures import COLOURS, save
 from eval.models import load_engine, protocol_for
 from eval.models.llava import LlavaEngine
@@ -93,7 +93,7 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
             engine.check(method)
         try:
             look = watch(engine, str(arguments.video), arguments.question, method)
-        except (VideoError, PromptTooLong, ValueError) as error:
+        except (VideoError, Unanswerable, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         budgets = look.kept.sum(axis=(1, 2))
@@ -181,7 +181,7 @@ def layer_hooks(model: nn.Module) -> LayerHooks:
 def watch(engine: Engine, video_file: str, question: str, method: Compressor) -> Look:
     """Have a question about a video answered under `method`, and see what becomes of the video.
 
-    Raises VideoError, PromptTooLong, and ValueError where the method cannot serve this model or this video.
+    Raises VideoError, Unanswerable, and ValueError where the method cannot serve this model or this video.
     """
     engine.check(method)
     watched = Watched.of(method)

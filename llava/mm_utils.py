@@ -147,7 +147,11 @@ def load_image_from_base64(image: str | bytes) -> Image.Image:
 
 @overload
 def tokenizer_image_token(
-    prompt: str, tokenizer: PreTrainedTokenizerBase, image_token_index: int = ..., return_tensors: None = None
+    prompt: str,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token_index: int = ...,
+    return_tensors: None = None,
+    slots: int | None = None,
 ) -> list[int]: ...
 @overload
 def tokenizer_image_token(
@@ -158,14 +162,18 @@ def tokenizer_image_token(
     tokenizer: PreTrainedTokenizerBase,
     image_token_index: int = IMAGE_TOKEN_INDEX,
     return_tensors: str | None = None,
+    slots: int | None = None,
 ) -> list[int] | torch.Tensor:
-    """Token ids of `prompt` with `image_token_index` for every "<image>".
+    """Token ids of `prompt` with `image_token_index` for every "<image>", or for the first `slots` of them: what
+    stands behind those is text.
 
     A list, or with return_tensors="pt" an int64 tensor (L,). A BOS that the tokenizer adds stays in front only.
     """
     if return_tensors not in (None, "pt"):
         raise ValueError(f"return_tensors must be None or 'pt', got {return_tensors!r}")
-    first, *rest = (tokenizer(piece).input_ids for piece in prompt.split(DEFAULT_IMAGE_TOKEN))
+    first, *rest = (
+        tokenizer(piece).input_ids for piece in prompt.split(DEFAULT_IMAGE_TOKEN, -1 if slots is None else slots)
+    )
     added = 1 if first and first[0] == tokenizer.bos_token_id else 0
     ids = list(first)
     for piece in rest:

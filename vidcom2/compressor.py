@@ -255,10 +255,14 @@ def all_finite(x: Tensor) -> Tensor:
     return x.sum(dtype=torch.float32).isfinite()
 
 
+class NotFinite(ValueError):
+    """Features hold NaN or Inf: no token can be chosen."""
+
+
 def require_finite(finite: bool, x: Tensor) -> None:
-    """Raise ValueError, naming the tensor, where `finite` is False."""
+    """Raise NotFinite, naming the tensor, where `finite` is False."""
     if not finite:
-        raise ValueError(
+        raise NotFinite(
             f"features of shape {tuple(x.shape)} and {x.dtype} hold NaN or Inf (or overflow {torch.float32}): "
             "look at the vision tower's input and at its dtype"
         )

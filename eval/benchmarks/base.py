@@ -9,13 +9,16 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub import metadata_load
 
+Kind = Literal["text", "video", "options", "number"]
+"""Of a question's field: a file's path below a folder, options in order, a whole number."""
+
 
 class Benchmark(ABC):
     """What we need to know of a benchmark beyond its lmms-eval tasks, which give the prompts and the scoring.
 
     name: ours. tasks: lmms-eval's leaf tasks. folder: where they are declared, below lmms_eval/tasks.
     metric: what lmms-eval calls the task's score. overall: "macro", the mean over categories, or "micro", over
-    questions.
+    questions. fields: what every question must have to be asked and scored.
     """
 
     name: ClassVar[str]
@@ -23,6 +26,7 @@ class Benchmark(ABC):
     folder: ClassVar[str]
     metric: ClassVar[str]
     overall: ClassVar[Literal["macro", "micro"]]
+    fields: ClassVar[dict[str, Kind]]
 
     @abstractmethod
     def local(self, task: str, data: Path) -> dict[str, Any]:
@@ -47,6 +51,10 @@ class Benchmark(ABC):
     @abstractmethod
     def target(self, sample: dict[str, Any]) -> str:
         """The letter of the right option."""
+
+    def complaint(self, doc: dict[str, Any]) -> str:
+        """What is wrong with a question that has all its fields, as far as lmms-eval would not say it well; or ""."""
+        return ""
 
     def legacy(self, answer: str) -> str | None:
         """The option that lmms-eval 0.5.0, the paper's harness, read from a raw answer; None where it found none.

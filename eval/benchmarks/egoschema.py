@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, existing_video, local_questions
+from eval.benchmarks.base import Benchmark, Kind, existing_video, local_questions
 
 
 class EgoSchema(Benchmark):
@@ -16,6 +16,12 @@ class EgoSchema(Benchmark):
     folder: ClassVar[str] = "egoschema"
     metric: ClassVar[str] = "score"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
+    fields: ClassVar[dict[str, Kind]] = {
+        "video_idx": "video",
+        "question": "text",
+        "option": "options",
+        "answer": "text",
+    }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         return local_questions(data, "test", self.name, "Subset")

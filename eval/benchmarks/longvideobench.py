@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, local_questions
+from eval.benchmarks.base import Benchmark, Kind, local_questions
 
 
 class LongVideoBench(Benchmark):
@@ -16,6 +16,7 @@ class LongVideoBench(Benchmark):
     folder: ClassVar[str] = "longvideobench"
     metric: ClassVar[str] = "lvb_acc"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
+    fields: ClassVar[dict[str, Kind]] = {"video_path": "video", "question": "text", "correct_choice": "number"}
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         return local_questions(data, "validation", self.name)

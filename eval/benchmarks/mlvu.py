@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, local_questions
+from eval.benchmarks.base import Benchmark, Kind, local_questions
 
 
 class MLVU(Benchmark):
@@ -17,6 +17,12 @@ class MLVU(Benchmark):
     folder: ClassVar[str] = "mlvu"
     metric: ClassVar[str] = "mlvu_percetion_score"  # [sic]
     overall: ClassVar[Literal["macro", "micro"]] = "macro"
+    fields: ClassVar[dict[str, Kind]] = {
+        "video_name": "video",
+        "question": "text",
+        "answer": "text",
+        "task_type": "text",
+    }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         return local_questions(data, "test", self.name)

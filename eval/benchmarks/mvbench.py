@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark
+from eval.benchmarks.base import Benchmark, Kind
 
 MVBENCH_FOLDERS: dict[str, str] = {
     "object_interaction": "star/Charades_segment",
@@ -40,6 +40,12 @@ class MVBench(Benchmark):
     folder: ClassVar[str] = "mvbench"
     metric: ClassVar[str] = "mvbench_accuracy"
     overall: ClassVar[Literal["macro", "micro"]] = "macro"
+    fields: ClassVar[dict[str, Kind]] = {
+        "video": "video",
+        "question": "text",
+        "candidates": "options",
+        "answer": "text",
+    }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         questions = data / "json" / f"{self.short_name(task)}.json"
@@ -59,6 +65,11 @@ class MVBench(Benchmark):
         # lmms-eval's code names this folder too, for videos that were exchanged later.
         other = root / "data0613" / usual.relative_to(root)
         return other if other.exists() and not usual.exists() else usual
+
+    def complaint(self, doc: dict[str, Any]) -> str:
+        if doc["answer"] not in doc["candidates"]:
+            return f"its answer {doc['answer']!r} is none of its candidates {doc['candidates']}"
+        return ""
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
         return self.short_name(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, existing_video, local_questions
+from eval.benchmarks.base import Benchmark, Kind, existing_video, local_questions
 
 
 class PerceptionTest(Benchmark):
@@ -17,6 +17,13 @@ class PerceptionTest(Benchmark):
     folder: ClassVar[str] = "perceptiontest/val"
     metric: ClassVar[str] = "accuracy"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
+    fields: ClassVar[dict[str, Kind]] = {
+        "video_name": "video",
+        "question": "text",
+        "options": "options",
+        "answer_id": "text",
+        "area": "text",
+    }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         return local_questions(data, "validation", self.name, "mc_question_val")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, existing_video, local_questions
+from eval.benchmarks.base import Benchmark, Kind, existing_video, local_questions
 
 LEGACY_PHRASES = (
     "The best answer is",
@@ -29,12 +29,34 @@ class VideoMME(Benchmark):
     folder: ClassVar[str] = "videomme"
     metric: ClassVar[str] = "videomme_perception_score"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
+    fields: ClassVar[dict[str, Kind]] = {
+        "videoID": "video",
+        "question": "text",
+        "options": "options",
+        "answer": "text",
+        "duration": "text",
+        "domain": "text",
+        "sub_category": "text",
+        "task_type": "text",
+    }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         return local_questions(data, "test", self.name, "videomme")
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
         return existing_video(data / "data", doc["videoID"], (".mp4", ".MP4", ".mkv"))
+
+    def complaint(self, doc: dict[str, Any]) -> str:
+        utils = self.harness_utils()
+        for field, known in (
+            ("duration", utils.VIDEO_TYPE),
+            ("domain", utils.CATEGORIES),
+            ("sub_category", utils.SUB_CATEGORIES),
+            ("task_type", utils.TASK_CATEGORIES),
+        ):
+            if doc[field] not in known:
+                return f"its {field} {doc[field]!r} is none that lmms-eval scores: {', '.join(known)}"
+        return ""
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
         return sample[self.metric]["duration"]

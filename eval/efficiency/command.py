@@ -20,7 +20,7 @@ from eval.efficiency import table4
 from eval.efficiency.measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
 from eval.efficiency.random_weights import PRESETS, random_engine, random_model, write_files
 from eval.efficiency.report import entry, figures, markdown
-from eval.engine import PromptTooLong
+from eval.engine import Unanswerable
 from eval.files import prepare_json, write_json, write_whole
 from eval.models import Protocol, load_engine, protocol_for
 from eval.models.qwen import QwenProtocol, Reader
@@ -123,7 +123,7 @@ def prepare_efficiency(arguments: argparse.Namespace) -> Callable[[], int]:
         with TemporaryDirectory() as directory:
             try:
                 raw = run(make_plan(arguments, Path(directory)), Path(directory))
-            except (VideoError, PromptTooLong) as error:
+            except (VideoError, Unanswerable) as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
         write_json(file, raw)

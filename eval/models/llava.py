@@ -10,7 +10,17 @@ from typing import Any, ClassVar
 
 import torch
 
-from eval.engine import Answer, EngineBase, PromptTooLong, Reading, generate_arguments, in_batch
+from eval.engine import (
+    Answer,
+    EngineBase,
+    Numbers,
+    PromptTooLong,
+    Reading,
+    Unanswerable,
+    generate_arguments,
+    in_batch,
+    one_by_one,
+)
 from eval.timing import StageTimer
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
@@ -202,12 +212,14 @@ class LlavaEngine(EngineBase):
         timer.switch(None)
         return Seen(read, encoded, timer)
 
+    @one_by_one
     @torch.inference_mode()
     def answer_all(
         self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor | None
-    ) -> list[Answer | PromptTooLong]:
+    ) -> list[Answer | Unanswerable]:
         prompts = [self.protocol.prompt(question, seen.read.times, seen.read.duration) for seen, question in asked]
-        tokens = [tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX) for prompt in prompts]
+        # The video's slot comes first. Where a question says "<image>", that is text.
+        tokens = [tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX, slots=1) for prompt in prompts]
         ids, mask = self._padded(tokens)
         images, modalities = [seen.encoded for seen, _ in asked], ["video"] * len(asked)
         if compressor is not None and compressor.stage == "inside LLM":  # which refuse a whole batch for one too long
@@ -218,6 +230,7 @@ class LlavaEngine(EngineBase):
                 rest = iter(self.answer_all(fitting, generation, compressor) if fitting else [])
                 return [error or next(rest) for error in errors]
         stop = KeywordsStoppingCriteria([self.protocol.stop_text], self.tokenizer, ids)
+        numbers = Numbers(len(asked))
         timer = StageTimer(self.device)
         with (
             compressor(self.model) if compressor else nullcontext(),
@@ -230,17 +243,18 @@ class LlavaEngine(EngineBase):
                 attention_mask=mask,
                 pad_token_id=self._pad_token_id,
                 stopping_criteria=[stop],
+                logits_processor=[numbers],
                 **generate_arguments(generation, max_new_tokens=1024),
             )
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        answers: list[Answer | PromptTooLong] = []
-        for (seen, _), prompt, line, record, text in zip(
-            asked, prompts, tokens, self.model.visual_records, texts, strict=True
+        answers: list[Answer | Unanswerable] = []
+        for (seen, _), prompt, line, record, text, error in zip(
+            asked, prompts, tokens, self.model.visual_records, texts, numbers.errors, strict=True
         ):
             read, seconds = seen.read, in_batch(seen.timer.seconds, timer.seconds, len(asked))
             record = replace(record, sample=0, start=line.index(IMAGE_TOKEN_INDEX))  # without the padding
             made = Answer(text.strip(), prompt, len(read.times), read.duration, [record], seconds, read.reading)
-            answers.append(self._too_long(line, record) or made)
+            answers.append(self._too_long(line, record) or error or made)
         return answers
 
     def _padded(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from eval.engine import Answer, EngineBase, PromptTooLong, Reading, generate_arguments, in_batch
+from eval.engine import Answer, EngineBase, Numbers, Reading, Unanswerable, generate_arguments, in_batch, one_by_one
 from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
 from llava.video import EXACT, FrameSampling, open_video, require, stamped
@@ -222,15 +222,22 @@ class QwenEngine(EngineBase):
     def see(self, read: Read) -> Seen:
         return Seen(read, StageTimer(self.device, read.seconds))
 
+    @one_by_one
     @torch.inference_mode()
     def answer_all(
         self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor | None
-    ) -> list[Answer | PromptTooLong]:
+    ) -> list[Answer | Unanswerable]:
         """No prompt is too long: these models' configs do not say what is."""
+        errors = [self._misleading(question) for _, question in asked]
+        if any(errors):
+            sound = [pair for pair, error in zip(asked, errors, strict=True) if error is None]
+            rest = iter(self.answer_all(sound, generation, compressor) if sound else [])
+            return [error or next(rest) for error in errors]
         prepared = [self._prepare(seen, question) for seen, question in asked]
         inputs = batch([own for _, own in prepared])
         tokenizer = self.processor.tokenizer
         settings = generate_arguments(generation, self.protocol.max_new_tokens)
+        numbers = Numbers(len(asked))
         timer = StageTimer(self.device)
         parts = self.model.model
         with (
@@ -239,23 +246,37 @@ class QwenEngine(EngineBase):
             timer.watching(self.model, parts.language_model, parts.visual),
         ):
             out = self.model.generate(
-                **inputs, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **settings
+                **inputs,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                logits_processor=[numbers],
+                **settings,
             )
             records = attachment.records if attachment else [self._dense_record(own) for _, own in prepared]
         records = records[:: len(records) // len(asked)]  # beams of one prompt have one each
         new = out[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         together = {**timer.seconds, "vision": 0.0}  # which each video has of its own
-        answers: list[Answer | PromptTooLong] = []
-        for (seen, _), (prompt, own), record, text in zip(asked, prepared, records, texts, strict=True):
+        answers: list[Answer | Unanswerable] = []
+        for (seen, _), (prompt, own), record, text, error in zip(
+            asked, prepared, records, texts, numbers.errors, strict=True
+        ):
             if self.protocol.simple:
                 text = until(text, generation)
             read, seconds = seen.read, in_batch(seen.timer.seconds, together, len(asked))
             record = replace(record, sample=0, start=self._start(own))  # without the padding
-            answers.append(
-                Answer(text, prompt, len(read.frames), read.total / read.fps, [record], seconds, read.reading)
-            )
+            made = Answer(text, prompt, len(read.frames), read.total / read.fps, [record], seconds, read.reading)
+            answers.append(error or made)
         return answers
+
+    def _misleading(self, question: str) -> Unanswerable | None:
+        """These models have no other spelling of the places for videos and images; a question cannot speak of them."""
+        places = [place for place in (self.processor.video_token, self.processor.image_token) if place in question]
+        return (
+            Unanswerable(f"the question says {', '.join(places)}, which this model takes for a place")
+            if places
+            else None
+        )
 
     def _prepare(self, seen: Seen, question: str) -> tuple[str, Any]:
         """The question's prompt and what the model gets."""

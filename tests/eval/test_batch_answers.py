@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from eval.demo.benchmark import write_video
 from eval.demo.checkpoint import make_checkpoint
-from eval.engine import Answer, Engine, PromptTooLong
+from eval.engine import Answer, Engine, NoNumbers, PromptTooLong, Unanswerable
 from eval.models import load_engine, protocol_for
 from eval.models.llava import LlavaEngine, LlavaProtocol
 from llava.video import FrameSampling
@@ -59,7 +60,7 @@ def generation(engine: Engine) -> dict[str, Any]:
     return WORDY if isinstance(engine, LlavaEngine) else {"max_new_tokens": 6, "do_sample": False}
 
 
-def told(answer: Answer | PromptTooLong) -> Any:
+def told(answer: Answer | Unanswerable) -> Any:
     """All but the times."""
     assert isinstance(answer, Answer)
     return dataclasses.replace(answer, seconds={})
@@ -161,6 +162,79 @@ def test_a_prompt_that_is_too_long_costs_itself_only(spec, engine_of, videos, mo
     with pytest.raises(PromptTooLong):
         engine.answer(*asked[1], WORDY, method)
     assert engine.model.compressor is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spec", ["none", "vidcom2@0.25"])
+def test_a_question_that_speaks_of_images_is_text(kind, spec, engine_of, videos, monkeypatch):
+    engine, method, calls = engine_of(kind), compressor(spec), []
+    generate = engine.model.generate
+    monkeypatch.setattr(engine.model, "generate", lambda *a, **k: calls.append((a, k)) or generate(*a, **k))
+    seen = engine.see(engine.read(videos[0]))
+    plain, marked = "What does stand for?", "What does <image> stand for? <image>"
+    both = engine.answer_all([(seen, plain), (seen, marked)], generation(engine), method)
+    alone = engine.answer(seen, marked, generation(engine), method)
+    assert told(both[1]) == told(alone)
+    assert told(both[0]) == told(engine.answer(seen, plain, generation(engine), method))
+    if isinstance(engine, LlavaEngine):
+        before, behind = alone.prompt.split("<image>", 1)
+        assert behind.count("<image>") == 2
+        ids = [engine.tokenizer(part).input_ids for part in (before, behind)]
+        assert calls[1][0][0].tolist() == [[*ids[0], -200, *ids[1]]]
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("place", ["<|video_pad|>", "<|image_pad|>"])
+def test_a_question_with_another_place_for_a_video_costs_itself_only(kind, place, engine_of, videos):
+    engine = engine_of(kind)
+    seen = engine.see(engine.read(videos[0]))
+    asked = [(seen, text) for text in (QUESTIONS[0], f"What does {place} stand for?", QUESTIONS[2])]
+    first, error, last = engine.answer_all(asked, generation(engine), None)
+    assert str(error) == f"the question says {place}, which this model takes for a place"
+    pair = engine.answer_all([asked[0], asked[2]], generation(engine), None)
+    assert [told(first), told(last)] == [told(answer) for answer in pair]
+    with pytest.raises(Unanswerable, match="takes for a place"):
+        engine.answer(*asked[1], generation(engine), None)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("kind", ["onevision", "qwen2_vl"])
+def test_what_is_no_number_is_no_answer(kind, beams, engine_of, videos, monkeypatch):
+    """Of the second question, the LLM computes NaN."""
+    engine = engine_of(kind)
+    seen = [engine.see(engine.read(video)) for video in videos]
+    asked = list(zip(seen, QUESTIONS, strict=True))
+    arguments = {**generation(engine), "num_beams": beams}
+    expected = engine.answer_all(asked, arguments, None)
+    assert all(isinstance(answer, Answer) for answer in expected)
+
+    def damage(_: Any, __: Any, logits: Any) -> Any:
+        logits = logits.clone()
+        logits.view(3, -1)[1] = float("nan")
+        return logits
+
+    handle = engine.model.lm_head.register_forward_hook(damage)
+    try:
+        first, error, last = engine.answer_all(asked, arguments, None)
+    finally:
+        handle.remove()
+    assert [told(first), told(last)] == [told(expected[0]), told(expected[2])]
+    assert isinstance(error, NoNumbers)
+
+
+@pytest.mark.parametrize("kind", ["onevision", "qwen2_vl"])
+def test_a_video_that_is_no_numbers_costs_its_own_questions_only(kind, engine_of, videos, monkeypatch):
+    """Where the compressor finds it out, before there are answers."""
+    engine, method = engine_of(kind), compressor("vidcom2@0.25")
+    seen = [engine.see(engine.read(video)) for video in videos]
+    asked = list(zip(seen, QUESTIONS, strict=True))
+    expected = engine.answer_all(asked, generation(engine), method)
+    encoded = seen[1].encoded
+    with torch.inference_mode():
+        (encoded.features if isinstance(engine, LlavaEngine) else encoded.pooler_output).fill_(torch.nan)
+    first, error, last = engine.answer_all(asked, generation(engine), method)
+    assert [told(first), told(last)] == [told(expected[0]), told(expected[2])]
+    assert isinstance(error, NoNumbers)
 
 
 @pytest.mark.parametrize("kind", ["onevision", "qwen2_vl", "qwen3_vl"])

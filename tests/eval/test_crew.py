@@ -41,13 +41,17 @@ class Doing:
         for batch in job.batches(self.batch):
             for one in batch:
                 self.do(str(one.key[1]), videos[one.key])
-            for one in batch:
-                for setting in one.settings:
+            for setting in sorted({setting for one in batch for setting in one.settings}):
+                those = [one for one in batch if setting in one.settings]
+                for one in those:
+                    self.do(f"{one.key[1]}.{setting}", videos[one.key])
+                for one in those:
                     made = Sample(*one.key, videos[one.key], str(os.getpid()), self.device, None, 1, 1.0, 1, 1, {})
                     yield setting, made
 
     def do(self, stage: str, video: str) -> None:
-        """`crash:see` has the process crash when it sees, `crash:1` at question 1; `once:1` the first time."""
+        """`crash:see` has the process crash when it sees, `crash:1` at question 1, `crash:1.0` at question 1 under
+        setting 0; `once:1` the first time."""
         what, when, *_ = Path(video).name.split(":")
         if stage != when:
             return
@@ -115,13 +119,46 @@ def test_a_death_costs_one_question(crew, tmp_path):
         *(("bug:2", 2, setting) for setting in (0, 1)),
         *(("crash:see", i, setting) for i in range(3) for setting in (0, 1)),
     }
-    assert "crash:1: the process that answered died 2 times, at last of: SIGSEGV" in str(failed["crash:1", 1, 0])
+    assert "crash:1: the process that answered under none died 2 times, at last of: SIGSEGV" in str(
+        failed["crash:1", 1, 0]
+    )
     assert "KeyError: 'a mistake'" in str(failed["bug:2", 2, 0])
-    assert len(crew.said) == 7
-    assert sum("SIGSEGV" in line for line in crew.said) == 5
+    assert len(crew.said) == 11
+    assert sum("SIGSEGV" in line for line in crew.said) == 7
     # The other process had the whole rest while this one was slow or being replaced.
     assert {sample.answer for sample in got.values() if not sample.error} == {"cpu:a", "cpu:b"}
     assert len({sample.prompt for sample in got.values() if not sample.error}) > 2
+
+
+@pytest.mark.parametrize("crew", [("cpu:a",), ("cpu:a", 3)], indirect=True)
+@pytest.mark.parametrize("setting", [0, 1])
+def test_a_death_costs_the_setting_that_it_came_under(setting, crew, tmp_path):
+    """The same answers are there under the others, which the comparison is between."""
+    got = answered(crew, jobs(tmp_path, "fine:a", f"crash:1.{setting}", "fine:b", batch=crew._setup.config.batch_size))
+    (failed,) = [key for key, sample in got.items() if sample.error]
+    assert failed == (f"crash:1.{setting}", 1, setting)
+    assert len(crew.said) == (2 if crew._setup.config.batch_size == 1 else 3)  # at first, the batch is blamed
+    assert f"answered under {('none', 'vidcom2')[setting]} died 2 times" in str(got[failed].error)
+
+
+@pytest.mark.parametrize("crew", [("cpu:a", 2)], indirect=True)
+def test_the_rest_of_a_batch_under_a_setting_is_not_the_next_batch(crew, tmp_path):
+    """As where some questions were answered under some settings before."""
+    name = "crash:1.1"
+    settings = ((0,), (1,), (0, 1), (0, 1))
+    part = Part(str(tmp_path / name), tuple(Question((name, i), "", {}, own) for i, own in enumerate(settings)))
+    got = answered(crew, [Job((part,))])
+    assert {key for key, sample in got.items() if sample.error} == {(name, 1, 1)}
+    assert len(crew.said) == 2
+
+
+@pytest.mark.parametrize("crew", [("cpu",)], indirect=True)
+def test_one_question_that_dies_under_every_setting_does_not_end_the_run(crew, tmp_path):
+    object.__setattr__(crew._setup, "specs", ("none", "vidcom2", "random", "fastv"))
+    one = Question(("crash:0", 0), "", {}, (0, 1, 2, 3))
+    fine = Question(("fine:a", 0), "", {}, (0, 1, 2, 3))
+    got = answered(crew, [Job((Part(str(tmp_path / q.key[0]), (q,)),)) for q in (one, fine)])
+    assert {key for key, sample in got.items() if sample.error} == {("crash:0", 0, setting) for setting in range(4)}
 
 
 @pytest.mark.parametrize("crew", [("cpu:a", "cpu:b", 4)], indirect=True)

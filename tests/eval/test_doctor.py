@@ -23,7 +23,8 @@ from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.demo.benchmark import write_video
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
-from eval.doctor import PROBLEMS_FOUND, Finding, add_doctor, check_options, check_videos
+from eval.doctor import PROBLEMS_FOUND, Finding, add_doctor, check_videos
+from eval.questions import check_options
 
 MVBENCH_TASKS = ",".join(f"mvbench_{task}" for task in TASKS)
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 12345\n"
@@ -239,12 +240,12 @@ def test_questions_that_would_stop_a_run_after_hours(data, tmp_path):
     assert {p["kind"] for p in report["problems"]} == {"questions"}
     found = [(p["task"], p["file"], p["cause"]) for p in report["problems"]]
     expected = [
-        (tasks[0], str(file), "question 2: cannot be asked and scored, with answer 'a hundred'"),
+        (tasks[0], str(file), "question 2: its answer 'a hundred' is none of its candidates ["),
         (tasks[0], str(file), "question 3: it has only the option A"),
         (tasks[1], str(data), "state_change.json is missing"),
         (tasks[2], str(data / "json" / "moving_direction.json"), "git lfs pull"),
     ]
-    assert len(found) == len(expected)
+    assert len(found) == len(expected), found
     for (task, at, cause), (expected_task, expected_at, part) in zip(found, expected, strict=True):
         assert (task, at) == (expected_task, expected_at)
         assert part in cause
@@ -253,14 +254,23 @@ def test_questions_that_would_stop_a_run_after_hours(data, tmp_path):
     assert report["notes"] == ["mvbench_action_count: questions that repeat another about the same video: 2"]
 
 
-def test_questions_that_are_no_json(data, tmp_path, monkeypatch):
-    import tenacity.nap
-
-    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: None)  # lmms-eval tries five times
+def test_questions_that_are_no_json(data, tmp_path):
     (data / "json" / "action_count.json").write_text('[{"video": "a.mp4", ')
     _, report = diagnose(tmp_path, "--tasks", "mvbench_action_count", "--data", data)
     (problem,) = report["problems"]
     assert problem["kind"] == "questions"
+    assert problem["cause"].startswith("is neither a JSON list of questions nor a JSON object in each line (")
+
+
+def test_questions_that_datasets_cannot_read(data, tmp_path, monkeypatch):
+    import tenacity.nap
+
+    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: None)  # lmms-eval tries five times
+    file = data / "json" / "action_count.json"
+    docs = json.loads(file.read_text())
+    file.write_text(json.dumps([docs[0], {**docs[1], "start": 10**30}]))
+    _, report = diagnose(tmp_path, "--tasks", "mvbench_action_count", "--data", data)
+    (problem,) = report["problems"]
     assert "cannot be read (" in problem["cause"]
     assert "Retry" not in problem["cause"], "the cause is behind it"
 

@@ -202,7 +202,8 @@ def test_a_video_that_was_not_unpacked_costs_its_questions_only(name, minis, fet
     found[second].rename(hidden)
     try:
         with answers.open():
-            (results,) = evaluate(build_model([answers], answer), tasks, 3, [answers])
+            model = build_model([answers], answer, tasks, fetched / "hf_home")
+            (results,) = evaluate(model, tasks, 3, [answers])
     finally:
         hidden.rename(found[second])
     assert answered == [str(found[0]), str(found[2])]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from eval.answers import reserved
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
@@ -297,9 +300,9 @@ def test_questions_of_another_benchmark(onevision, tmp_path, capsys):
     (data / "videomme").mkdir()
     shutil.copy(data / "test.json", data / "videomme" / "test.json")
     assert run("--tasks", "videomme", "--model", onevision, "--data", data, "--output", tmp_path / "out") == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: videomme: no questions from {data} (")
-    assert "doctor" in error
+    error, *_, last = capsys.readouterr().err[-10_000:].partition("error: ")[2].splitlines()
+    assert error == f"videomme: {data / 'videomme' / 'test.json'}: question 0: it has no videoID"
+    assert "doctor" in last
 
 
 def test_tasks_without_questions_are_counted(onevision, mvbench, tmp_path, capsys):
@@ -348,6 +351,22 @@ def test_what_turns_out_to_be_unsuitable(processes, onevision, mvbench, tmp_path
     assert run("--model", broken, *flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: --model {broken} cannot be loaded: ")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_model_that_computes_no_numbers(processes, onevision, mvbench, tmp_path, capfd):
+    broken = shutil.copytree(onevision, tmp_path / "llava-broken")
+    for file in broken.glob("*.safetensors"):
+        weights = load_file(file)
+        save_file({name: torch.full_like(one, torch.nan) for name, one in weights.items()}, file, {"format": "pt"})
+    flags = ("--tasks", "mvbench_action_count", "--model", broken, "--data", mvbench, "--num-gpus", processes)
+    assert run(*flags, "--output", tmp_path / "out") == 1
+    error = " ".join(capfd.readouterr().err.split())
+    assert re.search(r"mvbench_action_count question \d: the model computes NaN or infinity: its weights are", error)
+    assert f"error: --model {broken} answers none of 3 questions: the model computes NaN" in error
+    assert not (tmp_path / "out" / "results.json").exists()
+    if processes == 1:
+        assert run(*flags, "--output", tmp_path / "one", "--limit", 1) == FAILED_QUESTIONS
 
 
 def test_finished_results_are_not_overwritten(onevision, mvbench, tmp_path, capsys):

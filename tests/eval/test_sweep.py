@@ -289,8 +289,8 @@ def test_failed_questions_of_finished_results_are_asked_again(
     assert sum(line["error"] is not None for line in before) == 1
     broken.write_bytes(whole)
     if command == "run":
-        assert evaluate(command, *flags) == 1
-        assert "of 1 failed questions, --retry-failed asks those again" in capsys.readouterr().err
+        assert evaluate(command, *flags) == FAILED_QUESTIONS
+        assert "--retry-failed asks the 1 failed questions again" in capsys.readouterr().err
     asked: list[Any] = []
     answer_all = LlavaEngine.answer_all
     monkeypatch.setattr(LlavaEngine, "answer_all", lambda *a: asked.extend(a[1]) or answer_all(*a))
