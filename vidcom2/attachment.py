@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -69,14 +70,15 @@ class Block:
     `Attachment`.
 
     Entering raises what `Compressor.attach` raises, leaving without an exception what `Attachment.detach` raises. Warns
-    where the block is never entered, or left without a call of the model: then nothing was compressed.
+    where the block is never entered, or left without a call of the model: then nothing was compressed. Raises
+    RuntimeError instead where a thread that began inside, and is no daemon, has still to end: it may be about to call.
     """
 
     def __init__(self, compressor: Compressor, model: nn.Module):
         self.compressor, self.model, self.entered = compressor, model, False
 
     def __enter__(self) -> Attachment:
-        self.entered = True
+        self.entered, self.threads = True, set(threading.enumerate())
         self.attachment = self.compressor.attach(self.model)
         return self.attachment
 
@@ -85,13 +87,16 @@ class Block:
             self.attachment.remove()
             return
         self.attachment.detach()
-        if not self.attachment.used:
-            warnings.warn(
-                f"the model was not called while {self.compressor.spec} was on it. What calls it later, a thread or a "
-                "generator that began inside the with-block, is not compressed: finish it inside",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if self.attachment.used:
+            return
+        text = (
+            f"the model was not called while {self.compressor.spec} was on it. What calls it later, a thread or a "
+            "generator that began inside the with-block, is not compressed: finish it inside"
+        )
+        begun = [thread for thread in threading.enumerate() if thread not in self.threads and not thread.daemon]
+        if begun:
+            raise RuntimeError(f"{text}, as for thread {begun[0].name}")
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{self!r} is no model and has no {name!r}: {self.usage}")

@@ -200,6 +200,16 @@ def test_a_call_that_outlives_the_block(subject, spec):
         assert pool.submit(subject.answer).result() == subject.answer() != dense
 
 
+def test_a_thread_that_has_not_called_yet(tmp_path):
+    subject, late = Subject("qwen2_vl", tmp_path), threading.Event()
+    thread = threading.Thread(target=lambda: late.wait(60) and subject.answer(), name="streamer")
+    told = r"the model was not called .*, as for thread streamer"
+    with pytest.raises(RuntimeError, match=told), VidCom2(0.3)(subject.model):
+        thread.start()
+    late.set()
+    thread.join()
+
+
 def test_another_error_is_not_hidden_by_a_running_call(tmp_path):
     subject = Subject("qwen2_vl", tmp_path)
     gate = Gate(subject)

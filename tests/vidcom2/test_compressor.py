@@ -152,6 +152,7 @@ class Holder(nn.Module):
         self.visual_records = []
 
 
+@pytest.mark.filterwarnings("ignore:the model was not called")
 def test_attach_and_undo():
     model, other, c = Holder(), Holder(), VidCom2(0.25)
     with c(model) as run:
@@ -167,6 +168,7 @@ def test_attach_and_undo():
     assert model.compressor is None
 
 
+@pytest.mark.filterwarnings("ignore:the model was not called")
 def test_detaching_twice_takes_nothing_else_off():
     model, c = Holder(), VidCom2(0.25)
     first = VidCom2(0.5).attach(model)
