@@ -84,6 +84,12 @@ def jobs_of(parts: Iterable[Part], batch: int) -> list[Job]:
     return jobs + ([Job(tuple(together))] if together else [])
 
 
+def without_tensors(error: Exception) -> Exception:
+    """The error, which would keep everything alive that the functions had that it went through."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 class Answering:
     """A loaded model, and `workers` processes that read videos ahead for it.
 
@@ -147,7 +153,7 @@ class Answering:
         try:
             return self.engine.see(read)
         except self.excused as error:
-            return error
+            return without_tensors(error)
 
     def _answer(self, batch: Sequence[Question], setting: int) -> Iterator[Sample]:
         asked = []
@@ -160,17 +166,18 @@ class Answering:
         if not asked:
             return
         generation, compressor = asked[0][0].generation, self.compressors[setting]
-        answers: list[Any]
+        answers: list[Any] = []
         try:
             answers = self.engine.answer_all(
                 [(seen, question.text) for question, _, seen in asked], generation, compressor
             )
         except self.excused as error:
-            if len(asked) > 1:  # the memory may do for one at a time
-                for question, _, _ in asked:
-                    yield from self._answer([question], setting)
-                return
-            answers = [error]
+            if len(asked) == 1:
+                answers = [without_tensors(error)]
+        if not answers:  # The memory may do for one at a time; not before the error is gone, which holds the batch's.
+            for question, _, _ in asked:
+                yield from self._answer([question], setting)
+            return
         for (question, video, _), answer in zip(asked, answers, strict=True):
             failed = isinstance(answer, Exception)
             yield Sample.failed(question.key, video, answer) if failed else Sample.made(question.key, video, answer)
