@@ -47,9 +47,16 @@ class Reading:
     decord: str
 
     @classmethod
-    def of(cls, file: str, video: OpenVideo, choose: Callable[[int, float], list[int]], frames: np.ndarray) -> Reading:
-        """Of `frames`, which the opened `video` gave for `choose`."""
-        against = against_decord(file, video, choose, frames)
+    def of(
+        cls,
+        file: str,
+        video: OpenVideo,
+        choose: Callable[[int, float], list[int]],
+        frames: np.ndarray,
+        rows: Sequence[int] | None = None,
+    ) -> Reading:
+        """Of `frames`, which the opened `video` gave for `choose`; rows: see against_decord."""
+        against = against_decord(file, video, choose, frames, rows)
         return cls(video.name, video.why, against.differ, against.why)
 
 

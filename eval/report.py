@@ -207,7 +207,8 @@ def film(path: str, frames: int) -> dict[str, Any]:
         video = read_video(path, FrameSampling("uniform", frames))
     except VideoError as error:
         return {"path": path, "error": error.cause}
-    return {"path": path, "frames": [data_url("jpeg", thumbnail(frame)) for frame in video.frames]}
+    images = [data_url("jpeg", thumbnail(frame)) for frame in video.distinct]
+    return {"path": path, "frames": [images[row] for row in video.rows]}
 
 
 def thumbnail(frame: np.ndarray) -> bytes:

@@ -116,10 +116,12 @@ LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {
 
 @dataclass(frozen=True)
 class Read:
-    """A video's frames for the tower, [T, 3, S, S], or for `see` to prepare them, uint8 [T, H, W, 3]; their times and
-    the video's length in seconds. seconds: what reading took, per stage. reading: how it was read."""
+    """A video's distinct frames for the tower, [D, 3, S, S], or for `see` to prepare them, uint8 [D, H, W, 3]; where
+    among them each of the T sampled ones is; their times and the video's length in seconds. seconds: what reading took,
+    per stage. reading: how it was read."""
 
     pixels: torch.Tensor
+    rows: list[int]
     times: list[float]
     duration: float
     seconds: dict[str, float]
@@ -142,14 +144,14 @@ class Reader:
         with open_video(video_file, self.decoder) as opened:
             video = sample_video(opened, self.sampling)
             timer.switch(None)
-            reading = Reading.of(video_file, opened, self.sampling.indices, video.frames)
+            reading = Reading.of(video_file, opened, self.sampling.indices, video.distinct, video.rows)
         timer.switch("preprocess")
         if self.preprocess == "fast":
-            pixels = torch.from_numpy(video.frames)
+            pixels = torch.from_numpy(video.distinct)
         else:
-            pixels = self.processor.preprocess(video.frames, return_tensors="pt")["pixel_values"].to(self.dtype)
+            pixels = self.processor.preprocess(video.distinct, return_tensors="pt")["pixel_values"].to(self.dtype)
         timer.switch(None)
-        return Read(pixels, video.times, video.duration, timer.seconds, reading)
+        return Read(pixels, video.rows, video.times, video.duration, timer.seconds, reading)
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class LlavaEngine(EngineBase):
         if decoded:
             pixels = preprocess_on_device(self.read.processor, pixels).to(self.read.dtype)
             timer.switch("vision")
-        encoded = self.model.encode(pixels)
+        encoded = self.model.encode(pixels if len(pixels) == len(read.rows) else pixels[read.rows])
         timer.switch(None)
         return Seen(read, encoded, timer)
 

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
@@ -56,10 +57,12 @@ def against_decord(
     video: OpenVideo,
     choose: Callable[[int, float], list[int]],
     frames: np.ndarray,
+    rows: Sequence[int] | None = None,
     timeout: float = TIMEOUT,
 ) -> AgainstDecord:
-    """What decord would have given for `frames`, which `video` gave for `choose` (see OpenVideo.sample).
+    """What decord would have given for `choose`, for which `video` gave `frames` (see OpenVideo.sample).
 
+    rows: where in `frames` each chosen one is, where they are fewer because some were chosen more than once.
     Where what the file says of itself proves decord right, it is not asked. Otherwise it reads the video too, in a
     process of its own, for `timeout` seconds at most.
     """
@@ -69,20 +72,30 @@ def against_decord(
         return AgainstDecord(0, "proved by container, codec and time stamps")
     if find_spec("decord") is None:
         return AgainstDecord(None, f"not compared: decord is not installed; in doubt, as {doubt}")
+    rows = range(len(frames)) if rows is None else rows
     try:
-        theirs = _read_alone(file, choose, timeout)
+        their_rows, theirs = _read_alone(file, choose, timeout)
     except DecordFails as cause:
-        return AgainstDecord(len(frames), f"raw decord cannot read it: {cause}")
+        return AgainstDecord(len(rows), f"raw decord cannot read it: {cause}")
     except OSError as cause:  # of this machine, not of the video, which must not count as unreadable for it
         return AgainstDecord(None, f"not compared: decord's process does not start ({cause}); in doubt, as {doubt}")
-    return AgainstDecord(count_different(frames, theirs), f"compared, as {doubt}")
+    return AgainstDecord(count_different(frames, theirs, rows, their_rows), f"compared, as {doubt}")
 
 
-def count_different(ours: np.ndarray, theirs: np.ndarray) -> int:
-    """How many frames of two uint8 arrays [T, H, W, 3] do not look alike; all of them where the shapes differ."""
-    if ours.shape != theirs.shape:
-        return max(len(ours), len(theirs))
-    return sum(not looks_alike(a, b) for a, b in zip(ours, theirs, strict=True))
+def count_different(
+    ours: np.ndarray, theirs: np.ndarray, rows: Sequence[int] | None = None, their_rows: Sequence[int] | None = None
+) -> int:
+    """How many of T frames do not look alike; all of them where their sizes or numbers differ.
+
+    ours, theirs: uint8 [D, H, W, 3]. rows, their_rows: of each of the T frames, where in them it is; as they come if
+    None.
+    """
+    rows = range(len(ours)) if rows is None else rows
+    their_rows = range(len(theirs)) if their_rows is None else their_rows
+    if ours.shape[1:] != theirs.shape[1:] or len(rows) != len(their_rows):
+        return max(len(rows), len(their_rows))
+    pairs = Counter(zip(rows, their_rows, strict=True))
+    return sum(times for (row, their), times in pairs.items() if not looks_alike(ours[row], theirs[their]))
 
 
 def looks_alike(a: np.ndarray, b: np.ndarray) -> bool:
@@ -95,7 +108,8 @@ def looks_alike(a: np.ndarray, b: np.ndarray) -> bool:
     return bool((np.abs(sums) <= VISIBLE * np.outer(*sizes)[..., None]).all())
 
 
-def _read_alone(file: str, choose: Callable[[int, float], list[int]], timeout: float) -> np.ndarray:
+def _read_alone(file: str, choose: Callable[[int, float], list[int]], timeout: float) -> tuple[list[int], np.ndarray]:
+    """Where in the array each chosen frame is; the array, uint8 [D, H, W, 3], has each once."""
     script = str(Path(__file__).with_name("decord_alone.py"))
     command = [sys.executable, script, os.path.abspath(file), str(int(timeout) + 1)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -108,9 +122,11 @@ def _read_alone(file: str, choose: Callable[[int, float], list[int]], timeout: f
             if not opened:
                 raise DecordFails("it does not open the file")
             indices = choose(*json.loads(opened))
-            process.stdin.write(json.dumps(indices).encode() + b"\n")
+            numbers = sorted(set(indices))
+            process.stdin.write(json.dumps(numbers).encode() + b"\n")
             process.stdin.close()
-            return np.load(BytesIO(process.stdout.read()), allow_pickle=False)
+            theirs = np.load(BytesIO(process.stdout.read()), allow_pickle=False)
+            return [numbers.index(index) for index in indices], theirs
         except (ValueError, EOFError, BrokenPipeError) as cause:
             raise DecordFails(f"it does not read the frames within {timeout:g} s, or at all") from cause
         finally:

@@ -114,15 +114,17 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Video:
-    """Sampled frames of one video, and what they came from.
+    """T sampled frames of one video, and what they came from.
 
-    frames: uint8 RGB [T, H, W, 3], the right way up. indices: their numbers, ascending, in the order of showing. times:
-    the second that upstream says each was taken at. duration: seconds of the whole video. total_frames: of the whole
-    video. fps: its average frame rate. shown_at: the second at which a player shows each, frame 0 at 0. reader, why:
-    what read it, and for what reason.
+    distinct: uint8 RGB [D, H, W, 3], the right way up: each frame once, however often it was sampled, which a short
+    video's are. rows: of each of the T frames, where it is in `distinct`. indices: their numbers, ascending, in the
+    order of showing. times: the second that upstream says each was taken at. duration: seconds of the whole video.
+    total_frames: of the whole video. fps: its average frame rate. shown_at: the second at which a player shows each,
+    frame 0 at 0. reader, why: what read it, and for what reason.
     """
 
-    frames: np.ndarray
+    distinct: np.ndarray
+    rows: list[int]
     indices: list[int]
     times: list[float]
     duration: float
@@ -131,6 +133,11 @@ class Video:
     shown_at: list[float]
     reader: str
     why: str
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 RGB [T, H, W, 3]; where frames repeat, a new array at each call."""
+        return self.distinct if len(self.rows) == len(self.distinct) else self.distinct[self.rows]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -170,11 +177,12 @@ def read_video(path: str | os.PathLike[str], sampling: FrameSampling, decoder: s
 
 def sample_video(video: OpenVideo, sampling: FrameSampling) -> Video:
     """`read_video` of one that is open; raises what the reader raises, and ValueError for an impossible sampling."""
-    indices, frames = video.sample(sampling.indices)
+    numbers, distinct = video.sample(sampling.distinct)
     total_frames, fps = len(video), video.fps
-    _, times = sampling.indices_and_times(total_frames, fps)
+    indices, times = sampling.indices_and_times(total_frames, fps)
     return Video(
-        frames=frames,
+        distinct=distinct,
+        rows=[numbers.index(index) for index in indices],
         indices=indices,
         times=times,
         duration=total_frames / fps,

@@ -54,6 +54,10 @@ class FrameSampling:
         """Ascending frame numbers out of `total_frames`; ValueError for no frames or a frame rate too low for `fps`."""
         return self.indices_and_times(total_frames, avg_fps)[0]
 
+    def distinct(self, total_frames: int, avg_fps: float) -> list[int]:
+        """`indices`, each once."""
+        return sorted(set(self.indices(total_frames, avg_fps)))
+
     def indices_and_times(self, total_frames: int, avg_fps: float) -> tuple[list[int], list[float]]:
         """`indices`, and the second each of these frames is said to be at."""
         if total_frames < 1:

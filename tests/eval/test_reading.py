@@ -11,7 +11,7 @@ import torch
 from eval.models import protocol_for
 from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine
 from eval.models.qwen import QWEN_PROTOCOLS
-from llava.video import FrameSampling
+from llava.video import FrameSampling, read_video
 from tests.odd_videos import FINE
 from vidcom2 import VidCom2
 
@@ -61,3 +61,18 @@ def test_unknown_ways_of_reading():
         QWEN_PROTOCOLS["qwen2_vl"].read_by("opencv")
     with pytest.raises(ValueError, match="--preprocess exact is not for qwen3_vl"):
         QWEN_PROTOCOLS["qwen3_vl"].read_by(preprocess="exact")
+
+
+@pytest.mark.parametrize("preprocess", ["exact", "fast"])
+def test_frames_that_repeat_are_prepared_once(preprocess, onevision, video):
+    protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", 40)).read_by(preprocess=preprocess)
+    engine = LlavaEngine(str(onevision), protocol, "cpu", "float32")
+    read = engine.read(str(video))
+    whole = read_video(video, protocol.sampling)
+    assert len(read.pixels) == len(set(whole.indices)) < 40
+    seen = []
+    engine.model.encode = seen.append
+    engine.see(read)
+    expected = engine.read.processor.preprocess(whole.frames, return_tensors="pt")["pixel_values"]
+    assert expected.shape[0] == 40
+    assert torch.equal(seen[0], expected)

@@ -58,7 +58,7 @@ def test_decord_that_fails_hangs_or_is_not_there(made: Made, monkeypatch: pytest
     def against(timeout: float = 60.0) -> AgainstDecord:
         with open_video(made("h264.ts")) as video:
             _, frames = video.sample(choose)
-            return against_decord(str(made("h264.ts")), video, choose, frames, timeout)
+            return against_decord(str(made("h264.ts")), video, choose, frames, timeout=timeout)
 
     hurried = against(timeout=0.01)
     assert hurried.differ == 4
