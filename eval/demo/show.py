@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from eval.answers import reserved
 from eval.benchmarks import Benchmark
 from eval.config import RunConfig
 from eval.demo.minibench import WRITERS
@@ -44,17 +45,18 @@ def require_own(output: Path) -> None:
 def show(benchmark: Benchmark, output: Path, per_task: int) -> int:
     """Make the benchmark, run every setting, print and write one table; returns how many questions failed.
 
-    Raises as `require_own`.
+    Raises as `require_own`, and OutputInUse where another demo is at work in the directory.
     """
     require_own(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / MARKER).touch()
-    for part in PARTS:
-        shutil.rmtree(output / part, ignore_errors=True)
-    print(f"making {benchmark.name}'s questions and videos in {output}", file=sys.stderr)
-    sweep = Sweep(config(benchmark, WRITERS[benchmark.name](output / "data", per_task), output), SETTINGS)
-    sweep.check()
-    failed = sweep.run(Place())
+    with reserved(output):
+        (output / MARKER).touch()
+        for part in PARTS:
+            shutil.rmtree(output / part, ignore_errors=True)
+        print(f"making {benchmark.name}'s questions and videos in {output}", file=sys.stderr)
+        sweep = Sweep(config(benchmark, WRITERS[benchmark.name](output / "data", per_task), output), SETTINGS)
+        sweep.check()
+        failed = sweep.run(Place())
     print("positions=original: kept tokens keep their places; without it they are numbered anew (docs/demo.md)")
     return failed
 

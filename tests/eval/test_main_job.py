@@ -19,7 +19,7 @@ from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.cli import FAILED_QUESTIONS, chosen_spec, main
 from eval.demo.benchmark import make_mvbench
 from eval.demo.minibench import WRITERS
-from eval.demo.show import SETTINGS
+from eval.demo.show import MARKER, SETTINGS
 from eval.demo.world import TASKS, UNITS
 from eval.sweep import folder
 from eval.timing import STAGES
@@ -182,6 +182,16 @@ def test_the_demo_deletes_only_what_is_its_own(tmp_path, capsys):
     assert run("--tasks", "mvbench", "--demo", "--limit", 1, "--output", tmp_path) == 1
     assert f"--output {tmp_path} holds data, not known to be a demo's" in capsys.readouterr().err
     assert list(tmp_path.rglob("*")) == [theirs.parent, theirs]
+
+
+def test_a_second_demo_waits_for_its_turn(tmp_path, capsys):
+    (tmp_path / MARKER).touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "of_the_first.mp4").touch()
+    with reserved(tmp_path):  # the first one is at work
+        assert run("--tasks", "mvbench", "--demo", "--limit", 1, "--output", tmp_path) == 1
+    assert f"error: another run writes into {tmp_path}: wait until it is done" in capsys.readouterr().err
+    assert (tmp_path / "data" / "of_the_first.mp4").exists()
 
 
 def test_the_current_directory_is_not_imported_from(onevision, mvbench, tmp_path):
