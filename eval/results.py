@@ -16,7 +16,7 @@ from eval.answers import Sample
 from eval.benchmarks import BENCHMARKS, Benchmark
 from eval.files import markdown_table, write_json, write_whole
 from eval.stats import IN_WORDS, Overall
-from eval.timing import STAGES
+from eval.timing import LABELS, STAGES
 
 Parser = Literal["current", "legacy"]
 PARSERS = get_args(Parser)
@@ -168,8 +168,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
             f"visual tokens per sample: {tokens['before_per_sample']:.1f} -> {tokens['after_per_sample']:.1f} "
             f"({100 * tokens['retention']:.2f} % kept, separators included)"
         )
-        stages = ", ".join(f"{stage} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
-        lines.append(f"mean seconds per sample: {stages} (compress: with pooling and splicing into the text)")
+        stages = ", ".join(f"{LABELS[stage]} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
+        lines.append(f"mean seconds per sample: {stages} (assemble: pooling, and splicing into the text)")
     lines.append(about_videos(summary["videos"]))
     kind = BENCHMARKS[summary["benchmark"]].overall
     other: Overall = "micro" if kind == "macro" else "macro"

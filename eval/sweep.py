@@ -17,6 +17,7 @@ from eval.files import markdown_table, write_whole
 from eval.place import Place
 from eval.run import run as run_together
 from eval.runs import read_results
+from eval.timing import LABELS
 from vidcom2 import compressor
 
 COLUMNS = 6
@@ -114,7 +115,7 @@ def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:
         tokens = [r["visual_tokens"][f"{when}_per_sample"] for r in every]
         rows.append((f"tokens {when}", *("-" if n is None else f"{n:.1f}" for n in tokens)))
     for stage in every[0]["seconds"]:
-        rows.append((f"{stage}, ms", *(f"{1000 * r['seconds'][stage]['mean']:.1f}" for r in every)))
+        rows.append((f"{LABELS[stage]}, ms", *(f"{1000 * r['seconds'][stage]['mean']:.1f}" for r in every)))
     return rows
 
 

@@ -14,6 +14,9 @@ STAGES = ("decode", "preprocess", "vision", "compress", "prefill", "generate")
 """decode the video file; resize and normalise frames; tower and projector; pool, compress, arrange and splice; the
 LLM's first pass, with its head (gives the first token); all later tokens."""
 
+LABELS = {stage: stage for stage in STAGES} | {"compress": "assemble + compress"}
+"""How tables call them: pooling and splicing takes a dense run time too. docs/efficiency.md has the two apart."""
+
 Moment: TypeAlias = "float | torch.cuda.Event"
 
 

@@ -71,6 +71,8 @@ def test_files_and_tables_tell_the_same(run, tmp_path):
     for text in (markdown(summary), console.export_text()):
         assert "100.0 -> 25.0" in text
         assert "FAILED mvbench_state_change question 1: 0.mp4: gone" in text
+        # A dense run, which compresses nothing, has this step too.
+        assert "vision 0.500, assemble + compress 0.500, prefill 0.500" in text
 
 
 def test_all_failed_is_still_a_result():
