@@ -1,12 +1,30 @@
-"""A process of ours, and what became of it."""
+"""A process of ours, and what became of it. Nothing here waits without a limit."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from threading import Timer
 from typing import Any
+
+LONGEST = 1e6
+"""Seconds: the longest limit that can be asked for, some of the system's clocks hold no more."""
+SPEAKING = 60.0
+"""Seconds in which a message that has begun must be there."""
+DYING = 10.0
+"""Seconds that a killed process has to be gone. One that waits for a dead mount may never be."""
+left_behind: list[int] = []
+"""Ids of the processes that could not be ended. Python would wait for them at its own end; see eval.__main__."""
+
+
+def require_seconds(flag: str, seconds: float) -> None:
+    """ValueError for what is no limit in seconds. flag: what said it, "--timeout"."""
+    if not 0 < seconds <= LONGEST:
+        raise ValueError(f"{flag} {seconds:g} must be a number of seconds above 0, at most {LONGEST:.0f}")
 
 
 @dataclass(frozen=True)
@@ -25,18 +43,46 @@ class Child:
         theirs.close()  # so that the end of the process ends the pipe
         return cls(ours, process)
 
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """Within, sending and receiving end: it is killed after so many seconds, which ends its pipe."""
+        clock = Timer(seconds, self.process.kill)
+        clock.daemon = True
+        clock.start()
+        try:
+            yield
+        finally:
+            clock.cancel()
+
+    def hear(self) -> Any:
+        """What it says next, which has begun to come; EOFError, ConnectionError where it dies or stops before the
+        end of it."""
+        with self.hurried(SPEAKING):
+            return self.connection.recv()
+
     def dismiss(self, seconds: float) -> None:
         """Wait for it to end by itself, as its pipe does, so that it can put its things away; then kill it."""
         self.connection.close()
         self.process.join(seconds)
-        self.process.kill()
-        self.process.join()
+        self._kill()
 
     def end(self) -> str:
         """Kill it; returns how it had ended before, if it had."""
         self.process.join(0.1)
         code = self.process.exitcode
-        self.process.kill()
-        self.process.join()
+        self._kill()
         self.connection.close()
         return "killed" if code is None else signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+    def _kill(self) -> None:
+        if self.process.pid in left_behind:
+            return
+        self.process.kill()
+        self.process.join(DYING)
+        if self.process.exitcode is None:
+            left_behind.append(self.process.pid)
+            print(
+                f"process {self.process.pid} cannot be ended, as happens where a file system does not answer (a dead "
+                "mount); it is left behind",
+                file=sys.stderr,
+            )

@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import torch.multiprocessing  # tensors then go from process to process through shared memory
+import torch
 
-from eval.child import Child
+from eval import handover
+from eval.child import SPEAKING, Child
 from llava.video import VideoError
 
 Read = Callable[[str], Any]
 """What a reader makes of a video file; VideoError where it cannot."""
+BEGINNING = 60.0
+"""Seconds in which a process that has nothing else to do has to begin with a file; else it was stopped."""
+STARTING = 600.0
+"""Seconds in which a process that reads has to have imported what it needs."""
 
 
 class ReadNow:
@@ -55,9 +59,15 @@ class ReadAhead:
         # Forked from a server that has imported torch and the decoder once; a plain fork would copy CUDA's state.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["eval.models", "av"])
-        self._workers = [_Worker(self._start()) for _ in range(workers)]
+        self._workers: list[_Worker] = []
         self._planned: deque[str] = deque()
         self._order: deque[_Worker] = deque()  # whose turn it is to have a file taken
+        try:
+            for _ in range(workers):
+                self._workers.append(_Worker(self._start()))
+        except BaseException:
+            self.close()
+            raise
 
     def plan(self, files: Iterable[str]) -> None:
         """These are going to be taken, in this order, after what was planned before."""
@@ -81,23 +91,26 @@ class ReadAhead:
         for worker in self._workers:
             worker.child.end()
 
-    def _hear(self, worker: _Worker) -> tuple[bool, Any]:
-        """Of its next file: whether it was read, and what, or what is wrong. One that is at fault is replaced."""
-        connection = worker.child.connection
+    def _hear(self, worker: _Worker, again: bool = True) -> tuple[bool, Any]:
+        """Of its next file: whether it was read, and what, or what is wrong. One that is at fault is replaced.
+
+        again: let another one try where this one does not begin, which is no fault of the file.
+        """
+        child = worker.child
         try:
-            begun = connection.recv()
-            in_time = connection.poll(max(0.0, begun + self._timeout - time.monotonic()))
-            message = connection.recv_bytes() if in_time else None
+            if not child.connection.poll(BEGINNING):
+                error = self._failed(worker, f"no process begins to read it within {BEGINNING:g} s")
+                if not again:
+                    return False, error
+                worker.child.connection.send(worker.files[0])
+                return self._hear(worker, again=False)
+            begun = child.hear()
+            if not child.connection.poll(max(0.0, begun + self._timeout - time.monotonic())):
+                return False, self._failed(worker, f"is not read within {self._timeout:g} s")
+            with child.hurried(SPEAKING):
+                return handover.receive(child.connection)
         except (EOFError, OSError):
             return False, self._failed(worker, "the process that read it died ({})")
-        if message is None:
-            return False, self._failed(worker, f"is not read within {self._timeout:g} s")
-        try:
-            return ForkingPickler.loads(message)
-        except (EOFError, OSError):  # it has died since, of a later file, and what it had read went with it
-            self._failed(worker, "")
-            worker.child.connection.send(worker.files[0])  # without the others this time
-            return self._hear(worker)
 
     def _failed(self, worker: _Worker, cause: str) -> VideoError:
         """Replace it; the new one has only heard of the next file. cause: may have a place for what it had died of."""
@@ -118,8 +131,14 @@ class ReadAhead:
 
     def _start(self) -> Child:
         child = Child.start(self._context, _work, self._read, daemon=True)
-        child.connection.recv()  # it is ready: importing does not count against the timeout
-        return child
+        how = f"is not ready within {STARTING:g} s"
+        try:
+            if child.connection.poll(STARTING):
+                child.hear()  # it is ready: importing does not count against the timeout
+                return child
+        except (EOFError, OSError):
+            how = "died before it was ready"
+        raise RuntimeError(f"a process that reads videos {how} ({child.end()})")
 
 
 def _work(connection: Connection, read: Read) -> None:
@@ -133,7 +152,8 @@ def _work(connection: Connection, read: Read) -> None:
             return
         connection.send(time.monotonic())  # which all processes of a machine share
         try:
-            answer = ForkingPickler.dumps((True, read(file)))
+            packed = handover.pack((True, read(file)))
         except Exception as error:
-            answer = ForkingPickler.dumps((False, error))
-        connection.send_bytes(answer)
+            packed = handover.pack((False, error))
+        handover.send(connection, packed)
+        del packed  # its memory may be needed for the next one

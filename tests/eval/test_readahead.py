@@ -134,3 +134,39 @@ def test_without_workers(tmp_path):
     reader = ReadNow(read)
     reader.plan(["never"])
     assert reader.take(str(tmp_path / "fine-1"))["name"] == "fine-1"
+
+
+def test_a_process_that_is_stopped_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.readahead.BEGINNING", 2.0)
+    reader = ReadAhead(read, workers=1, timeout=60, ahead=1)
+    try:
+        reader.plan([str(tmp_path / "fine-1"), str(tmp_path / "fine-2")])
+        assert reader.take(str(tmp_path / "fine-1"))["name"] == "fine-1"
+        stopped = int((tmp_path / "fine-1.read").read_text(encoding="utf-8"))
+        reader.take(str(tmp_path / "fine-2"))
+        os.kill(stopped, signal.SIGSTOP)
+        reader.plan([str(tmp_path / "fine-3")])
+        assert reader.take(str(tmp_path / "fine-3"))["name"] == "fine-3"
+        with pytest.raises(ProcessLookupError):
+            os.kill(stopped, 0)
+    finally:
+        reader.close()
+
+
+def stops_at_once(connection: Any, read: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def dies_at_once(connection: Any, read: Any) -> None:
+    os._exit(5)
+
+
+@pytest.mark.parametrize(
+    ("start", "why"),
+    [(stops_at_once, r"is not ready within 3 s \(killed\)"), (dies_at_once, r"died before it was ready \(exit")],
+)
+def test_processes_that_do_not_start(start, why, monkeypatch):
+    monkeypatch.setattr("eval.readahead.STARTING", 3.0)
+    monkeypatch.setattr("eval.readahead._work", start)
+    with pytest.raises(RuntimeError, match=f"a process that reads videos {why}"):
+        ReadAhead(read, workers=1, timeout=60, ahead=1)

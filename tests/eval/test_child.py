@@ -1,0 +1,110 @@
+"""Processes that are stopped, or that nothing can end, hold nobody for ever."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from eval import child as children
+from eval.child import Child, require_seconds
+
+
+class Immortal:
+    """Stands for a process that waits for a dead mount: killing it changes nothing, waiting for it has no end."""
+
+    pid = 4711
+    exitcode = None
+
+    def __init__(self) -> None:
+        self.killed = 0
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def join(self, seconds: float | None = None) -> None:
+        assert seconds is not None, "this would never return"
+
+
+@pytest.fixture
+def left_behind(monkeypatch):
+    left: list[int] = []
+    monkeypatch.setattr(children, "left_behind", left)
+    return left
+
+
+@pytest.mark.parametrize("how", [lambda child: child.end(), lambda child: child.dismiss(0.1)])
+def test_what_cannot_be_ended_is_left_behind(how, left_behind, capsys):
+    ours, _ = multiprocessing.Pipe()
+    child = Child(ours, Immortal())
+    how(child)
+    how(child)  # a second time is no second wait
+    assert ours.closed
+    assert child.process.killed == 1
+    assert left_behind == [4711]
+    assert capsys.readouterr().err.count("process 4711 cannot be ended") == 1
+
+
+def half_a_message(connection: Connection) -> None:
+    os.write(connection.fileno(), (1000).to_bytes(4, "big") + b"only the beginning")
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_message_without_an_end(monkeypatch):
+    monkeypatch.setattr(children, "SPEAKING", 1.0)
+    child = Child.start(multiprocessing.get_context("forkserver"), half_a_message, daemon=True)
+    assert child.connection.poll(60)
+    with pytest.raises((EOFError, OSError)):
+        child.hear()
+    assert child.end() == "SIGKILL"
+
+
+def never_ends(connection: Connection) -> None:
+    connection.send("here")
+    time.sleep(600)
+
+
+PROGRAM = """
+import sys, multiprocessing, runpy, types
+import eval.child
+from tests.eval.test_child import never_ends
+
+def main():
+    child = eval.child.Child.start(multiprocessing.get_context("forkserver"), never_ends, daemon=False)
+    print(child.process.pid, child.connection.recv(), flush=True)
+    child.process.kill = lambda: None
+    child.end()
+    return 3
+
+eval.child.DYING = 0.1
+sys.modules["eval.cli"] = types.ModuleType("eval.cli")
+sys.modules["eval.cli"].main = main
+if __name__ == "__main__":
+    runpy.run_module("eval", run_name="__main__")
+"""
+
+
+def test_the_command_ends_without_those_that_it_cannot_end(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
+    said, complained = tmp_path / "said", tmp_path / "complained"
+    with said.open("wb") as out, complained.open("wb") as err:  # no pipes: who is left behind would keep them open
+        done = subprocess.run([sys.executable, program], stdout=out, stderr=err, timeout=100)
+    pid, here = said.read_text(encoding="utf-8").split()
+    os.kill(int(pid), signal.SIGKILL)  # it was there to the end
+    assert here == "here"
+    assert done.returncode == 3
+    assert f"process {pid} cannot be ended" in complained.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan"), 1e9])
+def test_no_limit_is_no_limit(seconds: Any):
+    with pytest.raises(ValueError, match=r"--timeout \S+ must be a number of seconds above 0, at most 1000000"):
+        require_seconds("--timeout", seconds)
