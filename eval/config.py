@@ -10,6 +10,7 @@ from typing import Any
 
 from eval import answers, identity
 from eval.benchmarks import Benchmark, select_tasks
+from eval.child import require_seconds
 from eval.models import Protocol, protocol_for
 from eval.provenance import versions
 from eval.results import PARSERS, Parser
@@ -28,7 +29,8 @@ class RunConfig:
     per task. sampling: frames ("uniform:16"), None for the protocol's. device: "cpu", "cuda" (one GPU per process) or
     "auto" (one process over all GPUs). parser: whose reading of the raw answers counts. workers: processes that read
     videos ahead, for each that answers; 0 for none. timeout: seconds for one video, which then counts as unreadable;
-    without workers there is no limit. decoder, preprocess: how videos are read, None for the protocol's own. zero3: a
+    without workers there is no limit. stuck_after: seconds that a process that answers may say nothing, besides the
+    time for reading, until another one takes its place. decoder, preprocess: how videos are read, None for the protocol's own. zero3: a
     DeepSpeed configuration, to spread one model over all devices, see eval.zero3. batch_size: questions that are
     answered together, which may change the last bits of what the model computes. retry_failed: finished results in
     which questions failed count as unfinished.
@@ -48,6 +50,7 @@ class RunConfig:
     parser: Parser = "current"
     workers: int = 0
     timeout: float = 300.0
+    stuck_after: float = 3600.0
     decoder: str | None = None
     preprocess: str | None = None
     zero3: Path | None = None
@@ -77,8 +80,8 @@ class RunConfig:
             raise ValueError(f"--batch-size {self.batch_size} must be at least 1")
         if self.workers < 0:
             raise ValueError(f"--workers {self.workers} must be at least 0")
-        if not self.timeout > 0:
-            raise ValueError(f"--timeout {self.timeout} must be a positive number of seconds")
+        require_seconds("--timeout", self.timeout)
+        require_seconds("--stuck-after", self.stuck_after)
         if self.zero3 is not None:
             require_zero3(self.zero3, self.dtype, self.device)
         if self.data is not None:

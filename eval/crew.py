@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,9 @@ LIVES = 2
 FRUITLESS = 3
 """As many questions that lose a process, with no answer in between, are not at fault themselves."""
 PATIENCE = 5.0
-"""Seconds that a process has to end by itself."""
+"""Seconds that processes have to end by themselves."""
+DOWNLOADING = 86400.0
+"""Seconds that a process has to load a model that is no local directory."""
 
 
 class Unsuitable(Exception):
@@ -133,18 +136,39 @@ class Crew:
         while True:
             for member in self._members:
                 while len(member.jobs) < self._setup.ahead and (job := self._next(jobs)):
-                    member.give(job)
+                    member.give(job, self._setup.config.stuck_after)
             busy = [member for member in self._members if member.jobs]
             if not busy:
                 return
-            ready = set(wait([one for member in busy for one in member.signs]))
+            first = min(member.heard + self._limit(member)[0] for member in busy) - time.monotonic()
+            ready = set(wait([one for member in busy for one in member.signs], max(0.0, first)))
             for i, member in enumerate(self._members):
-                if member.jobs and not ready.isdisjoint(member.signs) and not self._listen(member, note):
+                if not member.jobs:
+                    continue
+                seconds, whose = self._limit(member)
+                if not ready.isdisjoint(member.signs):
+                    if not self._listen(member, note):
+                        self._members[i] = self._replace(member, note)
+                elif time.monotonic() > member.heard + seconds:  # it may have been stopped
+                    member.cause = f"it said nothing for {seconds:g} s, {whose}"
                     self._members[i] = self._replace(member, note)
 
     def close(self) -> None:
         for member in self._members:
-            member.dismiss()
+            member.leave()
+        deadline = time.monotonic() + PATIENCE
+        for member in self._members:
+            member.dismiss(max(0.0, deadline - time.monotonic()))
+
+    def _limit(self, member: _Member) -> tuple[float, str]:
+        """Seconds in which it has to say something, and whose they are."""
+        config = self._setup.config
+        if not member.ready:
+            local = Path(config.model).is_dir()
+            return (config.stuck_after, "--stuck-after") if local else (DOWNLOADING, "for the download of a model")
+        if config.workers:
+            return config.stuck_after + config.timeout * len(member.jobs[0].parts), "--stuck-after and --timeout"
+        return config.stuck_after, "--stuck-after"
 
     def _next(self, jobs: Iterator[Job]) -> Job | None:
         return self._again.popleft() if self._again else next(jobs, None)
@@ -154,6 +178,7 @@ class Crew:
         heard = member.hear()
         if heard is None:
             return False
+        member.heard = time.monotonic()
         kind, what = heard
         match kind:
             case "unsuitable":
@@ -181,6 +206,10 @@ class Crew:
         if not dead.ready:
             raise RuntimeError(f"{name} died before it was ready ({cause})")
         job, *others = dead.jobs
+        if not job.questions:
+            self._say(f"a process died ({cause}) after its last answer to a question; another one takes over")
+            self._again.extend(others)
+            return _Member(self._setup, dead.team, len(self._members))
         left = [(question.key, i) for question in job.questions for i in question.settings]
         if dead.seen:  # of the first batch that lacks answers, those under the first setting that lacks them
             batch = next(lacking for batch in dead.seen if (lacking := [pair for pair in batch if pair in left]))
@@ -215,7 +244,8 @@ class _Member:
 
     jobs: given and not done; the first is being worked on, and has lost the questions that are answered. ready: its
     model is loaded. seen: once the first job's video is encoded, its batches, of questions with settings. signs: ready
-    to be waited for when it speaks or dies.
+    to be waited for when it speaks or dies. heard: when it last said something or, if that was later, was given its
+    first job, on time.monotonic's clock.
     """
 
     def __init__(self, setup: Setup, team: Team, members: int):
@@ -224,6 +254,7 @@ class _Member:
         self.ready = False
         self.seen: list[list[tuple[Key, int]]] = []
         self.cause = ""
+        self.heard = time.monotonic()
         on_gpu = team[0] == "auto" or team[0].startswith("cuda")
         # A server that forks starts processes in no time, but its imports may have woken CUDA, which no fork survives.
         context = multiprocessing.get_context("spawn" if on_gpu else "forkserver")
@@ -243,24 +274,35 @@ class _Member:
     def hear(self) -> tuple[str, Any] | None:
         """What one of them has to say, None where it is only that it is dead."""
         try:
-            return next((child.connection.recv() for child in self._children if child.connection.poll()), None)
+            return next((child.hear() for child in self._children if child.connection.poll()), None)
         except (EOFError, ConnectionError):
             return None
 
-    def give(self, job: Job) -> None:
+    def give(self, job: Job, seconds: float) -> None:
+        """seconds: in which it has to take it; much text has to wait for it to read what it was given before."""
+        if not self.jobs and self.ready:
+            self.heard = time.monotonic()
         self.jobs.append(job)
         with suppress(ConnectionError):  # if one is dead, `signs` will tell
             for child in self._children:
-                child.connection.send(job)
+                with child.hurried(seconds):
+                    child.connection.send(job)
 
     def answered(self, setting: int, sample: Sample) -> None:
         self.jobs[0] = self.jobs[0].left(
             lambda one: tuple(i for i in one.settings if (one.key, i) != (sample.key, setting))
         )
 
-    def dismiss(self) -> None:
+    def leave(self) -> None:
+        """Tell it that the run is over."""
         for child in self._children:
-            child.dismiss(PATIENCE)
+            child.connection.close()
+
+    def dismiss(self, seconds: float) -> None:
+        """Wait for so long, then kill it."""
+        deadline = time.monotonic() + seconds
+        for child in self._children:
+            child.dismiss(max(0.0, deadline - time.monotonic()))
 
     def end(self) -> str:
         """Kill it; returns what it had died of, if it had."""

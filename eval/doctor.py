@@ -28,9 +28,10 @@ from rich.table import Table
 from eval import canary
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
+from eval.child import Child, require_seconds
 from eval.files import prepare_json, write_json, write_whole
 from eval.questions import HEAD, Problem, Questions, check_questions, disguise, files_of, look_into
-from llava.video import FrameSampling, VideoError, open_video
+from llava.video import FrameSampling, VideoError, open_video, sample_video
 from llava.video.against_decord import against_decord, why_in_doubt
 from llava.video.exact import ExactVideo
 
@@ -84,8 +85,7 @@ def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
     FrameSampling.parse(arguments.sampling)  # ValueError for a bad one
     if arguments.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {arguments.workers}")
-    if not arguments.timeout > 0:
-        raise ValueError(f"--timeout must be a positive number of seconds, not {arguments.timeout}")
+    require_seconds("--timeout", arguments.timeout)
     if (file := arguments.checksums) and not file.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no directory {file.parent} to write {file.name} in")
     prepare_json(arguments.json)
@@ -193,7 +193,7 @@ def check_video(path: Path, frames: int, checksum: bool, sampling: FrameSampling
             if cause := disguise(head) or (head and not head.translate(None, TEXT) and "is text, not a video"):
                 return Finding("broken", cause)
         with open_video(path) as video:
-            video.sample(FrameSampling("uniform", frames).indices)
+            video.sample(FrameSampling("uniform", frames).distinct)
             misread = misread_by_decord(path, video, sampling, patience) if isinstance(video, ExactVideo) else ""
         return Finding("ok", sha256=sha256(path) if checksum else None, misread=misread)
     except VideoError as error:
@@ -206,11 +206,11 @@ def misread_by_decord(path: Path, video: ExactVideo, sampling: FrameSampling, pa
     """In how many of the sampled frames raw decord errs, and why; "" where in none."""
     if why_in_doubt(video) is None:
         return ""
-    _, frames = video.sample(sampling.indices)
-    against = against_decord(str(path), video, sampling.indices, frames, patience)
+    sampled = sample_video(video, sampling)
+    against = against_decord(str(path), video, sampling.indices, sampled.distinct, sampled.rows, patience)
     if against.differ is None:
         return against.why
-    return f"{against.differ} of {len(frames)} frames differ; {against.why}" if against.differ else ""
+    return f"{against.differ} of {len(sampled.rows)} frames differ; {against.why}" if against.differ else ""
 
 
 def sha256(path: Path) -> str:
@@ -233,58 +233,46 @@ def check_videos(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "eval.doctor", "av"])
     waiting = deque(videos)
-    running: dict[Connection, _Check] = {}
+    running: list[_Check] = []
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 path = waiting.popleft()
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_report, args=(theirs, check, path), daemon=True)
-                process.start()
-                theirs.close()  # so that the end of the process ends the pipe
-                running[ours] = _Check(path, process, time.monotonic() + timeout)
-            first = min(current.deadline for current in running.values())
-            wait(running, max(0.0, first - time.monotonic()))
-            for connection, current in list(running.items()):
-                if connection.poll():  # a finding, or the end of the process
-                    finding = _receive(connection, current.process)
+                child = Child.start(context, _report, check, path, daemon=True)
+                running.append(_Check(path, child, time.monotonic() + timeout))
+            first = min(current.deadline for current in running)
+            wait([current.child.connection for current in running], max(0.0, first - time.monotonic()))
+            for current in list(running):
+                if current.child.connection.poll():  # a finding, or the end of the process
+                    finding = current.finding()
                 elif time.monotonic() > current.deadline:
                     finding = Finding("broken", f"does not decode within {timeout:g} s")
                 else:
                     continue
-                del running[connection]
-                current.end(connection)
+                running.remove(current)
+                current.child.dismiss(0.0)
                 yield current.path, finding
     finally:  # also where the caller stops early
-        for connection, current in running.items():
-            current.end(connection)
+        for current in running:
+            current.child.dismiss(0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Check:
     path: Path
-    process: Any  # the fork server's kind of multiprocessing.Process
+    child: Child
     deadline: float  # on time.monotonic's clock
 
-    def end(self, connection: Connection) -> None:
-        connection.close()
-        self.process.kill()
-        self.process.join()
+    def finding(self) -> Finding:
+        try:
+            return self.child.hear()
+        except (EOFError, OSError):  # OSError where it died in the middle of its report
+            return Finding("broken", f"the process that decoded it died ({self.child.end()})")
 
 
 def _report(connection: Connection, check: Callable[[Path], Finding], path: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends it
     connection.send(check(path))
-
-
-def _receive(connection: Connection, process: Any) -> Finding:
-    try:
-        return connection.recv()
-    except (EOFError, OSError):  # OSError where it died in the middle of its report
-        process.join()
-        code = process.exitcode
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return Finding("broken", f"the process that decoded it died ({how})")
 
 
 # Checksums, in sha256sum's format

@@ -57,6 +57,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zero3-config", type=Path, help="for --engine deepspeed; scripts/zero3.json if unset")
     parser.add_argument("--retry-failed", action="store_true", help="of finished results, ask what failed again")
     parser.add_argument("--timeout", default=300.0, type=float, help="seconds for one video, with workers")
+    parser.add_argument(
+        "--stuck-after",
+        default=3600.0,
+        type=float,
+        help="seconds after which a process that answers, one of several or on a GPU, and says nothing is replaced",
+    )
 
 
 def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
@@ -85,6 +91,7 @@ def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
         parser=arguments.parser,
         workers=arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
         timeout=arguments.timeout,
+        stuck_after=arguments.stuck_after,
         decoder=arguments.decoder,
         batch_size=arguments.batch_size,
         preprocess=arguments.preprocess,

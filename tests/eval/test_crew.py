@@ -27,6 +27,8 @@ class Doing:
             raise ValueError("no such model")
         if device == "stillborn":
             os._exit(9)
+        if device == "unready":
+            os.kill(os.getpid(), signal.SIGSTOP)
         self.device, self.batch = device, batch
 
     def plan(self, job: Job) -> None:
@@ -48,6 +50,8 @@ class Doing:
                 for one in those:
                     made = Sample(*one.key, videos[one.key], str(os.getpid()), self.device, None, 1, 1.0, 1, 1, {})
                     yield setting, made
+        for part in job.parts:
+            self.do("end", part.video)
 
     def do(self, stage: str, video: str) -> None:
         """`crash:see` has the process crash when it sees, `crash:1` at question 1, `crash:1.0` at question 1 under
@@ -66,6 +70,8 @@ class Doing:
             raise KeyError("a mistake")
         if what in ("crash", "once"):
             os.kill(os.getpid(), signal.SIGSEGV)
+        if what == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def close(self) -> None:
         pass
@@ -77,8 +83,8 @@ class DoingSetup(Setup):
         return Doing(device, self.config.batch_size)
 
 
-def setup(batch: int) -> Setup:
-    config = RunConfig(model="", tasks="", compressor="", output=Path(), batch_size=batch)
+def setup(batch: int = 1, model: str = "no-directory", **more: Any) -> Setup:
+    config = RunConfig(model=model, tasks="", compressor="", output=Path(), batch_size=batch, **more)
     return DoingSetup(config, protocol=None, specs=("none", "vidcom2"))  # type: ignore[arg-type]
 
 
@@ -159,6 +165,31 @@ def test_one_question_that_dies_under_every_setting_does_not_end_the_run(crew, t
     fine = Question(("fine:a", 0), "", {}, (0, 1, 2, 3))
     got = answered(crew, [Job((Part(str(tmp_path / q.key[0]), (q,)),)) for q in (one, fine)])
     assert {key for key, sample in got.items() if sample.error} == {("crash:0", 0, setting) for setting in range(4)}
+
+
+@pytest.mark.parametrize("crew", [("cpu:a",)], indirect=True)
+def test_a_death_after_the_last_answer_costs_nothing(crew, tmp_path):
+    got = answered(crew, jobs(tmp_path, "fine:a", "crash:end", "fine:b"))
+    assert not any(sample.error for sample in got.values())
+    assert crew.said == ["a process died (SIGSEGV) after its last answer to a question; another one takes over"]
+
+
+def test_a_stopped_process_costs_one_question(tmp_path):
+    crew = Crew(setup(stuck_after=4.0), [("cpu:a",), ("cpu:b",)], lambda line: None)
+    try:
+        got = answered(crew, jobs(tmp_path, "fine:a", "stop:1.0", "fine:b", "fine:c"))
+    finally:
+        crew.close()
+    failed = {key: sample.error for key, sample in got.items() if sample.error}
+    assert set(failed) == {("stop:1.0", 1, 0)}
+    assert "died 2 times, at last of: it said nothing for 4 s, --stuck-after" in str(failed["stop:1.0", 1, 0])
+
+
+def test_a_process_that_is_stopped_while_it_loads(tmp_path):
+    crew = Crew(setup(stuck_after=2.0, model=str(tmp_path)), [("unready",)], lambda line: None)
+    with pytest.raises(RuntimeError, match=r"died before it was ready \(it said nothing for 2 s, --stuck-after\)"):
+        answered(crew, jobs(tmp_path, "fine:a"))
+    crew.close()
 
 
 @pytest.mark.parametrize("crew", [("cpu:a", "cpu:b", 4)], indirect=True)
