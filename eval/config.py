@@ -25,15 +25,15 @@ from vidcom2 import compressor
 class RunConfig:
     """Everything one run depends on.
 
-    compressor: a spec ("vidcom2@0.25", "none"). data: local benchmark directory, None for the hub. limit: questions
-    per task. sampling: frames ("uniform:16"), None for the protocol's. device: "cpu", "cuda" (one GPU per process) or
+    compressor: a spec ("vidcom2@0.25", "none"). data: local benchmark directory, None for the hub. limit: questions per
+    task. sampling: frames ("uniform:16"), None for the protocol's. device: "cpu", "cuda" (one GPU per process) or
     "auto" (one process over all GPUs). parser: whose reading of the raw answers counts. workers: processes that read
     videos ahead, for each that answers; 0 for none. timeout: seconds for one video, which then counts as unreadable;
     without workers there is no limit. stuck_after: seconds that a process that answers may say nothing, besides the
-    time for reading, until another one takes its place. decoder, preprocess: how videos are read, None for the protocol's own. zero3: a
-    DeepSpeed configuration, to spread one model over all devices, see eval.zero3. batch_size: questions that are
-    answered together, which may change the last bits of what the model computes. retry_failed: finished results in
-    which questions failed count as unfinished.
+    time for reading, until another one takes its place. decoder, preprocess: how videos are read, None for the
+    protocol's own. zero3: a DeepSpeed configuration, to spread one model over all devices, see eval.zero3. batch_size:
+    questions that are answered together, which may change the last bits of what the model computes. retry_failed:
+    finished results in which questions failed count as unfinished.
     """
 
     model: str

@@ -31,7 +31,7 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
         if type(thing) is not torch.Tensor or thing.device.type != "cpu" or not thing.numel():
             return NotImplemented
-        data = thing.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        data = thing.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
         return _tensor, (pickle.PickleBuffer(data), thing.dtype, thing.shape)
 
 
