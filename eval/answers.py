@@ -85,7 +85,7 @@ class Answers:
     @contextmanager
     def open(self) -> Iterator[None]:
         """While open, samples can be added."""
-        with self._path.open("a") as self._file:
+        with self._path.open("a", encoding="utf-8") as self._file:
             yield
 
     def ask(self, key: Key, asked: str, video: str) -> bool:
@@ -125,7 +125,7 @@ def reserved(directory: Path) -> Iterator[None]:
     """Keep other runs out of the directory; OutputInUse where one is in it. The system lets go when a process ends,
     however it does. Where the file system knows no locks, nobody is kept out.
     """
-    with (directory / ".lock").open("a") as lock:
+    with (directory / ".lock").open("a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -149,7 +149,7 @@ def require_same(directory: Path, settings: dict[str, Any], finished: bool = Fal
     if not noted.exists() or not (answered or (directory / "results.json").exists()):
         return []
     try:
-        before, now = json.loads(noted.read_text()), json.loads(json.dumps(settings))
+        before, now = json.loads(noted.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
         if not isinstance(before, dict):
             raise ValueError("it is no JSON object")
     except ValueError as error:
@@ -200,7 +200,9 @@ def _read(path: Path) -> Iterator[Sample]:
     """The file's samples, less those on damaged lines, which are asked again. The last line may have been cut off when
     the run was killed; of others, standard error tells."""
     if path.exists():
-        for number, line in enumerate(path.read_text(errors="replace").splitlines(keepends=True), start=1):
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), start=1
+        ):
             if line.endswith("\n"):
                 try:
                     yield Sample(**json.loads(line))

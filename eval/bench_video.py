@@ -255,7 +255,7 @@ def _growth(video: str, sampling: FrameSampling, reader: str) -> float:
 
 def _peak() -> float:
     """MiB of this process's memory at its peak; getrusage's would be that of the process that started it."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 

@@ -6,11 +6,13 @@ Environment variables are read here and in eval/flags.py, nowhere else.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from eval.answers import OutputInUse
 from eval.bench import add_bench
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_report(commands)
     add_bench(commands)
     add_efficiency(commands)
+    print_anything(sys.stdout)
     arguments = parser.parse_args(argv)
     try:
         try:
@@ -61,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; an evaluation keeps its answers, and goes on when it is started again", file=sys.stderr)
         return INTERRUPTED
+
+
+def print_anything(stream: Any) -> None:
+    """Have a stream write what its encoding lacks as escapes; a terminal need not be UTF-8."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def failed(error: Exception) -> int:

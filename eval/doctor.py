@@ -281,7 +281,7 @@ def _report(connection: Connection, check: Callable[[Path], Finding], path: Path
 def read_checksums(file: Path) -> dict[str, str]:
     """sha256 by path below DATA; none where the file does not exist. ValueError for a line of another format."""
     sums = {}
-    for number, line in enumerate(file.read_text().splitlines() if file.exists() else (), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else (), start=1):
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if not match:
             raise ValueError(f"{file} line {number} is {line!r}, not a sha256 sum, two spaces and a path")
@@ -393,9 +393,11 @@ def _declared(benchmark: Benchmark, name: str) -> dict[str, Any]:
     assert spec is not None
     assert spec.origin is not None
     folder = Path(spec.origin).parent / "tasks" / benchmark.folder
-    configs = (yaml.load(file.read_text(), Loader) for file in sorted(folder.glob("*.yaml")))
+    configs = (yaml.load(file.read_text(encoding="utf-8"), Loader) for file in sorted(folder.glob("*.yaml")))
     config = next(config for config in configs if config.get("task") == name)
-    included = yaml.load((folder / config["include"]).read_text(), Loader) if "include" in config else {}
+    included = (
+        yaml.load((folder / config["include"]).read_text(encoding="utf-8"), Loader) if "include" in config else {}
+    )
     return {**included, **config}
 
 

@@ -168,7 +168,7 @@ def training_curve(reports: Path, path: Path) -> tuple[Path, Path]:
     reports: its curve.jsonl. Drawn are the accuracies on held-out scenes over the steps: every task in words, and
     overall in words and in letters. Grey lines part the lessons.
     """
-    entries = [json.loads(line) for line in reports.read_text().splitlines()]
+    entries = [json.loads(line) for line in reports.read_text(encoding="utf-8").splitlines()]
     examined = [entry for entry in entries if "word" in entry]
     if not examined:
         raise ValueError(f"{reports} has no accuracies yet: they are reported after the lesson in vision")

@@ -12,7 +12,8 @@ from typing import Any
 def write_whole(path: Path, text: str) -> None:
     """The file appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    # Names of files may hold bytes that are no text; JSON writes those as Python does.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)
 
 

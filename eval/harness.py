@@ -32,7 +32,7 @@ def harness_log(file: Path) -> Iterator[None]:
     terminal = sys.stderr
     logger.remove()
     logger.add(terminal, level="ERROR")
-    with file.open("a") as log, redirect_stderr(log):
+    with file.open("a", encoding="utf-8") as log, redirect_stderr(log):
         logger.add(log, level="INFO")
         try:
             yield

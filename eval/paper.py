@@ -163,7 +163,7 @@ def paper_table(name: str) -> PaperTable:
     """By its key in TITLES; ValueError for another."""
     if name not in TITLES:
         raise ValueError(f"{name!r} is none of the tables {', '.join(TITLES)}")
-    published = json.loads(Path(__file__).with_name("published.json").read_text())
+    published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     if name == "2":
         parts = tuple(Part(*model, _compared(published["table2"][model[0]])) for model in (ONEVISION, LLAVA_VIDEO))
     elif name == "3":

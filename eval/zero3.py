@@ -35,7 +35,7 @@ def read_config(file: Path, dtype: str) -> dict[str, Any]:
     """
     resolve_dtype(dtype)
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise OSError(f"--zero3-config {file} cannot be read: {error}") from error
     except json.JSONDecodeError as error:

@@ -63,7 +63,7 @@ def make_mvbench(root: Path, tasks: Sequence[str] = tuple(MVBENCH_FOLDERS), per_
             video = f"{task}_{number}.mp4"  # several tasks share a folder
             write_video(folder / video, render(scene), FPS)
             docs.append({"video": video, **ask(scene, rng)})
-        (root / "json" / f"{task}.json").write_text(json.dumps(docs, indent=2) + "\n")
+        (root / "json" / f"{task}.json").write_text(json.dumps(docs, indent=2) + "\n", encoding="utf-8")
     return root
 
 

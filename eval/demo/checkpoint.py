@@ -270,7 +270,7 @@ def _write_tokenizer(path: Path) -> None:
         return {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 
     _write_json(path / "vocab.json", BYTE_TOKENS)
-    (path / "merges.txt").write_text("#version: 0.2\n")
+    (path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     _write_json(path / "added_tokens.json", SPECIAL_TOKENS)
     _write_json(
         path / "special_tokens_map.json",

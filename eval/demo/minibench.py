@@ -217,4 +217,4 @@ def save(path: Path, units: np.ndarray, duration: str, zoom: int = ZOOM) -> None
 
 def write_json(path: Path, docs: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(docs, indent=1) + "\n")
+    path.write_text(json.dumps(docs, indent=1) + "\n", encoding="utf-8")

@@ -155,7 +155,7 @@ def build_model(root: Path, tokenizer: PreTrainedTokenizerFast, seed: int, layer
         "vision_use_head": False,
     }
     (root / "vision_tower").mkdir(parents=True, exist_ok=True)
-    (root / "vision_tower" / "config.json").write_text(json.dumps(tower, indent=2) + "\n")
+    (root / "vision_tower" / "config.json").write_text(json.dumps(tower, indent=2) + "\n", encoding="utf-8")
     fields: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": WIDTH,
@@ -576,7 +576,7 @@ class Training:
         return scores
 
     def report(self, **entry: Any) -> None:
-        with (self.output / "curve.jsonl").open("a") as file:
+        with (self.output / "curve.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**entry, "seconds": round(time.monotonic() - self.begin)}) + "\n")
 
     def save(self) -> None:

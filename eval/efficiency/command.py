@@ -280,7 +280,7 @@ def described(video: Path, made: bool) -> str:
 def load(file: Path) -> dict[str, Any]:
     """ValueError for a file that this command did not write."""
     try:
-        raw = json.loads(file.read_text())
+        raw = json.loads(file.read_text(encoding="utf-8"))
         version = raw["version"]
         found = [Measured.from_json(line) for line in raw["measured"]]
     except (ValueError, KeyError, TypeError) as error:

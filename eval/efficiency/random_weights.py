@@ -166,7 +166,7 @@ def write_files(source: str, root: Path) -> Path:
 def parse(file: Path) -> dict[str, Any]:
     """ValueError for a file that is no config of a family that can be measured."""
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"--random-weights {file} is no JSON: {error}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -205,7 +205,7 @@ def write_processor(path: Path, kind: str, vision: dict[str, Any], tokenizer: Pr
 
 
 def write(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n")
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def random_model(

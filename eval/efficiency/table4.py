@@ -106,7 +106,7 @@ COLUMNS = (
 
 def rows() -> list[Row]:
     """The published ones, dense first."""
-    published = json.loads((Path(__file__).parents[1] / "published.json").read_text())["table4"]["rows"]
+    published = json.loads((Path(__file__).parents[1] / "published.json").read_text(encoding="utf-8"))["table4"]["rows"]
     result = []
     for entry in published:
         method, retention = entry["method"], float(entry["retention"])

@@ -239,11 +239,11 @@ def test_a_process_that_dies_costs_nothing_but_itself(onevision, mvbench, tasks,
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
 
 
 def command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text()
+    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
 
 
 def test_an_interrupted_run_of_other_settings_is_not_continued(onevision, mvbench, tmp_path, capsys):

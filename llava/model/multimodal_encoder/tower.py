@@ -121,7 +121,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
             continue
         if not name.endswith(".index.json"):
             return _read(file)
-        shards = sorted(set(json.loads(Path(file).read_text())["weight_map"].values()))
+        shards = sorted(set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values()))
         return {k: v for shard in shards for k, v in _read(cached_file(source, shard)).items()}
     raise OSError(f"vision tower {source!r} has none of {', '.join(WEIGHT_FILES)}")
 
