@@ -27,7 +27,7 @@ from eval.bench_tower import add_tower
 from eval.bench_video import add_decode, add_preprocess
 from eval.files import prepare_json, write_json
 from eval.reference_operator import slow_reference
-from eval.rounds import bench_device, in_turns, machine, require_repeats
+from eval.rounds import bench_device, in_turns, machine, require_repeats, with_mark
 from llava.model.builder import resolve_dtype
 from vidcom2 import VidCom2
 
@@ -240,5 +240,5 @@ def print_results(console: Console, results: list[Measured], title: str) -> None
                 end_section=line == list(result.milliseconds)[-1],
             )
     console.print(table)
-    for note in NOTES:
+    for note in with_mark(NOTES):
         console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from rich.console import Console
 from eval.answering import Answering, Part, Question, jobs_of
 from eval.answers import Key, Sample
 from eval.bench_video import add_benchmark, new_table, show
+from eval.cores import suit_threads
 from eval.crew import Alone, fitting, loading
 from eval.demo.minibench import DURATIONS, HELD_OUT, ZOOM, questions, save
 from eval.demo.show import MODEL
@@ -109,6 +110,8 @@ def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
             flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
             with loading(flag):
                 engine = make(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)
+            if device.type == "cpu":
+                suit_threads(engine.model)
             videos = list(write_videos(Path(folder), arguments.videos, arguments.duration, arguments.zoom))
             with fitting(flag):
                 working = {way: stack.enter_context(closing(alone(engine, way, arguments.compressor))) for way in ways}

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.files import prepare_json, write_json
-from eval.rounds import bench_device, in_turns, machine, require_repeats
+from eval.rounds import bench_device, in_turns, machine, require_repeats, with_mark
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 from llava.video import FrameSampling, open_video, read_video, require
@@ -135,7 +135,8 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
                 )
                 table.add_row(str(result["seconds"]), name, *cells)
             table.add_section()
-        show(console, table, (*DECODE_NOTES, *(f"{name}: not measured. {cause}" for name, cause in missing.items())))
+        missed = (f"{name}: not measured. {cause}" for name, cause in missing.items())
+        show(console, table, with_mark([*DECODE_NOTES, *missed]))
         if arguments.json is not None:
             packages = {package: installed(package) for package in ("decord", "torchcodec", "av")}
             source = arguments.source.name if arguments.source else None
@@ -172,7 +173,7 @@ def prepare_preprocess(arguments: argparse.Namespace) -> Callable[[], int]:
                 cells = (f"{line['median_ms']:.1f}", f"{line['frames_per_second']:.1f}", str(line["max"]))
                 table.add_row(result["size"], name, *cells, f"{line['differ_percent']:.3f} %")
             table.add_section()
-        show(Console(), table, PREPROCESS_NOTES)
+        show(Console(), table, with_mark(PREPROCESS_NOTES))
         if arguments.json is not None:
             settings = {"frames": arguments.frames, "tower": arguments.tower, "repeats": repeats}
             notes = {"notes": PREPROCESS_NOTES, "packages": {"pillow": installed("pillow")}}

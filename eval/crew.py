@@ -27,6 +27,7 @@ from eval.answering import Answering, Job
 from eval.answers import Key, Sample
 from eval.child import Child
 from eval.config import RunConfig
+from eval.cores import suit_threads
 from eval.models import Protocol, load_engine
 from eval.place import Team
 
@@ -78,6 +79,8 @@ class Setup:
         flag, together = f"--model {config.model}", config.zero3 is not None
         with loading(flag):
             engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
+        if device == "cpu":
+            suit_threads(engine.model)
         with fitting(flag):
             return Answering(engine, self.specs, config.workers, config.timeout, config.batch_size, together)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from eval.cores import Waiting, mark
 from eval.provenance import provenance
 from eval.timing import moment, seconds_between
 
@@ -35,6 +36,12 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
     return round(1000 * seconds_between(begin, moment(device)), 4)
 
 
+def with_mark(notes: Sequence[str]) -> tuple[str, ...]:
+    """The notes below a table of times, the first of which says so if the machine was loaded."""
+    loaded = mark(Waiting(ever=True).share)
+    return (*([loaded] if loaded else []), *notes)
+
+
 def bench_device(name: str | None) -> torch.device:
     """What --device names, or the GPU where there is one; ValueError for a GPU that there is not."""
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -58,4 +65,5 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg(),
+        "waited_for_cpu": Waiting(ever=True).share,
     }

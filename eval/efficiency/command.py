@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from eval.cores import Waiting, suit_threads
 from eval.crew import loading
 from eval.efficiency import table4
 from eval.efficiency.measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
 from eval.efficiency.random_weights import PRESETS, random_engine, random_model, write_files
 from eval.efficiency.report import entry, figures, markdown
 from eval.engine import Unanswerable
-from eval.files import prepare_json, write_json, write_whole
+from eval.files import prepare_directory, prepare_json, write_json, write_whole
 from eval.models import Protocol, load_engine, protocol_for
 from eval.models.qwen import QwenProtocol, Reader
 from eval.paper import ONEVISION
@@ -110,7 +111,7 @@ class Plan:
 
 def prepare_efficiency(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything before the model is loaded; returns what measures, prints and writes."""
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    prepare_directory("--output", arguments.output)
     if arguments.render is not None:
         raw = load(arguments.render)
         return lambda: write(raw, arguments.output, arguments.table4)
@@ -243,8 +244,12 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     else:
         with loading(f"--model {plan.model}"):
             engine = load_engine(plan.model, plan.protocol, device, plan.dtype, plan.attention)
+    if device == "cpu":
+        suit_threads(engine.model)
     question = Question(str(video), plan.question, plan.new_tokens)
+    waiting = Waiting()
     measured, orders = measure(engine, plan.settings, question, plan.rounds, plan.warmup, plan.seed)
+    waited = waiting.share
     origin = provenance()
     del origin["command"]  # which names this machine's directories; what it said is below
     return {
@@ -258,6 +263,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if plan.device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg(),
+        "waited_for_cpu": waited,
         "video": described(video, made=plan.video is None),
         "question": plan.question,
         "new_tokens": plan.new_tokens,

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from eval.cores import marks
 from eval.efficiency.measure import DEFINITIONS, SPANS, STEPS, Measured
 from eval.figures import growth_curves, latency_breakdown
 from eval.files import markdown_table
@@ -151,11 +152,12 @@ def growth_rows(every: Sequence[Measured]) -> Rows:
 
 
 def how(raw: Mapping[str, Any]) -> list[str]:
-    """How it was measured."""
+    """How it was measured, and whether that is worth anything."""
     origin = raw["provenance"]
     weights = "random weights" if raw["random_weights"] else "a checkpoint"
     versions = ", ".join(f"{package} {origin['versions'][package]}" for package in ("torch", "transformers"))
     return [
+        *([loaded] if (loaded := marks(raw)) else []),
         f"model: {raw['model']}, {weights}, {raw['parameters']:,} parameters, {raw['dtype']}, attention "
         f"{raw['measured'][0]['setting']['attention']} where no other is named",
         f"device: {raw['device']}, {raw['threads']} CPU threads, load average {raw['load_average'][0]:.1f} at the end",
@@ -181,7 +183,7 @@ def figures(raw: Mapping[str, Any], output: Path) -> list[Path]:
     bars = {
         label: {step: line.median(step) for step in STEPS} for label, line in zip(labels(every), every, strict=True)
     }
-    title = f"{raw['model']}, {raw['device']}, {raw['dtype']}"
+    title = f"{raw['model']}, {raw['device']}, {raw['dtype']}" + (", LOADED MACHINE" if marks(raw) else "")
     files = list(latency_breakdown(bars, output / "breakdown", title))
     if groups := dict(by_frames(every)):
         amounts: dict[str, Callable[[Measured], float]] = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.cores import marks
 from eval.efficiency.measure import Measured, Setting
 from eval.efficiency.report import change, dense_of, how
 from eval.files import markdown_table
@@ -238,6 +239,7 @@ def latex(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
 def comma_separated(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
     """One line for each method and column, at full precision, with how it was measured."""
     origin = raw["provenance"]
+    device = raw["device"] + (", LOADED MACHINE" if marks(raw) else "")
     text = io.StringIO()
     names = [
         *("table", "method", "spec", "attention", "column", "published", "measured", "difference", "visual tokens"),
@@ -248,7 +250,14 @@ def comma_separated(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
     for line in found:
         done = line.measured
         made = [
-            *(raw["model"], raw["random_weights"], raw["device"], raw["dtype"], raw["new_tokens"], raw["rounds"]),
+            *(
+                raw["model"],
+                raw["random_weights"],
+                device,
+                raw["dtype"],
+                raw["new_tokens"],
+                raw["rounds"],
+            ),
             *(origin["date"], origin["git_commit"]),
         ]
         for name, cell in line.cells.items():
