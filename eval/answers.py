@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.engine import Answer
-from eval.files import write_json, write_whole
+from eval.files import write_json, write_whole, writing
 from eval.identity import differences
 
 # Stands for the answer to a video that could not be read. No option letter can be parsed from it, and it is not
@@ -85,8 +85,13 @@ class Answers:
     @contextmanager
     def open(self) -> Iterator[None]:
         """While open, samples can be added."""
-        with self._path.open("a", encoding="utf-8") as self._file:
+        with writing(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+        try:
             yield
+        finally:
+            with writing(self._path):
+                self._file.close()
 
     def ask(self, key: Key, asked: str, video: str) -> bool:
         """Take note of a question of this run; is there an answer to it already? asked: see `Sample`."""
@@ -112,8 +117,9 @@ class Answers:
         """Of a question that `ask` noted."""
         sample = replace(sample, asked=self._asked[sample.key])
         self.samples[sample.key] = sample
-        self._file.write(json.dumps(asdict(sample)) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(asdict(sample)) + "\n")
+            self._file.flush()
 
 
 class OutputInUse(Exception):

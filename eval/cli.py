@@ -22,6 +22,7 @@ from eval.compare import add_compare
 from eval.crew import Unsuitable
 from eval.doctor import add_doctor
 from eval.efficiency.command import add_efficiency
+from eval.files import NO_ROOM, Unwritable
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
 from eval.frame_drop import add_frame_drop
 from eval.place import Place
@@ -59,8 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, OSError, ImportError) as error:
             return failed(error)
         return start()
-    except (OutputInUse, CanaryError, Unsuitable, NoQuestions) as error:
+    except (OutputInUse, CanaryError, Unsuitable, NoQuestions, Unwritable) as error:
         return failed(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return failed(Unwritable(error.filename or "a temporary file or a cache", error))
     except KeyboardInterrupt:
         print("interrupted; an evaluation keeps its answers, and goes on when it is started again", file=sys.stderr)
         return INTERRUPTED

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from eval import answers, identity
 from eval.benchmarks import Benchmark, select_tasks
 from eval.child import require_seconds
+from eval.files import prepare_directory
 from eval.models import Protocol, protocol_for
 from eval.provenance import versions
 from eval.results import PARSERS, Parser
@@ -89,12 +89,7 @@ class RunConfig:
         if self.done:
             self._check_finished(protocol, tasks)
             return
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self.output) as probe:
-                probe.write(bytes(2**20))  # a full disk is found out now, not after hours
-        except OSError as error:
-            raise OSError(f"--output {self.output} cannot be written: {error}") from error
+        prepare_directory("--output", self.output)
         if not self.overwrite:
             answers.require_same(self.output, self.settings(protocol))
 

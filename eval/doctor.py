@@ -29,7 +29,7 @@ from eval import canary
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
 from eval.child import Child, require_seconds
-from eval.files import prepare_json, write_json, write_whole
+from eval.files import prepare_file, prepare_json, write_json, write_whole
 from eval.questions import HEAD, Problem, Questions, check_questions, disguise, files_of, look_into
 from llava.video import FrameSampling, VideoError, open_video, sample_video
 from llava.video.against_decord import against_decord, why_in_doubt
@@ -88,6 +88,8 @@ def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
     require_seconds("--timeout", arguments.timeout)
     if (file := arguments.checksums) and not file.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no directory {file.parent} to write {file.name} in")
+    if file:
+        prepare_file("--checksums", file)
     prepare_json(arguments.json)
     known = read_checksums(arguments.checksums) if arguments.checksums else None
     return partial(run_doctor, benchmark, names, arguments, known)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from eval.demo.world import TASKS
+from eval.files import writing
 from eval.runs import Run
 from eval.stats import accuracy, bootstrap_interval
 
@@ -266,6 +267,8 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
     """path: without ending. The same figure gives the same bytes."""
     png, pdf = (path.with_name(path.name + ending) for ending in (".png", ".pdf"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png)
-    figure.savefig(pdf, metadata={"CreationDate": None})
+    with writing(png):
+        figure.savefig(png)
+    with writing(pdf):
+        figure.savefig(pdf, metadata={"CreationDate": None})
     return png, pdf

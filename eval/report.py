@@ -20,7 +20,7 @@ from rich.progress import track
 
 from eval.compare import differing_settings, pair
 from eval.figures import Point, accuracy_retention, point
-from eval.files import write_whole
+from eval.files import prepare_file, write_whole
 from eval.results import Line, notes
 from eval.runs import Run, load_run
 from eval.sweep import Rows, side_by_side
@@ -53,9 +53,7 @@ def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--frames {arguments.frames} must not be negative; 0 shows none")
     runs = load_runs(arguments.runs)
     output: Path = arguments.output
-    if output.is_dir():
-        raise IsADirectoryError(f"--output {output} is a directory: name a file, such as {output / 'report.html'}")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    prepare_file("--output", output)
 
     def finish() -> int:
         write_whole(output, report(runs, arguments.samples, arguments.frames))

@@ -19,7 +19,7 @@ from rich.console import Console
 from eval.benchmarks import BENCHMARKS
 from eval.compare import NOT_PROTOCOL, pair
 from eval.figures import Share, beside_published
-from eval.files import markdown_table, write_whole
+from eval.files import markdown_table, prepare_directory, write_whole
 from eval.flags import add_flags, run_config, status
 from eval.models import protocol_for
 from eval.paper import TITLES, Column, PaperTable, Part, Row, average_pct, next_below, paper_table
@@ -113,7 +113,7 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
     parser = arguments.parser
     if parser not in PARSERS:
         raise ValueError(f"--parser {parser!r} is unknown; there are {', '.join(PARSERS)}")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    prepare_directory("--output", arguments.output)
     render(table, arguments.runs, parser)  # finds out now what is wrong with runs that are there already
     if arguments.render_only:
         return lambda: write(table, arguments.runs, arguments.output, parser)

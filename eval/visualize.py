@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from eval.crew import fitting, loading
 from eval.engine import Engine, Unanswerable
 from eval.figures import COLOURS, save
+from eval.files import prepare_directory
 from eval.models import load_engine, protocol_for
 from eval.models.llava import LlavaEngine
 from eval.models.qwen import QwenEngine
@@ -82,7 +83,7 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
     except VideoError as error:
         raise ValueError(str(error)) from error
     output = arguments.output or Path("outputs/visualize") / arguments.video.stem
-    output.mkdir(parents=True, exist_ok=True)
+    prepare_directory("--output", output)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "float32" if device == "cpu" else protocol.default_dtype
 

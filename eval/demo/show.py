@@ -11,6 +11,7 @@ from eval.benchmarks import Benchmark
 from eval.config import RunConfig
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS, UNITS
+from eval.files import prepare_directory
 from eval.place import Place
 from eval.sweep import Sweep, canonical, folder
 
@@ -48,7 +49,7 @@ def show(benchmark: Benchmark, output: Path, per_task: int) -> int:
     Raises as `require_own`, and OutputInUse where another demo is at work in the directory.
     """
     require_own(output)
-    output.mkdir(parents=True, exist_ok=True)
+    prepare_directory("--output", output)
     with reserved(output):
         (output / MARKER).touch()
         for part in PARTS:
