@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from threading import Timer
 from typing import Any
 
 LONGEST = 1e6
@@ -38,7 +38,7 @@ class Child:
     def start(cls, context: Any, target: Callable[..., None], *arguments: Any, daemon: bool) -> Child:
         """Call `target` with its end of the pipe and the arguments, in a process of a multiprocessing context."""
         ours, theirs = context.Pipe()
-        process = context.Process(target=target, args=(theirs, *arguments), daemon=daemon)
+        process = context.Process(target=_run, args=(target, theirs, *arguments), daemon=daemon)
         process.start()
         theirs.close()  # so that the end of the process ends the pipe
         return cls(ours, process)
@@ -46,7 +46,7 @@ class Child:
     @contextmanager
     def hurried(self, seconds: float) -> Iterator[None]:
         """Within, sending and receiving end: it is killed after so many seconds, which ends its pipe."""
-        clock = Timer(seconds, self.process.kill)
+        clock = threading.Timer(seconds, self.process.kill)
         clock.daemon = True
         clock.start()
         try:
@@ -86,3 +86,12 @@ class Child:
                 "mount); it is left behind",
                 file=sys.stderr,
             )
+
+
+def _run(target: Callable[..., None], *arguments: Any) -> None:
+    """In the new process. Its progress bars share their lock with nobody: of tqdm's usual one, which is for several
+    processes, Python's resource_tracker would say, as the last line of a run, that whoever was killed has leaked it."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
+    target(*arguments)

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from eval import child as children
 from eval.child import Child, require_seconds
@@ -59,7 +60,8 @@ def half_a_message(connection: Connection) -> None:
 
 def test_a_message_without_an_end(monkeypatch):
     monkeypatch.setattr(children, "SPEAKING", 1.0)
-    child = Child.start(multiprocessing.get_context("forkserver"), half_a_message, daemon=True)
+    # A fork, because the server that forks is one for all tests, and the first to need it says what it imports.
+    child = Child.start(multiprocessing.get_context("fork"), half_a_message, daemon=True)
     assert child.connection.poll(60)
     with pytest.raises((EOFError, OSError)):
         child.hear()
@@ -102,6 +104,33 @@ def test_the_command_ends_without_those_that_it_cannot_end(tmp_path):
     assert here == "here"
     assert done.returncode == 3
     assert f"process {pid} cannot be ended" in complained.read_text(encoding="utf-8")
+
+
+def shows_progress(connection: Connection) -> None:
+    for _ in tqdm(range(3), file=sys.stdout):
+        pass
+    connection.send("here")
+    time.sleep(600)
+
+
+KILLED = """
+import multiprocessing
+from eval.child import Child
+from tests.eval.test_child import shows_progress
+
+if __name__ == "__main__":
+    child = Child.start(multiprocessing.get_context("forkserver"), shows_progress, daemon=False)
+    child.connection.recv()
+    print(child.end())
+"""
+
+
+def test_nothing_is_said_of_what_a_killed_process_had(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(KILLED, encoding="utf-8")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100)
+    assert done.stdout.endswith("killed\n")
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan"), 1e9])
