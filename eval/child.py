@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,7 +19,7 @@ SPEAKING = 60.0
 DYING = 10.0
 """Seconds that a killed process has to be gone. One that waits for a dead mount may never be."""
 left_behind: list[int] = []
-"""Ids of the processes that could not be ended. Python would wait for them at its own end; see eval.__main__."""
+"""Ids of the processes that could not be ended."""
 
 
 def require_seconds(flag: str, seconds: float) -> None:
@@ -61,23 +62,22 @@ class Child:
             return self.connection.recv()
 
     def dismiss(self, seconds: float) -> None:
-        """Wait for it to end by itself, as its pipe does, so that it can put its things away; then kill it."""
-        self.connection.close()
-        self.process.join(seconds)
-        self._kill()
+        """See `dismiss_all`."""
+        dismiss_all([self], seconds)
 
     def end(self) -> str:
         """Kill it; returns how it had ended before, if it had."""
         self.process.join(0.1)
         code = self.process.exitcode
-        self._kill()
+        self.process.kill()
+        self.see_dead()
         self.connection.close()
         return "killed" if code is None else signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
-    def _kill(self) -> None:
+    def see_dead(self) -> None:
+        """It has been killed."""
         if self.process.pid in left_behind:
             return
-        self.process.kill()
         self.process.join(DYING)
         if self.process.exitcode is None:
             left_behind.append(self.process.pid)
@@ -86,6 +86,23 @@ class Child:
                 "mount); it is left behind",
                 file=sys.stderr,
             )
+
+
+def dismiss_all(children: Iterable[Child], seconds: float) -> None:
+    """Wait for them to end by themselves, as their pipes do, so that they can put their things away; then kill them,
+    also where the waiting is interrupted."""
+    children = [child for child in children if child.process.pid not in left_behind]
+    for child in children:
+        child.connection.close()
+    deadline = time.monotonic() + seconds
+    try:
+        for child in children:
+            child.process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for child in children:
+            child.process.kill()
+        for child in children:
+            child.see_dead()
 
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from eval.answering import Answering, Job
 from eval.answers import Key, Sample
-from eval.child import Child
+from eval.child import Child, dismiss_all
 from eval.config import RunConfig
 from eval.cores import suit_threads
 from eval.models import Protocol, load_engine
@@ -168,11 +168,7 @@ class Crew:
                     self._members[i] = self._replace(member, note)
 
     def close(self) -> None:
-        for member in self._members:
-            member.leave()
-        deadline = time.monotonic() + PATIENCE
-        for member in self._members:
-            member.dismiss(max(0.0, deadline - time.monotonic()))
+        dismiss_all([child for member in self._members for child in member.children], PATIENCE)
 
     def _limit(self, member: _Member) -> tuple[float, str]:
         """Seconds in which it has to say something, and whose they are."""
@@ -277,18 +273,18 @@ class _Member:
         threads = max(1, (os.cpu_count() or 1) // members) if not on_gpu else None
         meeting = str(Path(mkdtemp(), "meeting")) if len(team) > 1 else None
         # No daemons: they have children, the processes that read ahead.
-        self._children = [
+        self.children = [
             Child.start(context, _work, setup, team, rank, meeting, threads, daemon=False) for rank in range(len(team))
         ]
 
     @property
     def signs(self) -> list[Any]:
-        return [sign for child in self._children for sign in (child.connection, child.process.sentinel)]
+        return [sign for child in self.children for sign in (child.connection, child.process.sentinel)]
 
     def hear(self) -> tuple[str, Any] | None:
         """What one of them has to say, None where it is only that it is dead."""
         try:
-            return next((child.hear() for child in self._children if child.connection.poll()), None)
+            return next((child.hear() for child in self.children if child.connection.poll()), None)
         except (EOFError, ConnectionError):
             return None
 
@@ -298,7 +294,7 @@ class _Member:
             self.heard = time.monotonic()
         self.jobs.append(job)
         with suppress(ConnectionError):  # if one is dead, `signs` will tell
-            for child in self._children:
+            for child in self.children:
                 with child.hurried(seconds):
                     child.connection.send(job)
 
@@ -307,20 +303,9 @@ class _Member:
             lambda one: tuple(i for i in one.settings if (one.key, i) != (sample.key, setting))
         )
 
-    def leave(self) -> None:
-        """Tell it that the run is over."""
-        for child in self._children:
-            child.connection.close()
-
-    def dismiss(self, seconds: float) -> None:
-        """Wait for so long, then kill it."""
-        deadline = time.monotonic() + seconds
-        for child in self._children:
-            child.dismiss(max(0.0, deadline - time.monotonic()))
-
     def end(self) -> str:
         """Kill it; returns what it had died of, if it had."""
-        ended = [child.end() for child in self._children]
+        ended = [child.end() for child in self.children]
         return self.cause or next((how for how in ended if how != "killed"), "killed")
 
 

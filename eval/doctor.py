@@ -28,7 +28,7 @@ from rich.table import Table
 from eval import canary
 from eval.benchmarks import Benchmark, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
-from eval.child import Child, require_seconds
+from eval.child import Child, dismiss_all, require_seconds
 from eval.files import prepare_file, prepare_json, write_json, write_whole
 from eval.questions import HEAD, Problem, Questions, check_questions, disguise, files_of, look_into
 from llava.video import FrameSampling, VideoError, open_video, sample_video
@@ -255,8 +255,7 @@ def check_videos(
                 current.child.dismiss(0.0)
                 yield current.path, finding
     finally:  # also where the caller stops early
-        for current in running:
-            current.child.dismiss(0.0)
+        dismiss_all([current.child for current in running], 0.0)
 
 
 @dataclass(frozen=True, eq=False)

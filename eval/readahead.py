@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from eval import handover
-from eval.child import SPEAKING, Child
+from eval.child import SPEAKING, Child, dismiss_all
 from llava.video import VideoError
 
 Read = Callable[[str], Any]
@@ -88,8 +88,7 @@ class ReadAhead:
         return answer
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.child.end()
+        dismiss_all([worker.child for worker in self._workers], 0.0)
 
     def _hear(self, worker: _Worker, again: bool = True) -> tuple[bool, Any]:
         """Of its next file: whether it was read, and what, or what is wrong. One that is at fault is replaced.

@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 from eval import child as children
-from eval.child import Child, require_seconds
+from eval.child import Child, dismiss_all, require_seconds
 
 
 class Immortal:
@@ -48,9 +48,28 @@ def test_what_cannot_be_ended_is_left_behind(how, left_behind, capsys):
     how(child)
     how(child)  # a second time is no second wait
     assert ours.closed
-    assert child.process.killed == 1
+    assert child.process.killed
     assert left_behind == [4711]
     assert capsys.readouterr().err.count("process 4711 cannot be ended") == 1
+
+
+def waits(connection: Connection) -> None:
+    connection.send(os.getpid())
+    time.sleep(600)
+
+
+def test_an_interrupt_while_they_are_waited_for():
+    context = multiprocessing.get_context("fork")
+    both = [Child.start(context, waits, daemon=True) for _ in range(2)]
+    pids = [child.hear() for child in both]
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # Ctrl-C
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        dismiss_all(both, 60.0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def half_a_message(connection: Connection) -> None:
@@ -81,7 +100,7 @@ from tests.eval.test_child import never_ends
 def main():
     child = eval.child.Child.start(multiprocessing.get_context("forkserver"), never_ends, daemon=False)
     print(child.process.pid, child.connection.recv(), flush=True)
-    child.process.kill = lambda: None
+    type(child.process).kill = lambda self: None  # it is one that nothing can end
     child.end()
     return 3
 
