@@ -31,7 +31,7 @@ Run = Callable[..., dict[str, Any]]
 
 
 def blocks(page: Path) -> list[str]:
-    printed = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    printed = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     old = Version(transformers.__version__) < Version("5.23")
     return [block for block in printed if not (old and ENCODED in block)]
 
