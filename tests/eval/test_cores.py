@@ -74,14 +74,14 @@ def test_waiting_is_that_of_all_threads_since_it_was_begun(tmp_path, monkeypatch
 def test_two_that_share_a_core_wait_half_of_the_time():
     cores_before = os.sched_getaffinity(0)
     one = min(cores_before)
-    program = f"import os, time; os.sched_setaffinity(0, {{{one}}}); print(flush=True); end = time.monotonic() + 30\n"
+    program = f"import os, time; os.sched_setaffinity(0, {{{one}}}); print(flush=True); end = time.monotonic() + 2\n"
     program += "while time.monotonic() < end: pass"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        os.sched_setaffinity(0, {one})
+        waiting, end = Waiting(), time.monotonic() + 1
+        os.sched_setaffinity(0, {one})  # which may have to wait for the other one's end
         try:
-            waiting, end = Waiting(), time.monotonic() + 1
             while time.monotonic() < end:
                 pass
             assert waiting.share is not None
