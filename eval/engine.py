@@ -182,9 +182,13 @@ def in_batch(seen: dict[str, float], together: dict[str, float], count: int) -> 
     return {stage: seconds + together[stage] / count for stage, seconds in seen.items()}
 
 
-def generate_arguments(generation: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:
-    """lmms-eval's generation_kwargs as its wrappers pass them on: no `until`, no sampling knobs when greedy."""
+def generate_arguments(generation: dict[str, Any], max_new_tokens: int, numbers: Numbers) -> dict[str, Any]:
+    """lmms-eval's generation_kwargs as its wrappers pass them on: no `until`, no sampling knobs when greedy.
+
+    numbers: looks at the logits before the logits processors of `generation`, if any.
+    """
     arguments = {"max_new_tokens": max_new_tokens, **generation}
+    arguments["logits_processor"] = [numbers, *arguments.get("logits_processor", ())]
     arguments.pop("until", None)
     temperature = arguments.get("temperature") or 0
     arguments["do_sample"] = bool(arguments.get("do_sample", temperature > 0))

@@ -227,8 +227,7 @@ def check_compressors(plan: Plan) -> None:
         chosen = compressor(setting.compressor)
         if chosen is not None:
             model.get_decoder().set_attn_implementation(setting.attention)
-            with chosen(model):
-                pass
+            chosen.attach(model).detach()
 
 
 def run(plan: Plan, directory: Path) -> dict[str, Any]:

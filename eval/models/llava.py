@@ -245,8 +245,7 @@ class LlavaEngine(EngineBase):
                 attention_mask=mask,
                 pad_token_id=self._pad_token_id,
                 stopping_criteria=[stop],
-                logits_processor=[numbers],
-                **generate_arguments(generation, max_new_tokens=1024),
+                **generate_arguments(generation, 1024, numbers),
             )
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         answers: list[Answer | Unanswerable] = []

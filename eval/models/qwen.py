@@ -236,8 +236,8 @@ class QwenEngine(EngineBase):
         prepared = [self._prepare(seen, question) for seen, question in asked]
         inputs = batch([own for _, own in prepared])
         tokenizer = self.processor.tokenizer
-        settings = generate_arguments(generation, self.protocol.max_new_tokens)
         numbers = Numbers(len(asked))
+        settings = generate_arguments(generation, self.protocol.max_new_tokens, numbers)
         timer = StageTimer(self.device)
         parts = self.model.model
         with (
@@ -249,7 +249,6 @@ class QwenEngine(EngineBase):
                 **inputs,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
-                logits_processor=[numbers],
                 **settings,
             )
             records = attachment.records if attachment else [self._dense_record(own) for _, own in prepared]
