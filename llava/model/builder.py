@@ -43,12 +43,18 @@ def load_pretrained_model(
     "bfloat16", "float32". attn_implementation: "eager", "sdpa" or "flash_attention_2"; None takes flash attention
     where it is installed and a GPU is there, else sdpa. customized_config: to use in place of config.json.
     overwrite_config: fields to set before the model is built.
+    load_8bit, load_4bit: bitsandbytes holds the language model's layers in so many bits; tower, projector, embeddings
+    and head stay in torch_dtype.
     compressor: goes on the model; "env" reads COMPRESSOR and R_RATIO from the environment, once, now.
 
     A model that is no LLaVA is loaded as the plain language model it is, with None for the image_processor.
     Raises ValueError for arguments that cannot work and for checkpoints with missing weights, ImportError where
     flash attention is asked for and missing.
     """
+    if load_8bit and load_4bit:
+        raise ValueError("load_8bit and load_4bit are both set: leave one of them out")
+    if (load_8bit or load_4bit) and "quantization_config" in kwargs:
+        raise ValueError("load_8bit or load_4bit is set beside quantization_config: leave one of them out")
     if model_base is not None:
         raise ValueError(f"model_base={model_base!r}: LoRA checkpoints are not supported; merge them into their base")
     kwargs.pop("multimodal", None)  # upstream's hint that the model is a LLaVA; config.json tells
@@ -58,8 +64,6 @@ def load_pretrained_model(
         "dtype": resolve_dtype(torch_dtype),
         **kwargs,
     }
-    if load_8bit or load_4bit:
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=load_8bit, load_in_4bit=load_4bit)
     attached = compressor_from_env(os.environ) if compressor == "env" else compressor
 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
@@ -68,6 +72,9 @@ def load_pretrained_model(
     else:
         config_dict = customized_config.to_dict()
     family = llava_family(config_dict, model_name)
+    if load_8bit or load_4bit:
+        whole = None if family is None else [*UNQUANTISED]
+        options["quantization_config"] = quantisation(load_8bit, options["dtype"], whole)
     if family is None:
         if customized_config is not None:
             options["config"] = customized_config
@@ -134,6 +141,26 @@ def resolve_attention(name: str | None) -> str:
             "(on a machine with a CUDA toolkit), or use attn_implementation='sdpa'"
         )
     return name
+
+
+UNQUANTISED = ("model.vision_tower", "model.mm_projector", "lm_head")
+"""Modules of a LLaVA that keep their precision: they are a small part of its weights, and see every visual token."""
+
+
+def quantisation(eight: bool, dtype: torch.dtype, whole: list[str] | None) -> BitsAndBytesConfig:
+    """How load_8bit and load_4bit quantise: LLM.int8, and NF4 with nested scales, as upstream.
+
+    dtype: of what 4-bit weights compute. whole: modules to leave as they are, None for the head only.
+    """
+    if eight:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        llm_int8_skip_modules=whole,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+    )
 
 
 def add_image_tokens(tokenizer: Any, config: Any) -> None:

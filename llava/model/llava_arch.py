@@ -82,7 +82,8 @@ class LlavaMetaForCausalLM(LanguageModel):
         """Tower and projector: [N, 3, S, S] -> [N, tokens, D], in the projector's dtype."""
         features = self.get_vision_tower()(images)
         projector = self.get_model().mm_projector
-        dtype = next((p.dtype for p in projector.parameters()), features.dtype)
+        # A quantised weight is stored as integers, which say nothing about the dtype it computes in.
+        dtype = next((p.dtype for p in projector.parameters() if p.is_floating_point()), features.dtype)
         return projector(features.to(dtype))
 
     @torch.no_grad()
