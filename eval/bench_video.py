@@ -88,7 +88,7 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
     grain = GRAIN if arguments.grain is None else arguments.grain
     if not 0 <= grain <= 64:
         raise ValueError(f"--grain {grain:g} is not between 0 and 64 levels")
-    sampling = FrameSampling("uniform", arguments.frames)
+    sampling = FrameSampling("uniform", max_frames=arguments.frames)
     repeats = require_repeats(arguments.repeats)
     prepare_json(arguments.json)
     require("decord")

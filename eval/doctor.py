@@ -195,7 +195,7 @@ def check_video(path: Path, frames: int, checksum: bool, sampling: FrameSampling
             if cause := disguise(head) or (head and not head.translate(None, TEXT) and "is text, not a video"):
                 return Finding("broken", cause)
         with open_video(path) as video:
-            video.sample(FrameSampling("uniform", frames).distinct)
+            video.sample(FrameSampling("uniform", max_frames=frames).distinct)
             misread = misread_by_decord(path, video, sampling, patience) if isinstance(video, ExactVideo) else ""
         return Finding("ok", sha256=sha256(path) if checksum else None, misread=misread)
     except VideoError as error:

@@ -202,7 +202,7 @@ def film(path: str, frames: int) -> dict[str, Any]:
     if not frames:
         return {"path": path, "error": "left out (--frames 0)"}
     try:
-        video = read_video(path, FrameSampling("uniform", frames))
+        video = read_video(path, FrameSampling("uniform", max_frames=frames))
     except VideoError as error:
         return {"path": path, "error": error.cause}
     images = [data_url("jpeg", thumbnail(frame)) for frame in video.distinct]

@@ -151,7 +151,7 @@ def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
     protocol = protocol_for(model)
     for count in frames:
         try:
-            protocol.sampled(FrameSampling("uniform", count))
+            protocol.sampled(FrameSampling("uniform", max_frames=count))
         except ValueError as error:
             raise ValueError(f"--frames {count}: {error}") from error
     if arguments.video is not None:
@@ -212,7 +212,7 @@ def check_video(video: Path, protocol: Protocol, frames: list[int]) -> None:
             pass
         if isinstance(protocol, QwenProtocol):
             for count in frames:
-                found = len(Reader(protocol.sampled(FrameSampling("uniform", count)))(str(video)).frames)
+                found = len(Reader(protocol.sampled(FrameSampling("uniform", max_frames=count)))(str(video)).frames)
                 if found != count:
                     raise ValueError(f"--video {video} gives {found} frames instead of {count}: take a longer one")
     except VideoError as error:

@@ -25,7 +25,7 @@ def video(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_fast_preprocessing_and_another_decoder_change_nothing(dtype, onevision, video):
-    protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", 11))
+    protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", max_frames=11))
     engines = [
         LlavaEngine(str(onevision), chosen, "cpu", dtype)
         for chosen in (protocol, protocol.read_by(preprocess="fast"), protocol.read_by("decord"))

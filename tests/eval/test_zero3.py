@@ -61,7 +61,12 @@ def says(engine: Engine, video: str) -> list[Said]:
 
 def loaded(model: Path, dtype: str, zero3: Path | None = None) -> Engine:
     return load_engine(
-        str(model), protocol_for(str(model)).sampled(FrameSampling("uniform", 4)), "cpu", dtype, "sdpa", zero3
+        str(model),
+        protocol_for(str(model)).sampled(FrameSampling("uniform", max_frames=4)),
+        "cpu",
+        dtype,
+        "sdpa",
+        zero3,
     )
 
 
