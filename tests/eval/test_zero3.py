@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from eval.cli import FAILED_QUESTIONS, main
 from eval.demo.benchmark import write_video
 from eval.engine import Engine
+from eval.flags import ZERO3
 from eval.models import load_engine, protocol_for
 from eval.zero3 import READ_DIRECTLY, load_sharded, read_config
 from llava.video import FrameSampling
@@ -26,7 +27,7 @@ from tests.eval.test_sweep import same
 from tests.llava.test_video import noisy_frames
 from vidcom2 import compressor
 
-SHIPPED = Path(__file__).parents[2] / "scripts" / "zero3.json"
+SHIPPED = ZERO3
 PROCESSES = 2
 SPECS = ("none", "vidcom2@0.25", "fastv@0.6:k=1")
 QUESTIONS = ("What moves?\nA. A dog\nB. A cat", "Why?")
