@@ -3,11 +3,23 @@ import os
 import sys
 import traceback
 
-from eval.cli import main
+from eval.extras import missing_package
+
+
+def start() -> int:
+    try:
+        from eval.cli import main
+    except ModuleNotFoundError as error:
+        if (cause := missing_package(error)) is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr)
+        return 1
+    return main()
+
 
 if __name__ == "__main__":
     try:
-        status = main()
+        status = start()
     except BaseException:
         if not multiprocessing.active_children():
             raise

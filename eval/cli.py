@@ -22,6 +22,7 @@ from eval.compare import add_compare
 from eval.crew import Unsuitable
 from eval.doctor import add_doctor
 from eval.efficiency.command import add_efficiency
+from eval.extras import missing_package
 from eval.files import NO_ROOM, Unwritable
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
 from eval.frame_drop import add_frame_drop
@@ -37,6 +38,8 @@ from vidcom2 import METHODS
 INTERRUPTED = 130
 """Exit status, as shells have it for Ctrl-C."""
 DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
+SETTINGS_IN_ENVIRONMENT = ("MODEL", "COMPRESSOR", "R_RATIO", "NUM_GPUS", "ATTN", "DATA", "DECODER", "PARSER", "ENGINE")
+"""What a run takes from there, besides OUTPUT and LIMIT."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +81,7 @@ def print_anything(stream: Any) -> None:
 
 
 def failed(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {missing_package(error) or error}", file=sys.stderr)
     return 1
 
 
@@ -138,7 +141,9 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
         kept = ("command", "prepare", "tasks", "output", "limit", "demo")
         own = {name: parser.get_default(name) for name in vars(arguments)} | {"device": "cpu"}
         given = [name for name, value in vars(arguments).items() if value not in (None, own[name])]
-        if without := [f"--{name.replace('_', '-')}" for name in given if name not in kept]:
+        without = [f"--{name.replace('_', '-')}" for name in given if name not in kept]
+        without += [f"{name} in the environment" for name in SETTINGS_IN_ENVIRONMENT if os.environ.get(name)]
+        if without:
             raise ValueError(f"--demo has its own model, videos and settings: leave out {', '.join(without)}")
         output = arguments.output or Path("outputs/demo") / benchmark.name
         require_own(output)

@@ -10,6 +10,7 @@ from typing import Any
 from eval import answers, identity
 from eval.benchmarks import Benchmark, select_tasks
 from eval.child import require_seconds
+from eval.extras import require_harness
 from eval.files import prepare_directory
 from eval.models import Protocol, protocol_for
 from eval.provenance import versions
@@ -67,6 +68,7 @@ class RunConfig:
 
         Makes the output directory. Where there are finished results to stay, they must be of this run.
         """
+        require_harness()
         benchmark, tasks = select_tasks(self.tasks)
         compressor(self.compressor)
         resolve_attention(self.attn)
