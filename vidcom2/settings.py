@@ -19,8 +19,10 @@ def plain_numbers(settings: Any) -> None:
 
 
 def check_numbers(settings: Any) -> None:
-    """Every field annotated `int` or `float`, also `... | None`, holds such a number, and a finite one. Whole numbers in
-    float fields become floats, so that one setting has one spelling."""
+    """Every field annotated `int` or `float`, also `... | None`, holds such a number, and a finite one.
+
+    Whole numbers in float fields become floats, so that one setting has one spelling.
+    """
     for field in dataclasses.fields(settings):
         kind, _, rest = getattr(field.type, "__name__", str(field.type)).partition(" | ")
         value = getattr(settings, field.name)
