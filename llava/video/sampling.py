@@ -31,8 +31,10 @@ class FrameSampling:
     def __post_init__(self) -> None:
         if self.kind not in get_args(SamplingKind):
             raise ValueError(f"kind must be one of {get_args(SamplingKind)}, not {self.kind!r}")
-        if not isinstance(self.max_frames, Integral) or self.max_frames < 1:
-            raise ValueError(f"max_frames must be a whole number, at least 1, not {self.max_frames!r}")
+        if not isinstance(self.max_frames, Integral):
+            raise ValueError(f"max_frames must be a whole number, not {self.max_frames!r}")
+        if self.max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, not {self.max_frames}")
         if self.kind == "uniform" and self.fps is not None:
             raise ValueError(f"fps={self.fps!r} is for the kind 'fps': 'uniform' takes max_frames from any video")
         if self.kind == "fps" and not (isinstance(self.fps, Real) and math.isfinite(self.fps) and self.fps > 0):
