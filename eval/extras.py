@@ -12,7 +12,8 @@ def missing_package(error: Exception) -> str | None:
     package = error.name.partition(".")[0]
     if package in ("eval", "llava", "vidcom2"):
         return None
-    return f"{package} is not installed, which the extra \"eval\" brings: in a checkout, pip install -c requirements.txt -e '.[eval]'"
+    install = "pip install -c requirements.txt -e '.[eval]'"
+    return f'{package} is not installed, which the extra "eval" brings: in a checkout, {install}'
 
 
 def require_harness() -> None:

@@ -20,7 +20,8 @@ def test_the_extra_is_named():
     done = subprocess.run([sys.executable, "-c", WITHOUT.format(missing="rich")], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: rich is not installed, which the extra \"eval\" brings: in a checkout, pip install -c requirements.txt -e '.[eval]'\n"
+        'error: rich is not installed, which the extra "eval" brings: in a checkout, '
+        "pip install -c requirements.txt -e '.[eval]'\n"
     )
 
 

@@ -65,7 +65,9 @@ def test_unknown_ways_of_reading():
 
 @pytest.mark.parametrize("preprocess", ["exact", "fast"])
 def test_frames_that_repeat_are_prepared_once(preprocess, onevision, video):
-    protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", max_frames=40)).read_by(preprocess=preprocess)
+    protocol = (
+        protocol_for(str(onevision)).sampled(FrameSampling("uniform", max_frames=40)).read_by(preprocess=preprocess)
+    )
     engine = LlavaEngine(str(onevision), protocol, "cpu", "float32")
     read = engine.read(str(video))
     whole = read_video(video, protocol.sampling)
