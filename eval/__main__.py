@@ -3,23 +3,11 @@ import os
 import sys
 import traceback
 
-from eval.extras import missing_package
-
-
-def start() -> int:
-    try:
-        from eval.cli import main
-    except ModuleNotFoundError as error:
-        if (cause := missing_package(error)) is None:
-            raise
-        print(f"error: {cause}", file=sys.stderr)
-        return 1
-    return main()
-
+from eval.cli import main
 
 if __name__ == "__main__":
     try:
-        status = start()
+        status = main()
     except BaseException:
         if not multiprocessing.active_children():
             raise

@@ -22,7 +22,6 @@ from eval.compare import add_compare
 from eval.crew import Unsuitable
 from eval.doctor import add_doctor
 from eval.efficiency.command import add_efficiency
-from eval.extras import missing_package
 from eval.files import NO_ROOM, Unwritable
 from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
 from eval.frame_drop import add_frame_drop
@@ -81,7 +80,7 @@ def print_anything(stream: Any) -> None:
 
 
 def failed(error: Exception) -> int:
-    print(f"error: {missing_package(error) or error}", file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr)
     return 1
 
 

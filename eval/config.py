@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from eval import answers, identity
 from eval.benchmarks import Benchmark, select_tasks
 from eval.child import require_seconds
-from eval.extras import require_harness
 from eval.files import prepare_directory
 from eval.models import Protocol, protocol_for
 from eval.provenance import versions
@@ -68,7 +68,8 @@ class RunConfig:
 
         Makes the output directory. Where there are finished results to stay, they must be of this run.
         """
-        require_harness()
+        if find_spec("lmms_eval") is None:  # imported only when the model is loaded, after minutes
+            raise ImportError("answering a benchmark needs lmms-eval: pip install -c requirements.txt -e .[eval]")
         benchmark, tasks = select_tasks(self.tasks)
         compressor(self.compressor)
         resolve_attention(self.attn)
