@@ -34,7 +34,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    package_data={"eval": ["published.json", "report.html"], "eval.demo": ["model/*", "model/vision_tower/*"]},
+    package_data={
+        "eval": ["published.json", "report.html", "zero3.json"],
+        "eval.demo": ["model/*", "model/vision_tower/*"],
+    },
     python_requires=">=3.10",
     packages=find_packages(include=["vidcom2", "vidcom2.*", "llava", "llava.*", "eval", "eval.*"]),
     install_requires=["torch>=2.6"],  # the operators, and the hooks for models that the user brings

@@ -28,6 +28,7 @@ from eval.bench_video import add_decode, add_preprocess
 from eval.files import prepare_json, write_json
 from eval.reference_operator import slow_reference
 from eval.rounds import bench_device, in_turns, machine, require_repeats, with_mark
+from eval.terminal import stdout
 from llava.model.builder import resolve_dtype
 from vidcom2 import VidCom2
 
@@ -124,7 +125,7 @@ def prepare_bench(arguments: argparse.Namespace) -> Callable[[], int]:
 
     def finish() -> int:
         results = [measure(features(size, dtype, device), repeats, selections) for size in sizes]
-        print_results(Console(), results, f"{device}, {dtype}")
+        print_results(stdout(), results, f"{device}, {dtype}")
         if file is not None:
             write_json(file, report(results, dtype, device, repeats))
         return 0

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from eval.answering import Answering, Part, Question, jobs_of
 from eval.answers import Key, Sample
@@ -28,6 +27,7 @@ from eval.engine import Engine
 from eval.files import prepare_json, write_json
 from eval.models import Protocol, load_engine, protocol_for
 from eval.rounds import bench_device, in_turns, machine, require_repeats
+from eval.terminal import stdout
 from llava.model.builder import resolve_dtype
 from llava.video import FrameSampling
 from vidcom2 import compressor
@@ -129,7 +129,7 @@ def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
                 cells = f"{line['questions_per_second']:.2f}", f"{line['faster']:.2f}", str(line["differ"])
                 table.add_row(str(number), name, *cells)
             table.add_section()
-        show(Console(), table, NOTES)
+        show(stdout(), table, NOTES)
         if arguments.json is not None:
             names = ("compressor", "duration", "zoom", "workers", "batch_size", "new_tokens")
             model = {"model": Path(path).name, "random_weights": bool(arguments.random_weights), "dtype": dtype}

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import linear
 
 from eval.bench_video import add_benchmark, new_table, show
 from eval.files import prepare_json, write_json
 from eval.rounds import bench_device, in_turns, machine, require_repeats, with_mark
+from eval.terminal import stdout
 from llava.model.builder import resolve_dtype
 from llava.model.multimodal_encoder.builder import KNOWN_TOWERS
 from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
@@ -56,7 +56,7 @@ def prepare_tower(arguments: argparse.Namespace) -> Callable[[], int]:
             for name, line in lines.items():
                 table.add_row(part, name, f"{line['median_ms']:.1f}", f"{line['max']:.1e}")
             table.add_section()
-        show(Console(), table, with_mark(NOTES))
+        show(stdout(), table, with_mark(NOTES))
         if arguments.json is not None:
             settings = {"tower": arguments.tower, "frames": arguments.frames, "repeats": repeats}
             settings["dtype"] = str(dtype).removeprefix("torch.")

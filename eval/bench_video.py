@@ -23,6 +23,7 @@ from rich.table import Table
 
 from eval.files import prepare_json, write_json
 from eval.rounds import bench_device, in_turns, machine, require_repeats, with_mark
+from eval.terminal import stdout
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 from llava.video import FrameSampling, open_video, read_video, require
@@ -88,7 +89,7 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
     grain = GRAIN if arguments.grain is None else arguments.grain
     if not 0 <= grain <= 64:
         raise ValueError(f"--grain {grain:g} is not between 0 and 64 levels")
-    sampling = FrameSampling("uniform", arguments.frames)
+    sampling = FrameSampling("uniform", max_frames=arguments.frames)
     repeats = require_repeats(arguments.repeats)
     prepare_json(arguments.json)
     require("decord")
@@ -99,7 +100,7 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
             pass
 
     def finish() -> int:
-        console = Console()
+        console = stdout()
         with TemporaryDirectory() as folder:
             made = source_pictures(arguments.source, size) if arguments.source else None
             segments = [
@@ -173,7 +174,7 @@ def prepare_preprocess(arguments: argparse.Namespace) -> Callable[[], int]:
                 cells = (f"{line['median_ms']:.1f}", f"{line['frames_per_second']:.1f}", str(line["max"]))
                 table.add_row(result["size"], name, *cells, f"{line['differ_percent']:.3f} %")
             table.add_section()
-        show(Console(), table, with_mark(PREPROCESS_NOTES))
+        show(stdout(), table, with_mark(PREPROCESS_NOTES))
         if arguments.json is not None:
             settings = {"frames": arguments.frames, "tower": arguments.tower, "repeats": repeats}
             notes = {"notes": PREPROCESS_NOTES, "packages": {"pillow": installed("pillow")}}

@@ -37,6 +37,8 @@ from vidcom2 import METHODS
 INTERRUPTED = 130
 """Exit status, as shells have it for Ctrl-C."""
 DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
+SETTINGS_IN_ENVIRONMENT = ("MODEL", "COMPRESSOR", "R_RATIO", "NUM_GPUS", "ATTN", "DATA", "DECODER", "PARSER", "ENGINE")
+"""What a run takes from there, besides OUTPUT and LIMIT."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +140,9 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
         kept = ("command", "prepare", "tasks", "output", "limit", "demo")
         own = {name: parser.get_default(name) for name in vars(arguments)} | {"device": "cpu"}
         given = [name for name, value in vars(arguments).items() if value not in (None, own[name])]
-        if without := [f"--{name.replace('_', '-')}" for name in given if name not in kept]:
+        without = [f"--{name.replace('_', '-')}" for name in given if name not in kept]
+        without += [f"{name} in the environment" for name in SETTINGS_IN_ENVIRONMENT if os.environ.get(name)]
+        if without:
             raise ValueError(f"--demo has its own model, videos and settings: leave out {', '.join(without)}")
         output = arguments.output or Path("outputs/demo") / benchmark.name
         require_own(output)

@@ -18,6 +18,7 @@ from eval.identity import flat
 from eval.results import Line
 from eval.runs import Run, load_run
 from eval.stats import Overall, accuracy, mcnemar, paired_interval
+from eval.terminal import stdout
 
 NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 """Settings of a run that may differ: what is compared, and what changes no answer."""
@@ -95,7 +96,7 @@ def prepare_compare(arguments: argparse.Namespace) -> Callable[[], int]:
     prepare_json(file)
 
     def finish() -> int:
-        print_comparison(Console(), comparison, arguments.flips)
+        print_comparison(stdout(), comparison, arguments.flips)
         if file is not None:
             write_json(file, asdict(comparison))
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ class RunConfig:
 
         Makes the output directory. Where there are finished results to stay, they must be of this run.
         """
+        if find_spec("lmms_eval") is None:  # imported only when the model is loaded, after minutes
+            raise ImportError("answering a benchmark needs lmms-eval: pip install -c requirements.txt -e .[eval]")
         benchmark, tasks = select_tasks(self.tasks)
         compressor(self.compressor)
         resolve_attention(self.attn)

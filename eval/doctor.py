@@ -31,6 +31,7 @@ from eval.benchmarks.mvbench import MVBENCH
 from eval.child import Child, dismiss_all, require_seconds
 from eval.files import prepare_file, prepare_json, write_json, write_whole
 from eval.questions import HEAD, Problem, Questions, check_questions, disguise, files_of, look_into
+from eval.terminal import stdout
 from llava.video import FrameSampling, VideoError, open_video, sample_video
 from llava.video.against_decord import against_decord, why_in_doubt
 from llava.video.exact import ExactVideo
@@ -121,7 +122,7 @@ def run_doctor(
         console=Console(file=sys.stderr),
     )
     findings = dict(checked)
-    console = Console()
+    console = stdout()
     if known is not None:
         findings, sums = compare_checksums(findings, known, data)
         added = len(sums) - len(known)
@@ -195,7 +196,7 @@ def check_video(path: Path, frames: int, checksum: bool, sampling: FrameSampling
             if cause := disguise(head) or (head and not head.translate(None, TEXT) and "is text, not a video"):
                 return Finding("broken", cause)
         with open_video(path) as video:
-            video.sample(FrameSampling("uniform", frames).distinct)
+            video.sample(FrameSampling("uniform", max_frames=frames).distinct)
             misread = misread_by_decord(path, video, sampling, patience) if isinstance(video, ExactVideo) else ""
         return Finding("ok", sha256=sha256(path) if checksum else None, misread=misread)
     except VideoError as error:

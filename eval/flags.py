@@ -18,7 +18,7 @@ FAILED_QUESTIONS = 3
 """Exit status of a run that finished, but has questions that failed, mostly because a video could not be read."""
 
 ENGINES = ("torch", "deepspeed")
-ZERO3 = Path(__file__).parents[1] / "scripts" / "zero3.json"
+ZERO3 = Path(__file__).with_name("zero3.json")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=env.get("ENGINE") or "torch",
         help="torch, or deepspeed: one model over all devices, by ZeRO-3",
     )
-    parser.add_argument("--zero3-config", type=Path, help="for --engine deepspeed; scripts/zero3.json if unset")
+    parser.add_argument("--zero3-config", type=Path, help="for --engine deepspeed; eval/zero3.json if unset")
     parser.add_argument("--retry-failed", action="store_true", help="of finished results, ask what failed again")
     parser.add_argument("--timeout", default=300.0, type=float, help="seconds for one video, with workers")
     parser.add_argument(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from rich.console import Console
 from rich.markdown import Markdown
 
 from eval.figures import Point, dropped_frames, point
@@ -17,6 +16,7 @@ from eval.runs import Run, load_run
 from eval.stats import paired_interval
 from eval.sweep import Rows, Sweep, canonical
 from eval.tables import fingerprint
+from eval.terminal import stdout
 
 RATIOS = "0.25,0.5,0.75"
 DROPS = {"redundant": "most redundant dropped", "unique": "most unique dropped", "even": "evenly spaced kept"}
@@ -51,7 +51,7 @@ def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:
         text += f"\nHow it was measured: {how}.\n"
         write_whole(output / "frame-drop.md", text)
         figure = dropped_frames(curves(runs), point(every["none"]), output / "frame-drop", note + title)
-        console = Console()
+        console = stdout()
         console.print(Markdown(text))
         for file in (output / "frame-drop.md", *figure):
             console.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)

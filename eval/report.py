@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -27,7 +28,7 @@ from eval.sweep import Rows, side_by_side
 from llava.video import FrameSampling, VideoError, read_video
 
 TEMPLATE = Path(__file__).with_name("report.html")
-FRAMES, SAMPLES = 6, 200
+FRAMES, VIDEOS = 6, 200
 SIDE = 160
 """Pixels of a frame's longer side."""
 
@@ -40,27 +41,42 @@ def add_report(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="questions to show, evenly taken from all")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="to show of each video; 0 for none")
+    parser.add_argument("--samples", type=int, help="questions to show, evenly taken from all; all of them if unset")
+    parser.add_argument("--videos", type=int, default=VIDEOS, help="to show frames of, evenly taken from all")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="to show of each of these videos; 0 for none")
     parser.set_defaults(prepare=prepare_report)
 
 
 def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
     """Read and check the runs; returns what reads the videos and writes."""
-    if arguments.samples < 1:
-        raise ValueError(f"--samples {arguments.samples} must be at least 1")
+    for flag in ("samples", "videos"):
+        if (number := getattr(arguments, flag)) is not None and number < 1:
+            raise ValueError(f"--{flag} {number} must be at least 1")
     if arguments.frames < 0:
         raise ValueError(f"--frames {arguments.frames} must not be negative; 0 shows none")
-    runs = load_runs(arguments.runs)
+    runs = load_runs(found(arguments.runs))
     output: Path = arguments.output
     prepare_file("--output", output)
 
     def finish() -> int:
-        write_whole(output, report(runs, arguments.samples, arguments.frames))
+        write_whole(output, report(runs, arguments.samples, arguments.videos, arguments.frames))
         print(output)
         return 0
 
     return finish
+
+
+def found(directories: Sequence[Path]) -> list[Path]:
+    """Those that hold a run, finished or not, and what names no directory; the others, such as the videos beside the
+    runs of a demo, which DIR/*/ names too, are left out with a note. All of them, where none holds a run."""
+    signs = ("results.json", "samples.jsonl", "settings.json", "answers*.jsonl")
+    runs = [d for d in directories if not d.is_dir() or any(path for sign in signs for path in d.glob(sign))]
+    if not runs:
+        return list(directories)
+    for directory in directories:
+        if directory not in runs:
+            print(f"left out, as it holds no run: {directory}", file=sys.stderr)
+    return runs
 
 
 def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
@@ -79,8 +95,8 @@ def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
     return dict(zip(names, runs, strict=True))
 
 
-def report(runs: Mapping[str, Run], samples: int = SAMPLES, frames: int = FRAMES) -> str:
-    """The HTML. samples: questions to show. frames: to show of each one's video."""
+def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VIDEOS, frames: int = FRAMES) -> str:
+    """The HTML. samples: questions to show, None for all. videos: to show frames of; so many frames of each."""
     names, every = list(runs), list(runs.values())
     first = every[0]
     models = list(dict.fromkeys(run.summary["run"]["model"] for run in every))
@@ -91,8 +107,14 @@ def report(runs: Mapping[str, Run], samples: int = SAMPLES, frames: int = FRAMES
         for difference in differing_settings(first, every[i])
     ]
     total = len(first.lines)
-    chosen = np.unique(np.linspace(0, total - 1, min(samples, total), dtype=int)).tolist()
-    data = browser_data(runs, chosen, frames)
+    chosen = spread(samples or total, total)
+    data = browser_data(runs, chosen, videos, frames)
+    shown = f"{len(chosen)} of {total} questions are in this file"
+    shown += ", evenly taken from all." if len(chosen) < total else "."
+    if frames and videos < len(data["videos"]):
+        shown += (
+            f" Frames are shown of {videos} of their {len(data['videos'])} videos, evenly taken from all (--videos)."
+        )
     parts = {
         "title": escape(title),
         "intro": f"{total} questions, overall the {first.overall} average.",
@@ -100,11 +122,15 @@ def report(runs: Mapping[str, Run], samples: int = SAMPLES, frames: int = FRAMES
         "table": html_table(side_by_side({name: run.summary for name, run in runs.items()})),
         "curve": curve(runs, title),
         "runs": "\n".join(html_notes(name, run) for name, run in runs.items()),
-        "shown": f"{len(chosen)} of {total} questions are in this file"
-        + (", evenly taken from all." if len(chosen) < total else "."),
+        "shown": shown,
         "data": for_script(data),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Numbers below `total`, ascending and evenly taken: `count` of them, or all where there are fewer."""
+    return np.unique(np.linspace(0, total - 1, min(count, total), dtype=int)).tolist()
 
 
 def for_script(data: Any) -> str:
@@ -169,11 +195,14 @@ def described(points: Mapping[str, Sequence[Point]]) -> str:
 # ---- single questions
 
 
-def browser_data(runs: Mapping[str, Run], chosen: Sequence[int], frames: int) -> dict[str, Any]:
-    """What the page's script shows; chosen: which of the runs' lines."""
+def browser_data(runs: Mapping[str, Run], chosen: Sequence[int], filmed: int, frames: int) -> dict[str, Any]:
+    """What the page's script shows; chosen: which of the runs' lines. filmed: of how many videos frames are shown."""
     first = next(iter(runs.values()))
     paths = list(dict.fromkeys(first.lines[i]["video"] for i in chosen))
-    videos = [film(path, frames) for path in track(paths, "reading videos", console=Console(stderr=True))]
+    with_frames = [paths[i] for i in spread(filmed, len(paths))] if frames else []
+    films = {path: film(path, frames) for path in track(with_frames, "reading videos", console=Console(stderr=True))}
+    why = f"left out (--videos {filmed})" if frames else "left out (--frames 0)"
+    videos = [films.get(path, {"path": path, "error": why}) for path in paths]
     return {
         "runs": list(runs),
         "videos": videos,
@@ -199,10 +228,8 @@ def answer_of(line: Line) -> dict[str, Any]:
 
 def film(path: str, frames: int) -> dict[str, Any]:
     """A few frames of a video as small JPEGs, or why there are none."""
-    if not frames:
-        return {"path": path, "error": "left out (--frames 0)"}
     try:
-        video = read_video(path, FrameSampling("uniform", frames))
+        video = read_video(path, FrameSampling("uniform", max_frames=frames))
     except VideoError as error:
         return {"path": path, "error": error.cause}
     images = [data_url("jpeg", thumbnail(frame)) for frame in video.distinct]

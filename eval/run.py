@@ -27,6 +27,7 @@ from eval.provenance import provenance
 from eval.questions import require_scorable
 from eval.results import join_samples, print_table, summarise, write_results
 from eval.runs import read_results
+from eval.terminal import stdout
 
 
 def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
@@ -110,7 +111,7 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
 
     if not quiet:
         for one, summary in zip(configs, summaries, strict=False):  # only rank 0 has them
-            terminal = Console()
+            terminal = stdout()
             print_table(terminal, summary)
             terminal.print(f"results in {one.output}", highlight=False)
     return sum(sample.error is not None for book in books for sample in book.samples.values())
@@ -151,7 +152,7 @@ def stay(config: RunConfig, place: Place) -> int:
         if place.rank == 0:
             with answers.reserved(config.output):
                 answers.finish(config.output, failed=failed > 0)
-            print_table(Console(), summary)
+            print_table(stdout(), summary)
             again = f"--retry-failed asks the {failed} failed questions again, " if failed else ""
             print(f"{config.output} is finished already; {again}--overwrite begins anew", file=sys.stderr)
     return failed

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from eval.config import RunConfig
@@ -17,6 +16,7 @@ from eval.files import markdown_table, write_whole
 from eval.place import Place
 from eval.run import run as run_together
 from eval.runs import read_results
+from eval.terminal import stdout
 from eval.timing import LABELS
 from vidcom2 import compressor
 
@@ -79,7 +79,7 @@ class Sweep:
         rows = side_by_side(results)
         title = f"{next(iter(results.values()))['benchmark']}, {self.config.model}"
         write_whole(self.config.output / "table.md", markdown(title, rows))
-        console = Console()
+        console = stdout()
         wide = console.measure(rich_table(title, rows)).minimum > console.width
         if len(self.runs) > COLUMNS or wide:  # one line for each, with the most important
             shown = [row for row in rows if row[0].startswith(("overall", "% of", "tokens after", "prefill"))]

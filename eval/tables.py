@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from eval.benchmarks import BENCHMARKS
 from eval.compare import NOT_PROTOCOL, pair
@@ -28,6 +27,7 @@ from eval.results import PARSERS, Parser
 from eval.runs import Run, load_run
 from eval.stats import IN_WORDS, paired_interval, resampled_accuracies
 from eval.sweep import Rows, Sweep, folder
+from eval.terminal import stdout
 from llava.mm_utils import get_model_name_from_path
 
 Runs = dict[str, Run]
@@ -342,7 +342,7 @@ def write(table: PaperTable, runs: Path, output: Path, parser: Parser = "current
         columns = [column.name for column in table.columns]
         written += beside_published(columns, shares(table, measured), output / file_stem(table), "\n".join(title))
     for file in written:
-        Console().print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+        stdout().print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

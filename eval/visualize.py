@@ -76,7 +76,7 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
 
     method = drawable(arguments.compressor)
     model = arguments.model or str(MODEL)
-    protocol = protocol_for(model).sampled(FrameSampling("uniform", arguments.frames))
+    protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))
     try:
         with open_video(arguments.video):
             pass

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class SeparatorStyle(Enum):
-    """How turns are joined. LLAMA_3 and QWEN are names only: no template here uses them."""
+    """How turns are joined. QWEN is a name only: no template uses it."""
 
     SINGLE = auto()
     TWO = auto()
@@ -112,6 +112,14 @@ def _llama_2(conv: Conversation) -> str:
     return prompt
 
 
+def _llama_3(conv: Conversation) -> str:
+    # What the chat template of the Llama 3 tokenizer writes, which always ends where the model is to answer.
+    turns = [("system", conv.system), *((role, text) for _, role, text in _turns(conv) if text)]
+    head = "<|start_header_id|>{}<|end_header_id|>\n\n".format
+    written = "".join(f"{head(role)}{text.strip()}{conv.sep}" for role, text in turns)
+    return f"<|begin_of_text|>{written}{head(conv.roles[1])}"
+
+
 def _gemma(conv: Conversation) -> str:
     # Gemma has no system turn.
     return "".join(role + text + conv.sep if text else role for _, role, text in _turns(conv))
@@ -124,6 +132,7 @@ _RENDERERS: dict[SeparatorStyle, Callable[[Conversation], str]] = {
     SeparatorStyle.PLAIN: _plain,
     SeparatorStyle.CHATML: _chatml,
     SeparatorStyle.LLAMA_2: _llama_2,
+    SeparatorStyle.LLAMA_3: _llama_3,
     SeparatorStyle.GEMMA: _gemma,
 }
 
@@ -135,6 +144,17 @@ def _qwen(system: str) -> Conversation:
         sep_style=SeparatorStyle.CHATML,
         sep="<|im_end|>",
         version="qwen",
+    )
+
+
+def _marked(system: str) -> Conversation:
+    """Between <|im_start|> and <|im_end|>, with nothing after the latter."""
+    return Conversation(
+        system=f"<|im_start|>system\n{system}",
+        roles=("<|im_start|>user\n", "<|im_start|>assistant\n"),
+        sep_style=SeparatorStyle.MPT,
+        sep="<|im_end|>",
+        version="mpt",
     )
 
 
@@ -153,10 +173,19 @@ _ABLE_TO_SEE = (
     "able to understand the visual content that the user provides, "
     "and assist the user with a variety of tasks using natural language."
 )
+_ABOUT_WHAT_IS_SEEN = "Answer the questions about the visual content that the user provides."
+_TAGGED = "The visual content will be provided with the following format: <Image>visual content</Image>."
 _MMTAG_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    f"The assistant is {_ABLE_TO_SEE}"
-    "The visual content will be provided with the following format: <Image>visual content</Image>."
+    f"A chat between a curious user and an artificial intelligence assistant. The assistant is {_ABLE_TO_SEE}{_TAGGED}"
+)
+_VISION_ASSISTANT = f"You are a helpful language and vision assistant. You are {_ABLE_TO_SEE}"
+# The system prompt that Llama 2 was published with.
+_LLAMA_2_SYSTEM = (
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  "
+    "Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. "
+    "Please ensure that your responses are socially unbiased and positive in nature.\n\n"
+    "If a question does not make any sense, or is not factually coherent, explain why instead of answering something "
+    "not correct. If you don't know the answer to a question, please don't share false information."
 )
 
 _V0_EXAMPLE = (
@@ -196,13 +225,7 @@ _vicuna_v1 = Conversation(
     version="v1",
 )
 _plain_text = Conversation(system="", roles=("", ""), sep_style=SeparatorStyle.PLAIN, sep="\n")
-_chatml_direct = Conversation(
-    system="<|im_start|>system\nAnswer the questions.",
-    roles=("<|im_start|>user\n", "<|im_start|>assistant\n"),
-    sep_style=SeparatorStyle.MPT,
-    sep="<|im_end|>",
-    version="mpt",
-)
+_chatml_direct = _marked("Answer the questions.")
 _qwen_2 = _qwen("You are a helpful assistant.")
 _mistral = _instruct("", sep="")
 
@@ -213,11 +236,28 @@ conv_templates: dict[str, Conversation] = {
     "vicuna_v1": _vicuna_v1,
     "plain": _plain_text,
     "v0_plain": _plain_text,
+    "llava_v0": replace(_vicuna_v0, messages=[], offset=0),
     "llava_v0_mmtag": Conversation(system=_MMTAG_SYSTEM, roles=("Human", "Assistant"), version="v0_mmtag"),
+    "llava_v1": replace(_vicuna_v1.copy(), system=_vicuna_v0.system),
     "llava_v1_mmtag": replace(_vicuna_v1.copy(), system=_MMTAG_SYSTEM, version="v1_mmtag"),
-    "llava_llama_2": _instruct(f"You are a helpful language and vision assistant. You are {_ABLE_TO_SEE}", sep="<s>"),
-    "llava_llama_2_simple": _instruct(
-        "Answer the questions about the visual content that the user provides.", sep="<s>"
+    "llama_2": _instruct(_LLAMA_2_SYSTEM, sep="<s>"),
+    "llava_llama_2": _instruct(_VISION_ASSISTANT, sep="<s>"),
+    "llava_llama_2_simple": _instruct(_ABOUT_WHAT_IS_SEEN, sep="<s>"),
+    "llava_llama_2_mmtag": replace(_instruct(_ABOUT_WHAT_IS_SEEN + _TAGGED, sep="<s>"), version="llama_v2_mmtag"),
+    "llava_llama_3": Conversation(
+        system=_VISION_ASSISTANT,
+        roles=("user", "assistant"),
+        sep_style=SeparatorStyle.LLAMA_3,
+        sep="<|eot_id|>",
+        version="llama_v3",
+        stop_token_ids=[128009],  # <|eot_id|>
+    ),
+    "mpt": _marked(
+        "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
+    ),
+    "mistral_orca": _marked(
+        "You are MistralOrca, a large language model trained by Alignment Lab AI. "
+        "Write out your reasoning step-by-step to be sure you get the right answers!"
     ),
     "mistral_instruct": _mistral,
     "llava_mistral_instruct": _mistral,

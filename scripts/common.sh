@@ -38,9 +38,19 @@ environment() {
     importable "$PYTHON" "$@" || { echo "error: $ROOT/.venv still lacks one of: $*" >&2; exit 1; }
 }
 
-# python_eval COMMAND FLAG...: become python -m eval.
+# python_eval COMMAND FLAG...: become python -m eval, of this checkout, whichever one is installed in $PYTHON.
 python_eval() {
-    exec "$PYTHON" "$(safe "$PYTHON")" -m eval "$@"
+    local flag code
+    flag=$(safe "$PYTHON")
+    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+    if [ "$flag" = -I ]; then
+        code=$(cd / && "$PYTHON" -I -c 'import importlib.util, os; print(os.path.realpath(os.path.dirname(importlib.util.find_spec("eval").origin)))')
+        if [ "$code" != "$(realpath "$ROOT/eval")" ]; then
+            echo "error: $PYTHON has the code of $code installed, and this checkout is $ROOT: install it there (pip install -e '$ROOT[eval]'), or take Python 3.11 or newer" >&2
+            exit 1
+        fi
+    fi
+    exec "$PYTHON" "$flag" -m eval "$@"
 }
 
 # evaluate BENCHMARK FLAG...: run the evaluation, or explain it.

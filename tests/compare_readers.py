@@ -57,7 +57,7 @@ def judge(file: Path, reader: str) -> str:
 
     case = CASES[file.name]
     try:
-        video = read_video(file, FrameSampling("uniform", ASKED), reader)
+        video = read_video(file, FrameSampling("uniform", max_frames=ASKED), reader)
     except VideoError:
         return "fails"
     shown = np.linspace(0, len(case.shown) - 1, ASKED, dtype=int)

@@ -19,7 +19,10 @@ def plain_numbers(settings: Any) -> None:
 
 
 def check_numbers(settings: Any) -> None:
-    """Every field annotated `int` or `float`, also `... | None`, holds such a number, and a finite one."""
+    """Every field annotated `int` or `float`, also `... | None`, holds such a number, and a finite one.
+
+    Whole numbers in float fields become floats, so that one setting has one spelling.
+    """
     for field in dataclasses.fields(settings):
         kind, _, rest = getattr(field.type, "__name__", str(field.type)).partition(" | ")
         value = getattr(settings, field.name)
@@ -29,6 +32,8 @@ def check_numbers(settings: Any) -> None:
         if not right or not math.isfinite(value):
             wanted = "a whole number" if kind == "int" else "a number"
             raise ValueError(f"{field.name}={value!r} must be {wanted}{' or None' if rest else ''}")
+        if kind == "float":
+            object.__setattr__(settings, field.name, float(value))  # they are frozen dataclasses
 
 
 def check_choice(settings: Any, name: str, choices: tuple[Any, ...]) -> None:

@@ -595,7 +595,7 @@ class Training:
         file = self.output / "training.pt"
         if not file.exists():
             return False
-        state = torch.load(file, weights_only=False)
+        state = torch.load(file, weights_only=True)
         if state["step"]:
             self.build(self.plan.lesson(state["step"] - 1).layers)
         self.model.load_state_dict(state["model"])

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from eval.cores import Waiting, suit_threads
 from eval.crew import loading
@@ -29,6 +28,7 @@ from eval.paper import ONEVISION
 from eval.provenance import provenance
 from eval.rounds import bench_device
 from eval.sweep import split_specs
+from eval.terminal import stdout
 from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling, VideoError, open_video
 from vidcom2 import compressor
@@ -151,7 +151,7 @@ def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
     protocol = protocol_for(model)
     for count in frames:
         try:
-            protocol.sampled(FrameSampling("uniform", count))
+            protocol.sampled(FrameSampling("uniform", max_frames=count))
         except ValueError as error:
             raise ValueError(f"--frames {count}: {error}") from error
     if arguments.video is not None:
@@ -212,7 +212,7 @@ def check_video(video: Path, protocol: Protocol, frames: list[int]) -> None:
             pass
         if isinstance(protocol, QwenProtocol):
             for count in frames:
-                found = len(Reader(protocol.sampled(FrameSampling("uniform", count)))(str(video)).frames)
+                found = len(Reader(protocol.sampled(FrameSampling("uniform", max_frames=count)))(str(video)).frames)
                 if found != count:
                     raise ValueError(f"--video {video} gives {found} frames instead of {count}: take a longer one")
     except VideoError as error:
@@ -296,7 +296,7 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def write(raw: dict[str, Any], output: Path, with_table4: bool) -> int:
-    console = Console()
+    console = stdout()
     text = markdown(raw)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     files = {"efficiency.md": text, **(table4.render(raw) if with_table4 else {})}

@@ -154,7 +154,9 @@ def measure(
     Returns what was measured, by setting, and of each round the settings' numbers in their order. Raises ValueError for
     a video with too few frames, RuntimeError for an answer that ended early.
     """
-    engines = {setting.frames: engine.sampled(FrameSampling("uniform", setting.frames)) for setting in settings}
+    engines = {
+        setting.frames: engine.sampled(FrameSampling("uniform", max_frames=setting.frames)) for setting in settings
+    }
     rng = random.Random(seed)
     orders = [rng.sample(range(len(settings)), len(settings)) for _ in range(warmup + rounds)]
     samples: list[list[Sample]] = [[] for _ in settings]

@@ -17,7 +17,6 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -27,6 +26,7 @@ from eval.models.llava import LlavaEngine
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import FAMILIES, llava_family, resolve_attention, resolve_dtype
+from llava.model.checkpoint import checkpoint_config, load_texts
 
 QWEN2_7B: dict[str, Any] = {
     "hidden_size": 3584,
@@ -222,14 +222,14 @@ def random_model(
     config of a LLaVA. The same seed gives the same weights on the same device. Raises ValueError and OSError for a
     config that cannot be built.
     """
-    config_dict = PreTrainedConfig.get_config_dict(path)[0]
+    config_dict = checkpoint_config(path)
     on = torch.device(device)
     cuda = [on] if on.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), torch.device(on):
         torch.manual_seed(seed)
         if config_dict.get("model_type") in QWEN_PROTOCOLS:
             model = AutoModelForImageTextToText.from_config(
-                AutoConfig.from_pretrained(path), dtype=dtype, attn_implementation=attn
+                AutoConfig.from_pretrained(path, trust_remote_code=False), dtype=dtype, attn_implementation=attn
             )
         else:
             family = llava_family(config_dict, get_model_name_from_path(path))
@@ -248,7 +248,7 @@ def random_engine(path: str, protocol: Protocol, device: str, dtype: str, attn: 
 
     def llava(_path: str, _base: None, _name: str, overwrite_config: dict[str, Any], **_: Any) -> Any:
         model = random_model(path, device, resolve_dtype(dtype), resolve_attention(attn), overwrite_config, seed)
-        return AutoTokenizer.from_pretrained(path), model, model.get_vision_tower().image_processor, 0
+        return load_texts(AutoTokenizer.from_pretrained, path), model, model.get_vision_tower().image_processor, 0
 
     def qwen(_path: str, **_: Any) -> Any:
         return random_model(path, device, resolve_dtype(dtype), resolve_attention(attn), seed=seed)

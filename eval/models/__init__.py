@@ -5,13 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from transformers import PreTrainedConfig
-
 from eval.engine import Engine
 from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine, LlavaProtocol
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
 from eval.zero3 import load_sharded
 from llava.mm_utils import get_model_name_from_path
+from llava.model.checkpoint import checkpoint_config
 
 Protocol = LlavaProtocol | QwenProtocol
 
@@ -22,14 +21,10 @@ def protocol_for(model: str) -> Protocol:
     LLaVA-Video's where its config says grid newlines or its name says so. ValueError for a family without a protocol,
     OSError where there is no config.json, ImportError where what reads its videos is not installed.
     """
-    if not Path(model).is_dir() and (model.startswith(("/", ".", "~")) or model.count("/") != 1):
-        raise FileNotFoundError(f"--model {model}: no such directory, and a hub name would be OWNER/NAME")
-    if Path(model).is_dir() and not Path(model, "config.json").exists():
-        raise FileNotFoundError(f"--model {model}: no checkpoint, as there is no config.json in it")
     try:
-        config = PreTrainedConfig.get_config_dict(model)[0]
+        config = checkpoint_config(model)
     except OSError as error:
-        raise OSError(f"--model {model}: {error}") from error
+        raise type(error)(f"--model {error}") from error
     family = config.get("model_type")
     if family in QWEN_PROTOCOLS:
         if find_spec("qwen_vl_utils") is None:

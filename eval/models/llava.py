@@ -97,12 +97,12 @@ class LlavaProtocol:
 LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {
     "llava_onevision": LlavaProtocol(
         "llava_onevision",
-        FrameSampling("uniform", 32),
+        FrameSampling("uniform", max_frames=32),
         {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear"},
     ),
     "llava_vid": LlavaProtocol(
         "llava_vid",
-        FrameSampling("fps", 64, fps=1.0),
+        FrameSampling("fps", fps=1.0, max_frames=64),
         {
             "mm_spatial_pool_stride": 2,
             "mm_spatial_pool_mode": "average",

@@ -21,6 +21,7 @@ import torch
 from eval.engine import Answer, EngineBase, Numbers, Reading, Unanswerable, generate_arguments, in_batch, one_by_one
 from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
+from llava.model.checkpoint import load_texts, load_whole
 from llava.video import EXACT, FrameSampling, open_video, require, stamped
 from vidcom2 import Compressor, Record
 
@@ -202,12 +203,20 @@ class QwenEngine(EngineBase):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.protocol, self.read = protocol, Reader(protocol)
-        load = load or AutoModelForImageTextToText.from_pretrained
-        self.model = load(
-            model, dtype=getattr(torch, dtype), device_map=device, attn_implementation=resolve_attention(attn)
-        ).eval()
-        self.processor = AutoProcessor.from_pretrained(
-            model, min_pixels=protocol.min_pixels, max_pixels=protocol.max_pixels
+        options = {
+            "dtype": getattr(torch, dtype),
+            "device_map": device,
+            "attn_implementation": resolve_attention(attn),
+        }
+        if load is None:
+            self.model, _ = load_whole(
+                AutoModelForImageTextToText.from_pretrained, model, trust_remote_code=False, **options
+            )
+        else:
+            self.model = load(model, **options)
+        self.model.eval()
+        self.processor = load_texts(
+            AutoProcessor.from_pretrained, model, min_pixels=protocol.min_pixels, max_pixels=protocol.max_pixels
         )
         self.device = self.model.device
         self.attention = self.model.config._attn_implementation

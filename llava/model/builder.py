@@ -7,9 +7,11 @@ import os
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+from llava.model.checkpoint import checkpoint_config, load_texts, load_whole, require_place
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from vidcom2 import Compressor, compressor_from_env
@@ -34,6 +36,7 @@ def load_pretrained_model(
     customized_config: Any = None,
     overwrite_config: dict[str, Any] | None = None,
     compressor: Compressor | Literal["env"] | None = "env",
+    trust_remote_code: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, Any, Any, int]:
     """Load a LLaVA checkpoint from a directory or the hub: (tokenizer, model, image_processor, context_len).
@@ -43,12 +46,20 @@ def load_pretrained_model(
     "bfloat16", "float32". attn_implementation: "eager", "sdpa" or "flash_attention_2"; None takes flash attention
     where it is installed and a GPU is there, else sdpa. customized_config: to use in place of config.json.
     overwrite_config: fields to set before the model is built.
+    load_8bit, load_4bit: bitsandbytes holds the language model's layers in so many bits; tower, projector, embeddings
+    and head stay in torch_dtype.
     compressor: goes on the model; "env" reads COMPRESSOR and R_RATIO from the environment, once, now.
+    trust_remote_code: run Python code that comes with the checkpoint, such as its tokenizer.
 
     A model that is no LLaVA is loaded as the plain language model it is, with None for the image_processor.
-    Raises ValueError for arguments that cannot work and for checkpoints with missing weights, ImportError where
-    flash attention is asked for and missing.
+    Raises ValueError for arguments that cannot work and for checkpoints that are damaged, incomplete or of another
+    kind, OSError for ones that are not there, ImportError where flash attention or bitsandbytes is asked for and
+    missing.
     """
+    if load_8bit and load_4bit:
+        raise ValueError("load_8bit and load_4bit are both set: leave one of them out")
+    if (load_8bit or load_4bit) and "quantization_config" in kwargs:
+        raise ValueError("load_8bit or load_4bit is set beside quantization_config: leave one of them out")
     if model_base is not None:
         raise ValueError(f"model_base={model_base!r}: LoRA checkpoints are not supported; merge them into their base")
     kwargs.pop("multimodal", None)  # upstream's hint that the model is a LLaVA; config.json tells
@@ -58,20 +69,25 @@ def load_pretrained_model(
         "dtype": resolve_dtype(torch_dtype),
         **kwargs,
     }
-    if load_8bit or load_4bit:
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=load_8bit, load_in_4bit=load_4bit)
     attached = compressor_from_env(os.environ) if compressor == "env" else compressor
 
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
     if customized_config is None:
-        config_dict = PreTrainedConfig.get_config_dict(model_path)[0]
+        config_dict = checkpoint_config(model_path)
     else:
+        require_place(model_path)
         config_dict = customized_config.to_dict()
     family = llava_family(config_dict, model_name)
+    if family is None and not trust_remote_code:
+        require_language_model(model_path, config_dict)
+    tokenizer = load_texts(AutoTokenizer.from_pretrained, model_path, trust_remote_code)
+    if load_8bit or load_4bit:
+        whole = None if family is None else [*UNQUANTISED]
+        options["quantization_config"] = quantisation(load_8bit, options["dtype"], whole)
     if family is None:
         if customized_config is not None:
             options["config"] = customized_config
-        model = AutoModelForCausalLM.from_pretrained(model_path, **options)
+        options["trust_remote_code"] = trust_remote_code
+        model, _ = load_whole(AutoModelForCausalLM.from_pretrained, model_path, **options)
         if attached is not None:
             attached.attach(model)  # which says that there is nothing to compress
         return tokenizer, model.eval(), None, context_length(model.config)
@@ -103,8 +119,8 @@ def llava_family(config: dict[str, Any], model_name: str) -> str | None:
     if family := by_type.get(str(config.get("model_type"))):
         return family
     name = model_name.lower()
-    if "mm_vision_tower" not in config and "llava" not in name:
-        return None
+    if "mm_vision_tower" not in config and ("llava" not in name or "text_config" in config):
+        return None  # with text_config, it is a LLaVA in transformers' own layout
     if any(word in name for word in ("qwen", "quyen")):
         return "LlavaQwenForCausalLM"
     if any(word in name for word in ("llama", "vicuna", "yi-", "v1.5")):
@@ -113,6 +129,17 @@ def llava_family(config: dict[str, Any], model_name: str) -> str | None:
         f"model {model_name!r} (architectures {config.get('architectures')}, model_type {config.get('model_type')!r}) "
         f"is of no supported LLaVA class: {', '.join(FAMILIES)}"
     )
+
+
+def require_language_model(source: str, config: dict[str, Any]) -> None:
+    """ValueError for a checkpoint that is neither a LLaVA in this layout nor a plain language model."""
+    kind = config.get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"{source} is a {kind!r} model, and load_pretrained_model loads LLaVA checkpoints in LLaVA-NeXT's layout: "
+            "load one of transformers' own video models with AutoModelForImageTextToText; VidCom2(0.25)(model) "
+            "compresses its videos, too (docs/transformers.md)"
+        )
 
 
 def resolve_dtype(name: str | torch.dtype) -> torch.dtype:
@@ -134,6 +161,26 @@ def resolve_attention(name: str | None) -> str:
             "(on a machine with a CUDA toolkit), or use attn_implementation='sdpa'"
         )
     return name
+
+
+UNQUANTISED = ("model.vision_tower", "model.mm_projector", "lm_head")
+"""Modules of a LLaVA that keep their precision: they are a small part of its weights, and see every visual token."""
+
+
+def quantisation(eight: bool, dtype: torch.dtype, whole: list[str] | None) -> BitsAndBytesConfig:
+    """How load_8bit and load_4bit quantise: LLM.int8, and NF4 with nested scales, as upstream.
+
+    dtype: of what 4-bit weights compute. whole: modules to leave as they are, None for the head only.
+    """
+    if eight:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        llm_int8_skip_modules=whole,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+    )
 
 
 def add_image_tokens(tokenizer: Any, config: Any) -> None:

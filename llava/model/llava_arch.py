@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from transformers.utils import logging
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.model.checkpoint import load_whole
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.splice import Padded, pad_rows, splice
@@ -82,7 +83,8 @@ class LlavaMetaForCausalLM(LanguageModel):
         """Tower and projector: [N, 3, S, S] -> [N, tokens, D], in the projector's dtype."""
         features = self.get_vision_tower()(images)
         projector = self.get_model().mm_projector
-        dtype = next((p.dtype for p in projector.parameters()), features.dtype)
+        # A quantised weight is stored as integers, which say nothing about the dtype it computes in.
+        dtype = next((p.dtype for p in projector.parameters() if p.is_floating_point()), features.dtype)
         return projector(features.to(dtype))
 
     @torch.no_grad()
@@ -357,14 +359,11 @@ class LlavaMetaForCausalLM(LanguageModel):
         Tower weights alone may be missing; then they come from the tower's own files.
         """
         want_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        missing = sorted(info["missing_keys"])
-        tower = [key for key in missing if key.startswith(TOWER_PREFIX)]
+        model, info = load_whole(
+            super().from_pretrained, pretrained_model_name_or_path, *args, borrowed=TOWER_PREFIX, **kwargs
+        )
+        tower = [key for key in info["missing_keys"] if key.startswith(TOWER_PREFIX)]
         if tower:
             logger.info(f"{len(tower)} tower weights are not in the checkpoint; reading the tower's own files")
             model.get_vision_tower().load_model(only=[key.removeprefix(TOWER_PREFIX) for key in tower])
-        if others := [key for key in missing if not key.startswith(TOWER_PREFIX)]:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(others)} weights of {cls.__name__}, {others[0]} for one"
-            )
         return (model, info) if want_info else model

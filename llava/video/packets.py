@@ -69,6 +69,8 @@ def opened(file: str) -> Iterator[tuple[Any, Any]]:
             raise ValueError("it has no pictures")
         if stream.disposition & type(stream.disposition).attached_pic:
             raise ValueError("it has no video, only a cover picture")
+        if stream.codec_context is None:
+            raise ValueError("its codec is unknown to FFmpeg")
         stream.codec_context.thread_count = 1
         yield container, stream
 

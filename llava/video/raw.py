@@ -83,6 +83,8 @@ class PyavVideo(Counted):
             if not container.streams.video:
                 raise ValueError("it has no pictures")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("its codec is unknown to FFmpeg")
             self.fps = float(stream.average_rate or 0)
             self._count = stream.frames or sum(1 for _ in container.decode(stream))
         if not self._count:

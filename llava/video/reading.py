@@ -67,7 +67,8 @@ def require(decoder: str) -> None:
 
 @contextmanager
 def open_video(path: str | os.PathLike[str], decoder: str = EXACT) -> Iterator[OpenVideo]:
-    """A video file, opened by one of READERS; what goes wrong inside the with-block is a VideoError.
+    """A video file, opened by one of READERS; what goes wrong inside the with-block is a VideoError, unless it is an
+    error of whoever wrote the code there.
 
     VideoError if the file is missing or not a video; ValueError, ImportError for a decoder that there is not.
     """
@@ -82,10 +83,14 @@ def open_video(path: str | os.PathLike[str], decoder: str = EXACT) -> Iterator[O
         raise VideoError(file, "the file is empty")
     try:
         yield READERS[decoder](file)
-    except VideoError:
+    except (VideoError, *PROGRAMMING):
         raise
     except Exception as cause:  # decord raises DECORDError, RuntimeError, IndexError ... for the same damage
         raise VideoError(file, f"cannot be read by {decoder}: {_meaning(cause)}") from cause
+
+
+PROGRAMMING = (AttributeError, TypeError, NameError, AssertionError)
+"""Errors of code, not of files: what no file raises, whatever is in it."""
 
 
 def _meaning(error: Exception) -> str:
@@ -100,7 +105,7 @@ def _meaning(error: Exception) -> str:
 
 MEANINGS = {
     "Error reading": "it is not a video, or was cut off",
-    "st_nb >= 0": "it has no frames (sound only, or nothing), or its codec is unknown to decord",
+    "st_nb >= 0": "it has no frames, or decord does not know its codec, such as AV1; exact reads all that FFmpeg does",
     "av_read_frame failed": "it is damaged or was cut off",
     "avcodec_send_packet": "it is damaged or was cut off",
     "Unable to handle EOF": "its frames are not where the file says; it may be damaged",
@@ -176,7 +181,10 @@ def read_video(path: str | os.PathLike[str], sampling: FrameSampling, decoder: s
 
 
 def sample_video(video: OpenVideo, sampling: FrameSampling) -> Video:
-    """`read_video` of one that is open; raises what the reader raises, and ValueError for an impossible sampling."""
+    """`read_video` of one that is open; raises what the reader raises, ValueError for an impossible sampling, and
+    TypeError for what is none."""
+    if not isinstance(sampling, FrameSampling):
+        raise TypeError(f'sampling must be such as FrameSampling("uniform", max_frames=16), not {sampling!r}')
     numbers, distinct = video.sample(sampling.distinct)
     total_frames, fps = len(video), video.fps
     indices, times = sampling.indices_and_times(total_frames, fps)

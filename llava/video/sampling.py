@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,23 +18,30 @@ class FrameSampling:
 
     "uniform": exactly `max_frames` frames from first to last, some repeated when the video has fewer
     (llava_onevision, and llava_vid with force_sample). "fps": about `fps` frames per second from the first on,
-    or "uniform" where those would be more than `max_frames` (llava_vid). `fps` is read by "fps" only.
+    or "uniform" where those would be more than `max_frames` (llava_vid).
+
+    FrameSampling("uniform", max_frames=32), FrameSampling("fps", fps=1.0, max_frames=64).
     """
 
     kind: SamplingKind
+    _: KW_ONLY
     max_frames: int
-    fps: float = 1.0
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SamplingKind):
             raise ValueError(f"kind must be one of {get_args(SamplingKind)}, not {self.kind!r}")
+        if not isinstance(self.max_frames, Integral):
+            raise ValueError(f"max_frames must be a whole number, not {self.max_frames!r}")
         if self.max_frames < 1:
             raise ValueError(f"max_frames must be at least 1, not {self.max_frames}")
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"fps must be a positive number, not {self.fps}")
+        if self.kind == "uniform" and self.fps is not None:
+            raise ValueError(f"fps={self.fps!r} is for the kind 'fps': 'uniform' takes max_frames from any video")
+        if self.kind == "fps" and not (isinstance(self.fps, Real) and math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps must be a positive number, such as fps=1.0, not {self.fps!r}")
 
     def __str__(self) -> str:
-        return f"uniform:{self.max_frames}" if self.kind == "uniform" else f"fps:{float(self.fps)}:max{self.max_frames}"
+        return f"uniform:{self.max_frames}" if self.fps is None else f"fps:{float(self.fps)}:max{self.max_frames}"
 
     @classmethod
     def parse(cls, text: str) -> FrameSampling:
@@ -41,9 +49,9 @@ class FrameSampling:
         try:
             match text.split(":"):
                 case ["uniform", frames]:
-                    return cls("uniform", int(frames))
+                    return cls("uniform", max_frames=int(frames))
                 case ["fps", fps, limit] if limit.startswith("max"):
-                    return cls("fps", int(limit[len("max") :]), float(fps))
+                    return cls("fps", fps=float(fps), max_frames=int(limit[len("max") :]))
         except ValueError as error:
             cause = f"{error}; "
         else:
@@ -64,7 +72,7 @@ class FrameSampling:
             raise ValueError("there are no frames to sample")
         if not (math.isfinite(avg_fps) and avg_fps > 0):
             raise ValueError(f"avg_fps must be a positive number, not {avg_fps}")
-        if self.kind == "fps":
+        if self.fps is not None:
             stride = round(avg_fps / self.fps)
             if stride == 0:
                 raise ValueError(f"avg_fps {avg_fps:g} is too low to take {self.fps:g} frames per second")

@@ -38,7 +38,7 @@ def engine_of(tmp_path_factory) -> Any:
         path = make_checkpoint(root, kind) if kind in ("onevision", "video") else make_qwen(root, kind)  # type: ignore[arg-type]
         protocol = protocol_for(str(path))
         if kind not in ("video", "qwen2_vl"):  # which see more of longer videos
-            protocol = protocol.sampled(FrameSampling("uniform", 6))
+            protocol = protocol.sampled(FrameSampling("uniform", max_frames=6))
         return load_engine(str(path), protocol, "cpu", "float32")
 
     return make

@@ -78,7 +78,7 @@ def test_other_frames_are_told(segments, tmp_path, monkeypatch):
 
     monkeypatch.setitem(READERS, "exact", Late)
     monkeypatch.setitem(sys.modules, "torchcodec", None)
-    sampling = bench_video.FrameSampling("uniform", 5)
+    sampling = bench_video.FrameSampling("uniform", max_frames=5)
     lines = bench_video.measure_decoders(segments[0], sampling, 2)
     assert lines["decord"]["same"] == 5
     assert lines["exact"]["same"] == 1  # the first

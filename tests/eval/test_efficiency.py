@@ -88,7 +88,7 @@ def test_tokens_are_those_of_the_selection(raw, clip, tmp_path):
         measured = raw["measured"][i]
         eager = setting.compressor.endswith("eager")
         assert measured["setting"] == asdict(replace(setting, attention="eager" if eager else "sdpa"))
-        seen = engine.sampled(FrameSampling("uniform", setting.frames))
+        seen = engine.sampled(FrameSampling("uniform", max_frames=setting.frames))
         pooled = engine.model.get_2dPool(seen.see(seen.read(str(clip))).encoded.features, 2)
         assert pooled.shape == (setting.frames, 49, 64)
         rows = pooled.shape[0] * pooled.shape[1] + 1
@@ -285,12 +285,12 @@ def test_the_head_counts_as_prefill(monkeypatch):
 def test_made_videos(tmp_path):
     a, b = (make_video(tmp_path / name, 8, seed=0) for name in ("a.mp4", "b.mp4"))
     assert a.read_bytes() == b.read_bytes() != make_video(tmp_path / "c.mp4", 8, seed=1).read_bytes()
-    video = read_video(str(a), FrameSampling("uniform", 8))
+    video = read_video(str(a), FrameSampling("uniform", max_frames=8))
     assert (video.frames.shape, video.duration, video.fps) == ((8, 448, 448, 3), 8, 8)
     frames = video.frames.astype(float)
     assert min(abs(x - y).mean() for x, y in pairwise(frames)) > 0.1
     # Half a second for each frame, and one more.
-    assert read_video(str(make_video(tmp_path / "d.mp4", 20)), FrameSampling("uniform", 20)).duration == 11
+    assert read_video(str(make_video(tmp_path / "d.mp4", 20)), FrameSampling("uniform", max_frames=20)).duration == 11
 
 
 # ---- what is made of it

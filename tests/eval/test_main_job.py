@@ -294,6 +294,25 @@ def test_flags_win_over_the_environment(spec, retention, env, expected):
 
 
 @pytest.mark.parametrize(
+    "env",
+    [
+        {"MODEL": "/nonsense", "COMPRESSOR": "vidcom3"},
+        {"R_RATIO": "0.5"},
+        {"DATA": "/data/MVBench", "DECODER": "decord"},
+        {"ENGINE": "deepspeed", "PARSER": "legacy", "ATTN": "eager", "NUM_GPUS": "2"},
+    ],
+)
+def test_the_demo_takes_no_settings_from_the_environment_either(env, tmp_path, monkeypatch, capsys):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert run("--tasks", "mvbench", "--demo", "--limit", 1, "--output", tmp_path / "demo") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: --demo has its own model, videos and settings: leave out ")
+    assert all(f"{name} in the environment" in error for name in env)
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
     ("env", "message"),
     [
         ({"R_RATIO": "text"}, "R_RATIO=text is no number"),

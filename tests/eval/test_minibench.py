@@ -93,7 +93,7 @@ def test_files_are_what_lmms_eval_reads(benchmark, tmp_path):
         assert task.eval_docs.features == columns
         for doc in task.eval_docs:
             (path,) = task.doc_to_visual(doc)
-            video = read_video(path, FrameSampling("uniform", UNITS))
+            video = read_video(path, FrameSampling("uniform", max_frames=UNITS))
             assert video.frames.shape == (UNITS, 112, 112, 3)
             prompts.add(task.doc_to_text(doc))
             assert name in names
@@ -121,7 +121,7 @@ def test_sampled_frames_are_the_units(tmp_path):
     for number, doc in enumerate(json.loads((data / "videomme" / "test.json").read_text())[:3]):
         rng = np.random.default_rng([1_000_002, 0, number])
         expected = render(draw_scene(rng)).astype(int)
-        video = read_video(data / "data" / f"{doc['videoID']}.mp4", FrameSampling("uniform", UNITS))
+        video = read_video(data / "data" / f"{doc['videoID']}.mp4", FrameSampling("uniform", max_frames=UNITS))
         assert np.abs(video.frames[:, ::2, ::2].astype(int) - expected).mean() < 6
 
 

@@ -132,7 +132,7 @@ def test_longer_videos_and_fewer_frames(kind, qwen, tmp_path):
     """As many frames as asked for, evenly over the whole video; stop texts end the simple protocol's answers only."""
     write_video(tmp_path / "long.mp4", noisy_frames(960), 24)
     protocol = protocol_for(str(qwen[kind]))
-    engine = QwenEngine(str(qwen[kind]), protocol.sampled(FrameSampling("uniform", 6)), "cpu", "float32")
+    engine = QwenEngine(str(qwen[kind]), protocol.sampled(FrameSampling("uniform", max_frames=6)), "cpu", "float32")
     calls: list[Any] = []
     recorded(engine.model, "generate", calls)
     seen = engine.see(engine.read(str(tmp_path / "long.mp4")))
@@ -250,7 +250,7 @@ def test_a_missing_reader_is_named_before_anything_is_loaded(qwen, tmp_path, cap
 
 def test_identity_tells_settings_apart(qwen):
     protocol = protocol_for(str(qwen["qwen2_vl"]))
-    fewer = protocol.sampled(FrameSampling("uniform", 8))
+    fewer = protocol.sampled(FrameSampling("uniform", max_frames=8))
     settings = [(protocol, "float32"), (fewer, "float32"), (protocol, "bfloat16")]
     engines = [QwenEngine(str(qwen["qwen2_vl"]), p, "cpu", dtype) for p, dtype in settings]
     assert len({engine.identity for engine in engines}) == 3

@@ -25,7 +25,7 @@ def video(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_fast_preprocessing_and_another_decoder_change_nothing(dtype, onevision, video):
-    protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", 11))
+    protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", max_frames=11))
     engines = [
         LlavaEngine(str(onevision), chosen, "cpu", dtype)
         for chosen in (protocol, protocol.read_by(preprocess="fast"), protocol.read_by("decord"))
@@ -65,7 +65,9 @@ def test_unknown_ways_of_reading():
 
 @pytest.mark.parametrize("preprocess", ["exact", "fast"])
 def test_frames_that_repeat_are_prepared_once(preprocess, onevision, video):
-    protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", 40)).read_by(preprocess=preprocess)
+    protocol = (
+        protocol_for(str(onevision)).sampled(FrameSampling("uniform", max_frames=40)).read_by(preprocess=preprocess)
+    )
     engine = LlavaEngine(str(onevision), protocol, "cpu", "float32")
     read = engine.read(str(video))
     whole = read_video(video, protocol.sampling)

@@ -189,6 +189,33 @@ def test_samples_are_spread_and_their_number_is_said(runs, tmp_path):
     assert "9 of 9 questions are in this file." in html_of(tmp_path, *runs, "--frames", 0)
 
 
+def test_every_answer_is_there_by_default_and_frames_of_some_videos(tmp_path, video):
+    """Text is small; hundreds of megabytes of frames are no page."""
+    many = [line("mvbench_action_count", i, 1, video=str(tmp_path / f"{i}.mp4")) for i in range(360)]
+    for i in range(360):
+        (tmp_path / f"{i}.mp4").symlink_to(video)
+    html = html_of(tmp_path, write(tmp_path / "run", many), "--frames", 1, "--videos", 3)
+    page = Page(html)
+    assert [sample["id"] for sample in page.data["samples"]] == list(range(360))
+    assert [i for i, entry in enumerate(page.data["videos"]) if "frames" in entry] == [0, 179, 359]
+    assert page.data["videos"][1]["error"] == "left out (--videos 3)"
+    assert "360 of 360 questions are in this file. Frames are shown of 3 of their 360 videos" in html
+
+
+def test_directories_beside_the_runs_are_left_out_loudly(runs, tmp_path, capsys):
+    """As `report DIR/*/` names the demo's own videos."""
+    (tmp_path / "data" / "video").mkdir(parents=True)
+    (tmp_path / "data" / "test.json").write_text("[]")  # MLVU's questions
+    page = Page(html_of(tmp_path, *runs, tmp_path / "data", "--frames", 0))
+    assert page.data["runs"] == ["dense", "vidcom2@0.25"]
+    assert f"left out, as it holds no run: {tmp_path / 'data'}" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"data holds no results\.json"):
+        call(tmp_path / "data")
+    (tmp_path / "data" / "answers.rank0.jsonl").touch()
+    with pytest.raises(FileNotFoundError, match="its run is unfinished"):
+        call(*runs, tmp_path / "data")
+
+
 def test_curve(runs, tmp_path):
     page = Page(html_of(tmp_path, *runs, "--frames", 0))
     (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -240,6 +267,7 @@ def test_bad_input(runs, tmp_path):
         ((dense, dense), ValueError, "dense is given twice"),
         ((tmp_path / "no",), FileNotFoundError, "no is no directory"),
         ((dense, "--samples", 0), ValueError, "--samples 0 must be at least 1"),
+        ((dense, "--videos", 0), ValueError, "--videos 0 must be at least 1"),
         ((dense, "--frames", -1), ValueError, "--frames -1 must not be negative"),
         ((dense, "--output", tmp_path), IsADirectoryError, "is a directory: name a file"),
     ):

@@ -91,8 +91,8 @@ def test_the_doctor_lists_what_decord_misreads(files, tmp_path, capsys):
         line = next(line for line in printed.splitlines() if line.startswith("MISREAD") and name in line)
         counted = int(line.split(" of 16 frames differ")[0].split()[-1])
         file = next(video for video in report["misread"] if video.endswith(name))
-        theirs = read_video(file, FrameSampling("uniform", 16), "decord").frames
-        ours = read_video(file, FrameSampling("uniform", 16)).frames
+        theirs = read_video(file, FrameSampling("uniform", max_frames=16), "decord").frames
+        ours = read_video(file, FrameSampling("uniform", max_frames=16)).frames
         differ = [a.shape != b.shape or np.abs(a.astype(int) - b).max() > 40 for a, b in zip(ours, theirs, strict=True)]
         assert counted == sum(differ)
     assert "misread: 3 videos are fine, but raw decord gives other frames of them" in printed
@@ -104,7 +104,7 @@ def test_the_doctor_does_not_ask_decord_where_it_is_right(files, monkeypatch):
     with open_video(video) as opened:
         assert isinstance(opened, ExactVideo)
         opened.frames([0, 9])
-        assert misread_by_decord(video, opened, FrameSampling("uniform", 16), 9.0) == ""
+        assert misread_by_decord(video, opened, FrameSampling("uniform", max_frames=16), 9.0) == ""
 
 
 @pytest.mark.parametrize("name", [*MISREAD, *SOUND])
@@ -129,7 +129,7 @@ def test_qwen_reads_what_qwen_vl_utils_reads(name, kind, files):
     from qwen_vl_utils import vision_process
 
     file = str(next(files.rglob(name)))
-    protocol = QWEN_PROTOCOLS[kind].sampled(FrameSampling("uniform", 8))
+    protocol = QWEN_PROTOCOLS[kind].sampled(FrameSampling("uniform", max_frames=8))
     with open_video(file, "decord") as video:
         asked = protocol.message(file, "", len(video))[-1]["content"][0]
     theirs, notes = vision_process.fetch_video(asked, image_patch_size=protocol.patch, return_video_metadata=True)
@@ -150,7 +150,7 @@ def test_time_stamps_of_qwen3_are_those_of_the_frames_shown(tmp_path):
     """At a variable rate: each pair of frames gets the middle of the two, as a player shows them."""
     CASES["variable.mp4"].make(tmp_path / "variable.mp4")
     checkpoint = str(make_qwen(tmp_path, "qwen3_vl"))
-    protocol = QWEN_PROTOCOLS["qwen3_vl"].sampled(FrameSampling("uniform", 8))
+    protocol = QWEN_PROTOCOLS["qwen3_vl"].sampled(FrameSampling("uniform", max_frames=8))
     engine = QwenEngine(checkpoint, protocol, "cpu", "float32")
     read = engine.read(str(tmp_path / "variable.mp4"))
     shown = [VARIABLE[i] / 240 for i in torch.linspace(0, 71, 8).round().long().tolist()]

@@ -49,7 +49,7 @@ def engine(request, tmp_path_factory):
         checkpoint = make_qwen(tmp_path_factory.mktemp("qwen"), kind)
     else:
         checkpoint = request.getfixturevalue(kind)
-    protocol = protocol_for(str(checkpoint)).sampled(FrameSampling("uniform", FRAMES))
+    protocol = protocol_for(str(checkpoint)).sampled(FrameSampling("uniform", max_frames=FRAMES))
     return load_engine(str(checkpoint), protocol, "cpu", "float32")
 
 

@@ -79,7 +79,7 @@ def test_protocols_are_told_apart_by_what_the_checkpoint_says(onevision, llava_v
 
 def test_identity_tells_settings_apart(onevision):
     protocol = protocol_for(str(onevision))
-    fewer = protocol.sampled(FrameSampling("uniform", 8))
+    fewer = protocol.sampled(FrameSampling("uniform", max_frames=8))
     settings = [(protocol, "float32"), (fewer, "float32"), (protocol, "float16")]
     engines = [LlavaEngine(str(onevision), p, "cpu", dtype) for p, dtype in settings]
     assert len({engine.identity for engine in engines}) == 3

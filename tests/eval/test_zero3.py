@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from eval.cli import FAILED_QUESTIONS, main
 from eval.demo.benchmark import write_video
 from eval.engine import Engine
+from eval.flags import ZERO3
 from eval.models import load_engine, protocol_for
 from eval.zero3 import READ_DIRECTLY, load_sharded, read_config
 from llava.video import FrameSampling
@@ -26,7 +27,7 @@ from tests.eval.test_sweep import same
 from tests.llava.test_video import noisy_frames
 from vidcom2 import compressor
 
-SHIPPED = Path(__file__).parents[2] / "scripts" / "zero3.json"
+SHIPPED = ZERO3
 PROCESSES = 2
 SPECS = ("none", "vidcom2@0.25", "fastv@0.6:k=1")
 QUESTIONS = ("What moves?\nA. A dog\nB. A cat", "Why?")
@@ -61,7 +62,12 @@ def says(engine: Engine, video: str) -> list[Said]:
 
 def loaded(model: Path, dtype: str, zero3: Path | None = None) -> Engine:
     return load_engine(
-        str(model), protocol_for(str(model)).sampled(FrameSampling("uniform", 4)), "cpu", dtype, "sdpa", zero3
+        str(model),
+        protocol_for(str(model)).sampled(FrameSampling("uniform", max_frames=4)),
+        "cpu",
+        dtype,
+        "sdpa",
+        zero3,
     )
 
 

@@ -41,7 +41,7 @@ def test_where_decord_is_proved_right_it_is(name: str, text: str, made: Made) ->
 def test_what_decord_misreads_is_counted(name: str, made: Made) -> None:
     """By the numbers that its frames carry."""
     pytest.importorskip("decord")
-    file, sampling = str(made(name)), FrameSampling("uniform", 16)
+    file, sampling = str(made(name)), FrameSampling("uniform", max_frames=16)
     with open_video(file) as video:
         indices, frames = video.sample(sampling.indices)
         against = against_decord(file, video, sampling.indices, frames)
@@ -53,7 +53,7 @@ def test_what_decord_misreads_is_counted(name: str, made: Made) -> None:
 
 def test_decord_that_fails_hangs_or_is_not_there(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("decord")
-    choose = FrameSampling("uniform", 4).indices
+    choose = FrameSampling("uniform", max_frames=4).indices
 
     def against(timeout: float = 60.0) -> AgainstDecord:
         with open_video(made("h264.ts")) as video:
@@ -76,7 +76,7 @@ def test_decord_that_fails_hangs_or_is_not_there(made: Made, monkeypatch: pytest
 
 def test_raw_readers_are_not_compared(made: Made) -> None:
     pytest.importorskip("decord")
-    choose = FrameSampling("uniform", 4).indices
+    choose = FrameSampling("uniform", max_frames=4).indices
     with open_video(made("h264.ts"), "decord") as video:
         _, frames = video.sample(choose)
         against = against_decord(str(made("h264.ts")), video, choose, frames)

@@ -71,7 +71,7 @@ def why(tmp_path: Path) -> Why:
 def test_whole_files(encoding: Encoding, tmp_path: Path) -> None:
     encoding(tmp_path / "whole.asf")
     assert why_damaged(str(tmp_path / "whole.asf"), "asf", 1) is None
-    video = read_video(tmp_path / "whole.asf", FrameSampling("uniform", 12))
+    video = read_video(tmp_path / "whole.asf", FrameSampling("uniform", max_frames=12))
     assert video.total_frames == encoding.length
     assert [number(frame) for frame in video.frames] == [index % 256 for index in video.indices]
 
@@ -81,15 +81,15 @@ def test_recordings(whole: Asf, tmp_path: Path) -> None:
     file = tmp_path / "recorded.wmv"
     for end in (whole.index, b""):
         file.write_bytes(whole.joined(whole.packets, said=0, recorded=True) + end)
-        assert read_video(file, FrameSampling("uniform", 4)).total_frames == LENGTH
+        assert read_video(file, FrameSampling("uniform", max_frames=4)).total_frames == LENGTH
     assert whole.index.startswith(SIMPLE_INDEX)
     file.write_bytes(whole.joined(whole.packets[:10], said=0, recorded=True))
-    video = read_video(file, FrameSampling("uniform", 12))
+    video = read_video(file, FrameSampling("uniform", max_frames=12))
     assert 20 < video.total_frames < LENGTH
     assert [number(frame) for frame in video.frames] == video.indices
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(VideoError, match="it was cut off, in the packet that begins at byte"):
-        read_video(file, FrameSampling("uniform", 4))
+        read_video(file, FrameSampling("uniform", max_frames=4))
 
 
 @pytest.mark.parametrize("lost", [1, 9, 18])
@@ -98,10 +98,10 @@ def test_a_lost_packet(whole: Asf, lost: int, tmp_path: Path) -> None:
     left = whole.packets[:lost] + whole.packets[lost + 1 :]
     file.write_bytes(whole.joined(left) + whole.index)
     with pytest.raises(VideoError, match="it is damaged: pictures are missing before byte"):
-        read_video(file, FrameSampling("uniform", 4))
+        read_video(file, FrameSampling("uniform", max_frames=4))
     file.write_bytes(whole.joined(left, said=len(left) + 1))
     with pytest.raises(VideoError, match=r"it is damaged: pictures are missing|it was cut off: it has"):
-        read_video(file, FrameSampling("uniform", 4))
+        read_video(file, FrameSampling("uniform", max_frames=4))
 
 
 def test_the_lost_end(whole: Asf, why: Why) -> None:

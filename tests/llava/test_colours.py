@@ -62,7 +62,7 @@ def test_colours_are_those_that_the_tags_say(
     matrix: int, full: bool, pix_fmt: str, height: int, width: int, tmp_path: Path
 ) -> None:
     write(tmp_path / "bars.mp4", matrix, full, pix_fmt, height, width)
-    frames = read_video(tmp_path / "bars.mp4", FrameSampling("uniform", 2)).frames
+    frames = read_video(tmp_path / "bars.mp4", FrameSampling("uniform", max_frames=2)).frames
     bar = width // len(BARS)
     for number, colour in enumerate(BARS):
         inside = frames[:, :, number * bar + 4 : (number + 1) * bar - 4].astype(float)
@@ -75,13 +75,15 @@ def test_colours_are_those_that_the_tags_say(
 def test_eight_bit_colours_are_decords(matrix: int, full: bool, tmp_path: Path) -> None:
     pytest.importorskip("decord")
     write(tmp_path / "bars.mp4", matrix, full, "yuv420p", 64, 96)
-    ours, theirs = (read_video(tmp_path / "bars.mp4", FrameSampling("uniform", 2), by) for by in ("exact", "decord"))
+    ours, theirs = (
+        read_video(tmp_path / "bars.mp4", FrameSampling("uniform", max_frames=2), by) for by in ("exact", "decord")
+    )
     np.testing.assert_array_equal(ours.frames, theirs.frames)
 
 
 def test_a_range_that_is_not_tagged_is_limited(tmp_path: Path) -> None:
     write(tmp_path / "bars.mp4", 1, False, "yuv420p", 48, 96, tagged_range=False)
-    frames = read_video(tmp_path / "bars.mp4", FrameSampling("uniform", 1)).frames
+    frames = read_video(tmp_path / "bars.mp4", FrameSampling("uniform", max_frames=1)).frames
     assert np.abs(frames[0, 24, 8::16].astype(float) - BARS).max() <= 4
 
 
@@ -97,4 +99,4 @@ def test_colours_that_cannot_be_converted_are_an_error(tmp_path: Path) -> None:
             target.mux(stream.encode(frame.reformat(format="yuv444p")))
         target.mux(stream.encode(None))
     with pytest.raises(VideoError, match=r"its colours are tagged with matrix 8 of ITU-T H\.273"):
-        read_video(data, FrameSampling("uniform", 1))
+        read_video(data, FrameSampling("uniform", max_frames=1))

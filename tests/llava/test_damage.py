@@ -42,7 +42,7 @@ def test_files_that_were_cut_off(name: str, made: Made, tmp_path: Path) -> None:
     for share in (0.3, 0.6, 0.9):
         (tmp_path / name).write_bytes(data[: int(len(data) * share)])
         with pytest.raises(VideoError, match=r"cut off|damaged|no pictures|no frames"):
-            read_video(tmp_path / name, FrameSampling("uniform", 4))
+            read_video(tmp_path / name, FrameSampling("uniform", max_frames=4))
 
 
 def test_a_packet_without_a_picture(made: Made, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_packet_without_a_picture(made: Made, tmp_path: Path) -> None:
     data[chunk + 8 : chunk + 200] = bytes(192)
     (tmp_path / "zeros.avi").write_bytes(data)
     with pytest.raises(VideoError, match=r"damaged"):
-        read_video(tmp_path / "zeros.avi", FrameSampling("uniform", 9))
+        read_video(tmp_path / "zeros.avi", FrameSampling("uniform", max_frames=9))
 
 
 def test_a_lost_fragment(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_lost_fragment(tmp_path: Path) -> None:
     assert len(begins) > 5
     (tmp_path / "lost.mp4").write_bytes(data[: begins[4]] + data[begins[5] :])
     with pytest.raises(VideoError, match="it is damaged: fragment 6 follows fragment 4"):
-        read_video(tmp_path / "lost.mp4", FrameSampling("uniform", 4))
+        read_video(tmp_path / "lost.mp4", FrameSampling("uniform", max_frames=4))
 
 
 def test_transport_stream_packets_lost_from_one_table_to_another(made: Made, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_transport_stream_packets_lost_from_one_table_to_another(made: Made, tmp
         lost = packets[: tables[first]] + packets[tables[last] :]
         (tmp_path / "lost.ts").write_bytes(b"".join(lost))
         with pytest.raises(VideoError, match="it is damaged: packets are missing before byte"):
-            read_video(tmp_path / "lost.ts", FrameSampling("uniform", 4))
+            read_video(tmp_path / "lost.ts", FrameSampling("uniform", max_frames=4))
 
 
 def ogg(count: int, serial: int, last: bool = False) -> bytes:

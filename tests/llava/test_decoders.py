@@ -13,6 +13,7 @@ import pytest
 
 from llava.video import READERS, FrameSampling, VideoError, read_video, require
 from llava.video.raw import PyavVideo
+from tests.llava.conftest import Made
 from tests.odd_videos import BROKEN, DECORD_CANNOT, FINE, encode, noisy_frames
 
 OLD_PYAV = int(av.__version__.split(".")[0]) < 16
@@ -44,7 +45,7 @@ def test_frames_count_and_rate_are_decords(name: str, decoder: str, tmp_path: Pa
     if (name, decoder) == ("ten_bits.mp4", "torchcodec"):
         pytest.skip("which rounds ten bits to eight in another way")
     FINE[name](tmp_path / name)
-    for sampling in (FrameSampling("uniform", 9), FrameSampling("fps", 64, 6.0)):
+    for sampling in (FrameSampling("uniform", max_frames=9), FrameSampling("fps", fps=6.0, max_frames=64)):
         reference, other = (read_video(tmp_path / name, sampling, which) for which in ("decord", decoder))
         assert (other.total_frames, other.fps) == (reference.total_frames, pytest.approx(reference.fps))
         assert other.times == pytest.approx(reference.times)
@@ -61,8 +62,8 @@ def test_what_decord_cannot_read(name: str, tmp_path: Path) -> None:
     pytest.importorskip("decord")
     FINE[name](tmp_path / name)
     with pytest.raises(VideoError, match="decord cannot handle frames of this width; exact can"):
-        read_video(tmp_path / name, FrameSampling("uniform", 8), "decord")
-    video = read_video(tmp_path / name, FrameSampling("uniform", 12))
+        read_video(tmp_path / name, FrameSampling("uniform", max_frames=8), "decord")
+    video = read_video(tmp_path / name, FrameSampling("uniform", max_frames=12))
     assert np.abs(video.frames.astype(int) - one_by_one(tmp_path / name)).max() <= 2
 
 
@@ -73,7 +74,7 @@ def test_broken_files_are_errors(name: str, decoder: str, tmp_path: Path) -> Non
         pytest.skip(f"without {decoder}")
     BROKEN[name][0](tmp_path / name)
     with pytest.raises(VideoError) as raised:
-        read_video(tmp_path / name, FrameSampling("uniform", 8), decoder)
+        read_video(tmp_path / name, FrameSampling("uniform", max_frames=8), decoder)
     assert str(raised.value).startswith(f"{tmp_path / name}: cannot be read by {decoder}: ")
     assert "\n" not in str(raised.value)
 
@@ -83,7 +84,7 @@ def test_raw_pyav_counts_from_the_start_and_leaves_frames_as_they_are(tmp_path: 
     expected, video = one_by_one(tmp_path / "turned.mp4"), PyavVideo(str(tmp_path / "turned.mp4"))
     assert len(video) == len(expected) == 12
     np.testing.assert_array_equal(video.frames([0, 0, 5, 11]), expected[[0, 0, 5, 11]])
-    read = read_video(tmp_path / "turned.mp4", FrameSampling("uniform", 3), "pyav")
+    read = read_video(tmp_path / "turned.mp4", FrameSampling("uniform", max_frames=3), "pyav")
     assert (read.reader, read.why, read.indices) == ("raw pyav", "asked for", [0, 5, 11])
 
 
@@ -94,7 +95,7 @@ def test_raw_pyav_counts_what_the_header_does_not_say(tmp_path: Path) -> None:
 
 def test_unknown_decoder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="decoder 'opencv' is unknown; there are exact, decord, torchcodec, pyav"):
-        read_video(tmp_path / "any.mp4", FrameSampling("uniform", 2), "opencv")
+        read_video(tmp_path / "any.mp4", FrameSampling("uniform", max_frames=2), "opencv")
     assert list(READERS) == ["exact", "decord", "torchcodec", "pyav"]
 
 
@@ -117,3 +118,12 @@ def test_torchcodec_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
     with pytest.raises(ImportError, match="FFmpeg's shared libraries"):
         require("torchcodec")
+
+
+@pytest.mark.skipif(not installed("decord"), reason="without decord")
+def test_what_decord_has_no_decoder_for(made: Made) -> None:
+    """The error names the reader that has one."""
+    sampling = FrameSampling("uniform", max_frames=2)
+    with pytest.raises(VideoError, match=r"decord does not know its codec, such as AV1; exact reads all that FFmpeg"):
+        read_video(made("av1.mp4"), sampling, "decord")
+    assert len(read_video(made("av1.mp4"), sampling).frames) == 2

@@ -56,10 +56,10 @@ def test_seeking_gives_what_decoding_from_the_start_gives(name: str, made: Made)
 
 def test_times_are_those_of_the_frames_shown(made: Made) -> None:
     for name, ticks in (("variable.mp4", VARIABLE), ("gap.mp4", GAP), ("variable.mkv", VARIABLE)):
-        video = read_video(made(name), FrameSampling("uniform", 10))
+        video = read_video(made(name), FrameSampling("uniform", max_frames=10))
         assert video.shown_at == pytest.approx([(ticks[i] - ticks[0]) / 240 for i in video.indices], abs=0.002)
         assert video.times == [index / video.fps for index in video.indices]
-    video = read_video(made("cut_head.mp4"), FrameSampling("uniform", 5))
+    video = read_video(made("cut_head.mp4"), FrameSampling("uniform", max_frames=5))
     assert video.shown_at == pytest.approx([index / 24 for index in video.indices], abs=0.001)
 
 
@@ -101,7 +101,7 @@ def test_time_stamps_missing_at_the_ends(made: Made) -> None:
 def test_more_or_fewer_pictures_than_packets(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only decoding tells how many there are, frames are chosen out of these."""
     file, count = str(made("h264.ts")), len(CASES["h264.ts"].shown)
-    expected = read_video(file, FrameSampling("uniform", 9))
+    expected = read_video(file, FrameSampling("uniform", max_frames=9))
     for guess in (count - 5, count + 5):
         video = ExactVideo(file)
         video.packets.__dict__["shown"] = np.arange(guess)
@@ -130,7 +130,7 @@ def test_a_frame_beyond_the_end(made: Made) -> None:
 def test_a_stream_may_be_cut_anywhere(made: Made, tmp_path: Path) -> None:
     data = made("h264.ts").read_bytes()
     (tmp_path / "cut.ts").write_bytes(data[: int(len(data) * 0.6)])
-    video = read_video(tmp_path / "cut.ts", FrameSampling("uniform", 4))
+    video = read_video(tmp_path / "cut.ts", FrameSampling("uniform", max_frames=4))
     assert 20 < video.total_frames < 72
     *before, last = (number(frame) for frame in video.frames)
     assert before == video.indices[:-1]
@@ -141,7 +141,7 @@ def test_streams_that_were_joined(made: Made, tmp_path: Path) -> None:
     """As `cat a.ts b.ts` does it: their counters begin anew, and nothing is missing."""
     data = made("h264.ts").read_bytes()
     (tmp_path / "joined.ts").write_bytes(data + data)
-    video = read_video(tmp_path / "joined.ts", FrameSampling("uniform", 17))
+    video = read_video(tmp_path / "joined.ts", FrameSampling("uniform", max_frames=17))
     assert video.total_frames == 144
     assert [number(frame) for frame in video.frames] == [index % 72 for index in video.indices]
 
@@ -156,7 +156,7 @@ def test_what_is_lost_in_the_middle_is_not_passed_over(name: str, lost: int, mad
     middle = len(data) * 3 // 5
     (tmp_path / name).write_bytes(data[:middle] + data[middle + lost :])
     try:
-        video = read_video(tmp_path / name, FrameSampling("uniform", 36))
+        video = read_video(tmp_path / name, FrameSampling("uniform", max_frames=36))
     except VideoError:
         return
     assert [number(frame) for frame in video.frames] == video.indices  # inside one picture, if anywhere
@@ -170,7 +170,7 @@ def test_damage_in_the_middle_is_an_error(name: str, made: Made, tmp_path: Path)
     data[middle - 300 : middle + 300] = np.random.default_rng(0).bytes(600)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(VideoError, match=r"damaged|time stamps|cut off"):
-        read_video(tmp_path / name, FrameSampling("uniform", 36))
+        read_video(tmp_path / name, FrameSampling("uniform", max_frames=36))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_other_angles_are_an_error() -> None:
 @pytest.mark.parametrize("name", ["narrow.mp4", "grey.mp4", "one_frame.mp4"])
 def test_odd_videos(name: str, tmp_path: Path) -> None:
     FINE[name](tmp_path / name)
-    assert read_video(tmp_path / name, FrameSampling("uniform", 3)).frames.dtype == np.uint8
+    assert read_video(tmp_path / name, FrameSampling("uniform", max_frames=3)).frames.dtype == np.uint8
 
 
 def test_memory_does_not_grow_with_the_videos_length(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_the_videos_length(tmp_path: Path) -> None:
     segments = [write_segment(tmp_path / f"{i}.mp4", still(size, i)) for i in range(2)]
     hour = join(tmp_path / "hour.mp4", segments, 3600)
     frames = 32 * size[0] * size[1] * 3 / 2**20
-    assert frames <= peak_memory(hour, FrameSampling("uniform", 32), "exact") <= frames + 64
+    assert frames <= peak_memory(hour, FrameSampling("uniform", max_frames=32), "exact") <= frames + 64
 
 
 def still(size: tuple[int, int], number: int) -> np.ndarray:

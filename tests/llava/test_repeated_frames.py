@@ -31,7 +31,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_is_held_once(decoder: str, short: Path) -> None:
     tracemalloc.start()
     try:
-        video = read_video(short, FrameSampling("uniform", 64), decoder)
+        video = read_video(short, FrameSampling("uniform", max_frames=64), decoder)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -44,7 +44,7 @@ def test_each_is_held_once(decoder: str, short: Path) -> None:
 
 
 def test_where_decord_errs_each_sampled_one_counts(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampling = FrameSampling("uniform", 8)
+    sampling = FrameSampling("uniform", max_frames=8)
     asked: list[list[int]] = []
 
     def theirs(file: str, choose, timeout: float):
@@ -72,7 +72,7 @@ def test_counting_by_rows() -> None:
 def test_decord_reads_each_once(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("decord")
     monkeypatch.setattr("llava.video.against_decord.why_in_doubt", lambda video: "for this test")
-    sampling = FrameSampling("uniform", 8)
+    sampling = FrameSampling("uniform", max_frames=8)
     with open_video(short) as video:
         sampled = sample_video(video, sampling)
         assert against_decord(str(short), video, sampling.indices, sampled.distinct, sampled.rows).differ == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.demo.benchmark import write_video
-from llava.video import FrameSampling, VideoError, read_video
+from llava.video import FrameSampling, VideoError, open_video, read_video
 from tests.odd_videos import BROKEN, FASTSTART, FINE, noisy_frames
 
 
@@ -58,7 +60,7 @@ totals = st.integers(1, 5000)
 
 @given(totals, rates, st.integers(1, 128))
 def test_uniform_is_llava_onevisions_and_llava_vids_forced_sampling(total: int, avg_fps: float, count: int) -> None:
-    sampling = FrameSampling("uniform", count)
+    sampling = FrameSampling("uniform", max_frames=count)
     assert sampling.indices(total, avg_fps) == np.linspace(0, total - 1, count, dtype=int).tolist()
     forced = llava_vid(total, avg_fps, count, fps=1, force_sample=True)
     assert sampling.indices_and_times(total, avg_fps) == forced
@@ -67,12 +69,12 @@ def test_uniform_is_llava_onevisions_and_llava_vids_forced_sampling(total: int, 
 @given(totals, rates, st.integers(1, 128))
 def test_one_frame_per_second_is_llava_vids_to_the_bit(total: int, avg_fps: float, count: int) -> None:
     expected = llava_vid(total, avg_fps, count, fps=1, force_sample=False)
-    assert FrameSampling("fps", count).indices_and_times(total, avg_fps) == expected
+    assert FrameSampling("fps", fps=1.0, max_frames=count).indices_and_times(total, avg_fps) == expected
 
 
 @given(totals, st.sampled_from([24.0, 25.0, 29.97]), st.integers(1, 128), st.integers(2, 8))
 def test_other_rates_take_llava_vids_frames_but_true_times(total: int, avg_fps: float, count: int, fps: int) -> None:
-    indices, times = FrameSampling("fps", count, fps).indices_and_times(total, avg_fps)
+    indices, times = FrameSampling("fps", fps=fps, max_frames=count).indices_and_times(total, avg_fps)
     assert indices == llava_vid(total, avg_fps, count, fps, force_sample=False)[0]
     assert len(times) == len(indices)
     # Within the rounding of the stride: 25 / 8 = 3.125 is taken as 3.
@@ -80,31 +82,31 @@ def test_other_rates_take_llava_vids_frames_but_true_times(total: int, avg_fps: 
 
 
 def test_short_videos_repeat_frames_and_long_ones_fall_back_to_uniform() -> None:
-    assert FrameSampling("uniform", 6).indices(3, 24.0) == [0, 0, 0, 1, 1, 2]
-    assert FrameSampling("fps", 4).indices(96, 24.0) == [0, 24, 48, 72]  # 4 of at most 4
-    assert FrameSampling("fps", 4).indices(97, 24.0) == [0, 32, 64, 96]  # a fifth would be too many
+    assert FrameSampling("uniform", max_frames=6).indices(3, 24.0) == [0, 0, 0, 1, 1, 2]
+    assert FrameSampling("fps", fps=1.0, max_frames=4).indices(96, 24.0) == [0, 24, 48, 72]  # 4 of at most 4
+    assert FrameSampling("fps", fps=1.0, max_frames=4).indices(97, 24.0) == [0, 32, 64, 96]  # a fifth would be too many
 
 
 @pytest.mark.parametrize("avg_fps", [0.4, 0.5])  # Python rounds a half to even: 0
 def test_a_frame_rate_below_the_wanted_one_is_an_error(avg_fps: float) -> None:
     with pytest.raises(ValueError, match=f"avg_fps {avg_fps}"):
-        FrameSampling("fps", 64).indices(100, avg_fps)
+        FrameSampling("fps", fps=1.0, max_frames=64).indices(100, avg_fps)
 
 
-@pytest.mark.parametrize("kind", ["uniform", "fps"])
+@pytest.mark.parametrize("kind", ["uniform:8", "fps:1.0:max8"])
 @pytest.mark.parametrize(("total", "avg_fps"), [(0, 24.0), (10, 0.0), (10, float("nan")), (10, float("inf"))])
 def test_impossible_videos_are_errors(kind: str, total: int, avg_fps: float) -> None:
     with pytest.raises(ValueError, match=r"no frames|avg_fps"):
-        FrameSampling(kind, 8).indices(total, avg_fps)  # type: ignore[arg-type]
+        FrameSampling.parse(kind).indices(total, avg_fps)
 
 
 @pytest.mark.parametrize(
     ("sampling", "text"),
     [
-        (FrameSampling("uniform", 32), "uniform:32"),
-        (FrameSampling("fps", 64), "fps:1.0:max64"),
-        (FrameSampling("fps", 64, 1), "fps:1.0:max64"),
-        (FrameSampling("fps", 8, 0.1), "fps:0.1:max8"),
+        (FrameSampling("uniform", max_frames=32), "uniform:32"),
+        (FrameSampling("fps", fps=1.0, max_frames=64), "fps:1.0:max64"),
+        (FrameSampling("fps", fps=1, max_frames=64), "fps:1.0:max64"),
+        (FrameSampling("fps", fps=0.1, max_frames=8), "fps:0.1:max8"),
     ],
 )
 def test_text_form(sampling: FrameSampling, text: str) -> None:
@@ -139,9 +141,53 @@ def test_bad_text_is_an_error_that_quotes_it(text: str) -> None:
     assert repr(text) in str(raised.value)
 
 
+def test_a_number_that_does_not_say_what_it_counts_is_an_error() -> None:
+    """FrameSampling("fps", 1) was one frame of the whole video, not one per second."""
+    with pytest.raises(TypeError):
+        FrameSampling("fps", 1)  # type: ignore[misc, call-arg]
+    with pytest.raises(TypeError, match="max_frames"):
+        FrameSampling("fps", fps=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_frames": 2.5}, "max_frames must be a whole number, not 2.5"),
+        ({"max_frames": "16"}, "not '16'"),
+        ({"max_frames": 8, "fps": 2.0}, "fps=2.0 is for the kind 'fps'"),
+        ({"kind": "fps", "max_frames": 8}, "such as fps=1.0, not None"),
+        ({"kind": "fps", "max_frames": 8, "fps": "1"}, "not '1'"),
+    ],
+)
+def test_a_sampling_that_cannot_be_meant(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        FrameSampling(**{"kind": "uniform", **settings})
+
+
+@pytest.mark.parametrize("wrong", [16, "uniform:16", None])
+def test_what_is_no_sampling_is_not_the_files_fault(clip: Path, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f'FrameSampling("uniform", max_frames=16), not {wrong!r}')):
+        read_video(clip, wrong)
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, NameError, AssertionError])
+def test_a_programming_error_is_not_the_files_fault(clip: Path, error: type[Exception]) -> None:
+    with pytest.raises(error), open_video(clip):
+        raise error("of whoever reads")
+
+
+def test_a_codec_that_nobody_knows_is_the_files_fault(clip: Path, tmp_path: Path) -> None:
+    content = clip.read_bytes()
+    assert content.count(b"avc1") >= 1
+    (tmp_path / "unknown.mp4").write_bytes(content.replace(b"avc1", b"zzz1"))
+    for decoder in ("exact", "pyav", "decord"):
+        with pytest.raises(VideoError, match=r"unknown\.mp4: cannot be read"):
+            read_video(tmp_path / "unknown.mp4", FrameSampling("uniform", max_frames=4), decoder)
+
+
 def test_unknown_kind() -> None:
     with pytest.raises(ValueError, match="kind must be one of"):
-        FrameSampling("random", 8)  # type: ignore[arg-type]
+        FrameSampling("random", max_frames=8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["uniform:8", "uniform:100", "fps:1.0:max64", "fps:8.0:max64", "fps:8.0:max5"])
@@ -162,13 +208,13 @@ def test_frames_are_pyavs(layout: str, text: str, request: pytest.FixtureRequest
 def test_channels_are_rgb(tmp_path: Path) -> None:
     frames = np.full((10, 32, 32, 3), (200, 60, 10), dtype=np.uint8)
     write_video(tmp_path / "red.mp4", frames, 10)
-    colour = read_video(tmp_path / "red.mp4", FrameSampling("uniform", 2)).frames.mean((0, 1, 2))
+    colour = read_video(tmp_path / "red.mp4", FrameSampling("uniform", max_frames=2)).frames.mean((0, 1, 2))
     np.testing.assert_allclose(colour, [200, 60, 10], atol=6)
 
 
 def test_a_fractional_frame_rate(tmp_path: Path) -> None:
     write_video(tmp_path / "ntsc.mp4", noisy_frames(60), Fraction(30000, 1001))
-    video = read_video(str(tmp_path / "ntsc.mp4"), FrameSampling("fps", 8))
+    video = read_video(str(tmp_path / "ntsc.mp4"), FrameSampling("fps", fps=1.0, max_frames=8))
     assert video.fps == pytest.approx(30000 / 1001)
     assert video.duration == pytest.approx(2.002)
     assert video.times == [0.0, 1.0]  # frame 30, which lmms-eval takes to be at 1 s
@@ -176,16 +222,16 @@ def test_a_fractional_frame_rate(tmp_path: Path) -> None:
 
 def test_a_single_frame(tmp_path: Path) -> None:
     write_video(tmp_path / "one.mp4", noisy_frames(1), 24)
-    video = read_video(tmp_path / "one.mp4", FrameSampling("uniform", 4))
+    video = read_video(tmp_path / "one.mp4", FrameSampling("uniform", max_frames=4))
     assert video.frames.shape == (4, 48, 64, 3)
     assert video.times == [0.0] * 4
 
 
 def test_too_slow_a_video_names_the_file_and_its_rate(tmp_path: Path) -> None:
     write_video(tmp_path / "slow.mp4", noisy_frames(4), Fraction(1, 4))
-    assert len(read_video(tmp_path / "slow.mp4", FrameSampling("uniform", 4)).frames) == 4
+    assert len(read_video(tmp_path / "slow.mp4", FrameSampling("uniform", max_frames=4)).frames) == 4
     with pytest.raises(VideoError, match=r"slow\.mp4: .*avg_fps 0\.25 is too low"):
-        read_video(tmp_path / "slow.mp4", FrameSampling("fps", 64))
+        read_video(tmp_path / "slow.mp4", FrameSampling("fps", fps=1.0, max_frames=64))
 
 
 def cut(path: Path, percent: int) -> bytes:
@@ -208,7 +254,7 @@ def test_damaged_files(layout: str, damage: str, tmp_path: Path, request: pytest
     bad = tmp_path / "damaged.mp4"
     bad.write_bytes(overwritten(whole) if damage == "overwritten" else cut(whole, int(damage.split()[-1])))
     with pytest.raises(VideoError, match="cannot be read") as raised:
-        read_video(bad, FrameSampling("uniform", 32))
+        read_video(bad, FrameSampling("uniform", max_frames=32))
     assert str(raised.value).startswith(f"{bad}: ")
     assert "\n" not in str(raised.value)
 
@@ -227,14 +273,14 @@ def test_files_that_are_not_videos(content: bytes, cause: str, tmp_path: Path) -
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(content)
     with pytest.raises(VideoError, match=cause) as raised:
-        read_video(bad, FrameSampling("uniform", 8))
+        read_video(bad, FrameSampling("uniform", max_frames=8))
     assert str(bad) in str(raised.value)
 
 
 @pytest.mark.parametrize("name", FINE)
 def test_unusual_videos(name: str, tmp_path: Path) -> None:
     FINE[name](tmp_path / name)
-    video = read_video(tmp_path / name, FrameSampling("uniform", 7))
+    video = read_video(tmp_path / name, FrameSampling("uniform", max_frames=7))
     expected = pyav_frames(tmp_path / name)
     assert video.total_frames == len(expected)
     if name.startswith("turned"):  # PyAV leaves frames as they were taken
@@ -250,7 +296,7 @@ def test_unusual_videos(name: str, tmp_path: Path) -> None:
 
 def test_at_a_variable_rate_frames_are_counted_and_times_are_as_if_it_were_constant(tmp_path: Path) -> None:
     FINE["variable_rate.mp4"](tmp_path / "variable.mp4")
-    video = read_video(tmp_path / "variable.mp4", FrameSampling("uniform", 5))
+    video = read_video(tmp_path / "variable.mp4", FrameSampling("uniform", max_frames=5))
     # 24 frames are in the first second, 6 in the three after it: by the clock, three of five would be of the latter.
     assert video.total_frames == 30
     assert 30 / 4 <= video.fps <= 30 / 3.5  # how long the last frame stays is not said
@@ -264,7 +310,7 @@ def test_broken_files(name: str, tmp_path: Path) -> None:
     make, cause = BROKEN[name]
     make(tmp_path / name)
     with pytest.raises(VideoError) as raised:
-        read_video(tmp_path / name, FrameSampling("uniform", 8))
+        read_video(tmp_path / name, FrameSampling("uniform", max_frames=8))
     message = str(raised.value)
     assert message.startswith(f"{tmp_path / name}: ")
     assert cause in message
@@ -278,6 +324,6 @@ def test_a_video_error_crosses_processes() -> None:
 
 def test_the_default_reader_does_not_need_decord(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
     monkeypatch.setitem(sys.modules, "decord", None)
-    assert read_video(clip, FrameSampling("uniform", 8)).reader == "pyav, from key pictures"
+    assert read_video(clip, FrameSampling("uniform", max_frames=8)).reader == "pyav, from key pictures"
     with pytest.raises(ImportError, match="pip install decord"):
-        read_video(clip, FrameSampling("uniform", 8), "decord")
+        read_video(clip, FrameSampling("uniform", max_frames=8), "decord")

@@ -53,6 +53,21 @@ def test_spec_identifies_the_compressor(made):
     assert json.loads(json.dumps(made.settings)) == made.settings
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("vidcom2@1", "vidcom2@1.0"),
+        ("vidcom2:retention=1", "vidcom2@1.0"),
+        ("random+fca@0.5:fca.tau=1", "random+fca@0.5:fca.tau=1.0"),
+        ("fastv@0.53125:keep=1", "fastv@0.53125:keep=1.0"),
+    ],
+)
+def test_one_setting_has_one_spelling(one, other):
+    """Which names the directory of its results."""
+    assert compressor(one).spec == compressor(other).spec
+    assert repr(compressor(one).settings) == repr(compressor(other).settings)
+
+
 def test_spec_tells_the_adjustment():
     assert Random(0.25, fca=FrameAdjustment(tau=0.1), seed=2).spec == "random+fca@0.25:seed=2:fca.tau=0.1"
     assert Random(0.25, fca=FrameAdjustment()).settings["fca"]["tau"] == 0.01
@@ -76,7 +91,7 @@ def test_keywords_win_over_the_spec():
         ("random+fcb", "'fcb' in compressor spec 'random.fcb' cannot be added"),
         ("random:fca.tau=0.1", "settings fca.tau, but no .fca"),
         ("random+fca:fca.speed=1", "'fca' has no setting speed; it has tau"),
-        ("random+fca:fca.tau=0", "tau=0 must be positive"),
+        ("random+fca:fca.tau=0", "tau=0.0 must be positive"),
         ("random+fca:fca.score=median", "score='median' must be one of"),
         ("random:fca=1", "fca=1 must be a FrameAdjustment or None; in a spec, write random.fca"),
         ("dycoke+fca.released", "cannot take .fca; dycoke.fca can"),

@@ -647,6 +647,19 @@ def test_refused_by_the_llava_tree():
 # ---- schedules
 
 
+@pytest.mark.parametrize(("layers", "retention", "named"), [(8, 0.25, 1), (28, 0.05, 1), (32, 0.1, 3), (8, 0.1, None)])
+def test_fastv_names_what_reaches_the_retention(layers, retention, named):
+    with pytest.raises(ValueError, match="cannot reach") as caught:
+        method_of(f"fastv:k={layers - 1}", retention=retention).check(layers)
+    if named is None:
+        assert str(caught.value).endswith("and even k=1 would be too many")
+        return
+    assert str(caught.value).endswith(f"; fastv@{retention}:k={named} can")
+    method_of(f"fastv:k={named}", retention=retention).check(layers)
+    with pytest.raises(ValueError, match="cannot reach"):
+        method_of(f"fastv:k={named + 1}", retention=retention).check(layers)
+
+
 @pytest.mark.parametrize("layers", [28, 32, 36, 40])
 @pytest.mark.parametrize("tokens", [16 * 9, 576, 8 * 196, 32 * 196])
 @pytest.mark.parametrize("spec", ["fastv", "pdrop", "sparsevlm", "sparsevlm:version=2"])

@@ -4,6 +4,7 @@ Models", https://arxiv.org/abs/2403.06764, section 4.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -64,6 +65,8 @@ class FastV(InsideLLM):
         if share is None:
             share = (self.retention * layers - self.k) / (layers - self.k)
             if share <= 0:
-                raise self.unreachable(self.k / layers, layers, f"k={self.k} layers have all tokens")
+                fewer = math.ceil(self.retention * layers) - 1
+                remedy = f"; fastv@{self.retention}:k={fewer} can" if fewer else ", and even k=1 would be too many"
+                raise self.unreachable(self.k / layers, layers, f"k={self.k} layers have all tokens{remedy}")
             return (Stage(self.k - 1, self.k, max(1, round(tokens * share))),)
         return (Stage(self.k - 1, self.k, round(tokens * share)),)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file
 
+from llava.model.checkpoint import readable
 from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
 
 WEIGHT_FILES = (
@@ -59,23 +60,30 @@ class VisionTower(nn.Module):
         """Fill the tower from its own files at `vision_tower_name`; `only` names the weights to fill, None for all.
 
         Needed only where the LLaVA checkpoint does not hold them. Layers and heads that the tower does not
-        run are left out. Raises OSError where there are no weights, RuntimeError where they do not fit or the tower
+        run are left out. Raises OSError where there are no weights, ValueError where they do not fit or the tower
         is offloaded.
         """
         prefix = "vision_model."  # which transformers 5 leaves out when it saves a bare vision model
         state = {prefix + k.removeprefix(prefix): v for k, v in read_weights(self.vision_tower_name).items()}
         wanted = set(self.vision_tower.state_dict() if only is None else only)
         if missing := sorted(wanted - set(state)):
-            raise RuntimeError(
+            raise ValueError(
                 f"the files of vision tower {self.vision_tower_name!r} lack {len(missing)} of its weights, "
                 f"{missing[0]} for one"
             )
         with whole(self.vision_tower):
             if any(weight.is_meta for weight in self.vision_tower.parameters()):
-                raise RuntimeError(
+                raise ValueError(
                     f"weights of vision tower {self.vision_tower_name!r} are not in the checkpoint, and cannot be read "
                     "into an offloaded tower: give model.vision_tower a device in device_map"
                 )
+            own = self.vision_tower.state_dict()
+            for key in sorted(wanted):
+                if state[key].shape != own[key].shape:
+                    raise ValueError(
+                        f"the files of vision tower {self.vision_tower_name!r} do not fit its config.json: {key} is "
+                        f"{[*state[key].shape]} in the file, {[*own[key].shape]} by the config"
+                    )
             self.vision_tower.load_state_dict({k: state[k] for k in wanted}, strict=False)
 
     def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -127,6 +135,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
 
 def _read(file: Any) -> dict[str, Tensor]:
-    if file.endswith(".safetensors"):
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    with readable(file):
+        if file.endswith(".safetensors"):
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,15 @@
+"""Where results are printed."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+UNBROKEN = 10_000
+"""Columns: more than any table has."""
+
+
+def stdout() -> Console:
+    """What prints results: as wide as the terminal, and without a limit into files and pipes, where rich would take 80
+    columns and cut numbers to fit."""
+    console = Console()
+    return console if console.is_terminal else Console(width=UNBROKEN)

@@ -1,0 +1,96 @@
+"""Checkpoints, as they are found: what is wrong with one is said in one line, and no code that comes along is run."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+
+
+def checkpoint_config(source: str) -> dict[str, Any]:
+    """config.json of a directory or hub name; OSError, which names it, where there is none."""
+    require_place(source)
+    if Path(source).is_dir() and not Path(source, "config.json").exists():
+        raise FileNotFoundError(f"{source}: no checkpoint, as there is no config.json in it")
+    try:
+        return PreTrainedConfig.get_config_dict(source)[0]
+    except OSError as error:
+        where = "" if Path(source).is_dir() else "no such directory, and the hub does not give it: "
+        raise OSError(f"{source}: {where}{in_one_line(error)}") from error
+
+
+def require_place(source: str) -> None:
+    """FileNotFoundError for what is neither a directory nor looks like a hub name."""
+    if Path(source).is_file():
+        raise FileNotFoundError(f"{source}: a file; give the directory of the checkpoint")
+    if not Path(source).is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") != 1):
+        raise FileNotFoundError(f"{source}: no such directory, and a hub name would be OWNER/NAME")
+
+
+def load_texts(load: Callable[..., Any], source: str, trust_remote_code: bool = False, **options: Any) -> Any:
+    """What `load`, a tokenizer's or processor's from_pretrained, makes of a checkpoint's files.
+
+    Code that comes with the checkpoint is run only if it is trusted, and nobody is asked whether it is.
+    Raises ValueError, which names the checkpoint, where the files are missing, damaged or need such code.
+    """
+    try:
+        return load(source, trust_remote_code=trust_remote_code, **options)
+    except (ValueError, OSError) as error:
+        cause = in_one_line(error)
+        if "trust_remote_code" in cause and not trust_remote_code:
+            cause = (
+                "it is Python code of the checkpoint's own, which is not run: take a checkpoint whose tokenizer is one "
+                "of transformers', or, if you have read that code, load_pretrained_model(..., trust_remote_code=True)"
+            )
+        raise ValueError(f"{source}: its tokenizer or processor cannot be loaded: {cause}") from error
+
+
+def load_whole(
+    load: Callable[..., Any], source: Any, *args: Any, borrowed: str | None = None, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """(model, loading info) of what `load`, a model's from_pretrained, reads.
+
+    borrowed: prefix of weights that may be missing, since they come from elsewhere.
+    Raises ValueError for weights that are missing, of another shape, or in files that cannot be read.
+    """
+    options["ignore_mismatched_sizes"] = True  # what does not fit is found in the loading info
+    with readable(source):
+        model, info = load(source, *args, output_loading_info=True, **options)
+    name = type(model).__name__
+    if wrong := sorted(info["mismatched_keys"]):
+        key, held, needed = wrong[0]
+        raise ValueError(
+            f"{source} does not fit its config.json: {len(wrong)} weights of {name} have another shape, for one "
+            f"{key}, {[*held]} in the file, {[*needed]} by the config"
+        )
+    if missing := sorted(key for key in info["missing_keys"] if borrowed is None or not key.startswith(borrowed)):
+        raise ValueError(f"{source} lacks {len(missing)} weights of {name}, {missing[0]} for one")
+    return model, info
+
+
+@contextmanager
+def readable(source: Any) -> Iterator[None]:
+    """Where weights are read: ValueError for files that are damaged, or that would have to run code to be read."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{source}: a weights file (*.bin) is a pickle that holds more than tensors, or is damaged; it is not "
+            "opened, as pickles can run any code: convert to safetensors where you trust it, or download it again"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        cause = in_one_line(error)
+        torchs = "PytorchStreamReader" in cause or getattr(error, "errno", None) == errno.EINVAL
+        if not (torchs or isinstance(error, SafetensorError | EOFError)):
+            raise
+        raise ValueError(f"{source}: a weights file is damaged or cut off ({cause}): download it again") from error
+
+
+def in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
