@@ -23,6 +23,7 @@ EVAL = [
     "pyyaml",
     "loguru",
     "rich",
+    "tqdm",
     "matplotlib",
 ]
 

@@ -41,8 +41,6 @@ PATIENCE = 5.0
 """Seconds that processes have to end by themselves."""
 DOWNLOADING = 86400.0
 """Seconds that a process has to load a model that is no local directory."""
-OTHER_SHAPES = ("ignore_mismatched_sizes", "size mismatch")
-"""What transformers and torch say of weights that do not fit the model."""
 
 
 class Unsuitable(Exception):
@@ -58,13 +56,6 @@ def loading(flag: str) -> Iterator[None]:
         raise Unsuitable(f"{flag} cannot be loaded: {error}") from error
     except torch.OutOfMemoryError as error:
         raise Unsuitable(f"{flag} does not fit into the device's memory: {error}") from error
-    except RuntimeError as error:
-        if not any(words in str(error) for words in OTHER_SHAPES):
-            raise
-        raise Unsuitable(
-            f"{flag} cannot be loaded: its weights have other shapes than its config.json says (transformers' report "
-            "above names them): take both from the same checkpoint, and download what is damaged again"
-        ) from error
 
 
 @contextmanager

@@ -176,10 +176,15 @@ class Compressor:
 def _changed(settings: Any, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
     """A dataclass's settings that are not at their default, as parts of a spec."""
     return [
-        f":{prefix}{f.name}={value}"
+        f":{prefix}{f.name}={_short(value)}"
         for f in dataclasses.fields(settings)
         if f.name not in skip and (value := getattr(settings, f.name)) != f.default
     ]
+
+
+def _short(value: Any) -> Any:
+    """2 for 2.0, as one writes it; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)

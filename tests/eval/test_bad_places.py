@@ -122,7 +122,7 @@ def test_weights_of_other_shapes(onevision, mvbench, tmp_path, capsys):
     flags = ["run", "--tasks", "mvbench_action_count", "--model", str(model), "--data", str(mvbench), "--device", "cpu"]
     assert main([*flags, "--output", str(tmp_path / "out")]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"error: --model {model} cannot be loaded: its weights have other shapes than its config")
+    assert line.startswith(f"error: --model {model} cannot be loaded: {model} does not fit its config.json: 1 weights")
 
 
 def test_other_errors_stay_what_they_are():

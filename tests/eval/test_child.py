@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +93,7 @@ def never_ends(connection: Connection) -> None:
     time.sleep(600)
 
 
+FROM_HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 PROGRAM = """
 import sys, multiprocessing, runpy, types
 import eval.child
@@ -117,7 +119,7 @@ def test_the_command_ends_without_those_that_it_cannot_end(tmp_path):
     program.write_text(PROGRAM, encoding="utf-8")
     said, complained = tmp_path / "said", tmp_path / "complained"
     with said.open("wb") as out, complained.open("wb") as err:  # no pipes: who is left behind would keep them open
-        done = subprocess.run([sys.executable, program], stdout=out, stderr=err, timeout=100)
+        done = subprocess.run([sys.executable, program], stdout=out, stderr=err, timeout=100, env=FROM_HERE)
     pid, here = said.read_text(encoding="utf-8").split()
     os.kill(int(pid), signal.SIGKILL)  # it was there to the end
     assert here == "here"
@@ -147,7 +149,7 @@ if __name__ == "__main__":
 def test_nothing_is_said_of_what_a_killed_process_had(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(KILLED, encoding="utf-8")
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100, env=FROM_HERE)
     assert done.stdout.endswith("killed\n")
     assert done.stderr == ""
 

@@ -68,6 +68,13 @@ def test_one_setting_has_one_spelling(one, other):
     assert repr(compressor(one).settings) == repr(compressor(other).settings)
 
 
+def test_whole_numbers_are_short():
+    assert (
+        compressor("vidcom2@0.25:frame_weight=2.0:video_weight=0.0").spec
+        == "vidcom2@0.25:frame_weight=2:video_weight=0"
+    )
+
+
 def test_spec_tells_the_adjustment():
     assert Random(0.25, fca=FrameAdjustment(tau=0.1), seed=2).spec == "random+fca@0.25:seed=2:fca.tau=0.1"
     assert Random(0.25, fca=FrameAdjustment()).settings["fca"]["tau"] == 0.01
