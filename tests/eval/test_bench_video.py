@@ -133,6 +133,8 @@ def test_bad_sizes(text):
         (("decode", "--seconds", "0"), "not multiples of 10"),
         (("decode", "--frames", "0"), "max_frames must be at least 1"),
         (("decode", "--repeats", "1"), "--repeats 1 must be at least 2"),
+        (("decode", "--grain", "-1"), "--grain -1 is not between 0 and 64 levels"),
+        (("decode", "--grain", "2", "--source", "clip.mp4"), "--grain is the drawn hills': it has no effect"),
         (("preprocess", "--sizes", "640"), "--sizes: '640'"),
         (("preprocess", "--frames", "0"), "--frames 0 must be at least 1"),
         (("preprocess", "--tower", "0"), "--tower 0 must be at least 1"),
