@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from eval import canary
 from eval.answering import Answering, Part, Question, jobs_of
 from eval.answers import Key, Sample
 from eval.bench_video import add_benchmark, new_table, show
@@ -107,6 +108,7 @@ def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
             usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
             dtype = arguments.dtype or ("float32" if device.type == "cpu" else usual)
             make = random_engine if arguments.random_weights else load_engine
+            canary.require_for(path, [arguments.compressor])
             flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
             with loading(flag):
                 engine = make(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
+from eval import canary
 from eval.crew import fitting, loading
 from eval.engine import Engine, Unanswerable
 from eval.figures import COLOURS, save
@@ -88,6 +89,7 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
     dtype = "float32" if device == "cpu" else protocol.default_dtype
 
     def draw() -> int:
+        canary.require_for(model, [method.spec])
         with loading(f"--model {model}"):
             engine = load_engine(model, protocol, device, dtype)
         with fitting(f"--model {model}"):

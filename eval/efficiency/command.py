@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from eval import canary
 from eval.cores import Waiting, suit_threads
 from eval.crew import loading
 from eval.efficiency import table4
@@ -231,7 +232,8 @@ def check_compressors(plan: Plan) -> None:
 
 
 def run(plan: Plan, directory: Path) -> dict[str, Any]:
-    """Load, measure; returns what goes into the JSON file. directory: for a video."""
+    """Load, measure; returns what goes into the JSON file. directory: for a video. Raises CanaryError."""
+    canary.require_for(plan.model, [setting.compressor for setting in plan.settings])
     device = "cuda:0" if plan.device == "cuda" else plan.device
     if plan.video is None:
         most = max(setting.frames for setting in plan.settings)
