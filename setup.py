@@ -46,6 +46,6 @@ setup(
         "llava": LLAVA,
         "eval": [*LLAVA, *EVAL],
         "gpu": ["flash-attn", "deepspeed"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "bitsandbytes; sys_platform == 'linux'"],
     },
 )
