@@ -330,11 +330,13 @@ class QwenEngine(EngineBase):
 
         def remembered(pixels: torch.Tensor, grid_thw: torch.Tensor, **kwargs: Any) -> Any:
             patches = pixels.split(grid_thw.prod(dim=1).tolist())
-            for seen, own, grid in zip(videos, patches, grid_thw.split(1), strict=True):
+            copies = len(grid_thw) // len(videos)  # transformers 5.17 encodes a video for each beam, 5.23 for all
+            repeated = [seen for seen in videos for _ in range(copies)]
+            for seen, own, grid in zip(repeated, patches, grid_thw.split(1), strict=True):
                 if seen.encoded is None:
                     with seen.timer.during("vision"):
                         seen.encoded = forward(own, grid_thw=grid, **kwargs)
-            return joined([seen.encoded for seen in videos])
+            return joined([seen.encoded for seen in repeated])
 
         tower.forward = remembered
         try:
