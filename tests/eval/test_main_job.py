@@ -203,7 +203,7 @@ def test_the_current_directory_is_not_imported_from(onevision, mvbench, tmp_path
     done = script(tmp_path, *flags, **environment)
     assert done.returncode == 0, done.stderr
     assert results_of(tmp_path / "out")["samples"] == 1
-    for other in ("efficiency.sh", "reproduce_figure1.sh", "reproduce_table2.sh"):
+    for other in ("efficiency.sh", "reproduce_table2.sh"):
         done = script(tmp_path, "--help", name=other)
         assert done.returncode == 0, done.stderr
 

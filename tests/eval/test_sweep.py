@@ -36,7 +36,11 @@ def same(a: Path, b: Path) -> bool:
     return bool(mine) and mine == theirs
 
 
-@pytest.mark.parametrize("kind", ["onevision", "llava_video", *QWEN_PROTOCOLS])
+SLOW = [pytest.param("qwen2_5_vl", marks=pytest.mark.slow)]
+"""Its engine is Qwen2-VL's, its video processor Qwen3-VL's, and these are tried in any case."""
+
+
+@pytest.mark.parametrize("kind", ["onevision", "llava_video", "qwen2_vl", *SLOW, "qwen3_vl"])
 def test_one_pass_equals_separate_runs(kind, request, mvbench, tasks, tmp_path):
     model = make_qwen(tmp_path, kind) if kind in QWEN_PROTOCOLS else request.getfixturevalue(kind)
     flags = ("--tasks", tasks, "--model", model, "--data", mvbench, "--limit", 2)
@@ -119,7 +123,7 @@ def test_damaged_results_are_named(more, onevision, mvbench, tmp_path, capsys):
     assert evaluate("sweep", *flags, *more, "--overwrite") == 0
 
 
-@pytest.mark.parametrize("kind", ["onevision", "qwen2_5_vl"])
+@pytest.mark.parametrize("kind", ["onevision", "qwen2_vl", *SLOW])
 def test_reading_ahead_changes_nothing(kind, request, mvbench, tasks, tmp_path):
     model = make_qwen(tmp_path, kind) if kind in QWEN_PROTOCOLS else request.getfixturevalue(kind)
     data = shutil.copytree(mvbench, tmp_path / "data")
