@@ -11,6 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def checkpoint_config(source: str) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def load_whole(
     Raises ValueError for weights that are missing, of another shape, or in files that cannot be read.
     """
     options["ignore_mismatched_sizes"] = True  # what does not fit is found in the loading info
-    with readable(source):
+    with readable(source), errors_only():  # transformers logs a table of what is told here in a line
         model, info = load(source, *args, output_loading_info=True, **options)
     name = type(model).__name__
     if wrong := sorted(info["mismatched_keys"]):
@@ -71,7 +74,20 @@ def load_whole(
         )
     if missing := sorted(key for key in info["missing_keys"] if borrowed is None or not key.startswith(borrowed)):
         raise ValueError(f"{source} lacks {len(missing)} weights of {name}, {missing[0]} for one")
+    if unused := sorted(info["unexpected_keys"]):
+        logger.warning(f"{source} has {len(unused)} weights that {name} does not have, {unused[0]} for one")
     return model, info
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Within, transformers logs errors only."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager
