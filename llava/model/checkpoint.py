@@ -70,7 +70,8 @@ def load_whole(
         key, held, needed = wrong[0]
         raise ValueError(
             f"{source} does not fit its config.json: {len(wrong)} weights of {name} have another shape, for one "
-            f"{key}, {[*held]} in the file, {[*needed]} by the config. Take both from one checkpoint, or download it again"
+            f"{key}, {[*held]} in the file, {[*needed]} by the config. Take both from one checkpoint, or download "
+            "it again"
         )
     if missing := sorted(key for key in info["missing_keys"] if borrowed is None or not key.startswith(borrowed)):
         raise ValueError(f"{source} lacks {len(missing)} weights of {name}, {missing[0]} for one")
