@@ -18,20 +18,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from eval.efficiency.random_weights import PRESETS, TINY_TOWER, write
+from eval.models.qwen import QWEN_PROTOCOLS
 from eval.provenance import versions
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import FAMILIES, llava_family
+from llava.model.checkpoint import checkpoint_config
 from vidcom2 import VidCom2
 from vidcom2 import compressor as parse
 from vidcom2.compressor import Compressor
 from vidcom2.methods.fastv import FastV
 
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-KINDS = (*FAMILIES, *QWEN)
+KINDS = (*FAMILIES, *QWEN_PROTOCOLS)
 """Classes of the llava tree, and model types of transformers."""
 SIDE, PATCH, HIDDEN = 3, 4, 48
 START, END, VIDEO, IMAGE, VOCAB = 90, 91, 92, 93, 96
@@ -47,9 +48,9 @@ class CanaryError(RuntimeError):
 
 def require_for(model: str, specs: Iterable[str]) -> None:
     """`require_sound` for what these compressors do to this model. model: checkpoint directory or hub name."""
-    config = PreTrainedConfig.get_config_dict(model)[0]
+    config = checkpoint_config(model)
     family = config.get("model_type")
-    kind = family if family in QWEN else llava_family(config, get_model_name_from_path(model))
+    kind = family if family in QWEN_PROTOCOLS else llava_family(config, get_model_name_from_path(model))
     for inside in sorted({chosen.stage == "inside LLM" for spec in specs if (chosen := parse(spec)) is not None}):
         require_sound(str(kind), inside)
 
@@ -74,6 +75,8 @@ def require_sound(kind: str, inside: bool) -> None:
         difference = largest_difference(kind, compressor)
     except Exception as error:  # whatever a library raises, the finding is that compression does not work with it
         raise CanaryError(f"{compressor.spec} on a tiny {kind} model fails with {error!r}. {advice}") from error
+    if difference == float("inf"):
+        raise CanaryError(f"{compressor.spec} on a tiny {kind} model does not drop the tokens that it chose. {advice}")
     if not difference < TOLERANCE:
         raise CanaryError(
             f"{compressor.spec} on a tiny {kind} model gives logits that differ by {difference:.2g} from a plain "
@@ -83,11 +86,12 @@ def require_sound(kind: str, inside: bool) -> None:
 
 @torch.no_grad()
 def largest_difference(kind: str, compressor: Compressor) -> float:
-    """Between the logits of compressed answers and those of the recomputation; infinite where nothing was dropped."""
+    """Between the logits of compressed answers and those of the recomputation; infinite where the model did not drop
+    the tokens that the compressor chose."""
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, prompts = qwen(kind) if kind in QWEN else llava(kind, Path(folder))
-        lm = model.model.language_model if kind in QWEN else model.get_model()
+        model, prompts = qwen(kind) if kind in QWEN_PROTOCOLS else llava(kind, Path(folder))
+        lm = model.model.language_model if kind in QWEN_PROTOCOLS else model.get_model()
         cut = getattr(compressor, "k", 0)  # the first layer without the dropped tokens
         with compressor(model), watched(lm, cut) as short:
             settings = {"max_new_tokens": STEPS, "do_sample": False, "output_logits": True}

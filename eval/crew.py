@@ -34,9 +34,9 @@ from eval.place import Team
 Note = Callable[[int, Sample], None]
 """Takes a setting, and what was answered under it or why not."""
 LIVES = 2
-"""As often a question may lose a process under a setting; the first time need not be its fault."""
+"""A question fails under a setting when it has lost so many processes. The first loss may have another cause."""
 FRUITLESS = 3
-"""As many questions that lose a process, with no answer in between, are not at fault themselves."""
+"""When so many questions lose a process, with no answer in between, the model or the machine is at fault."""
 PATIENCE = 5.0
 """Seconds that processes have to end by themselves."""
 DOWNLOADING = 86400.0

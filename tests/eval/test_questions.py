@@ -182,20 +182,14 @@ def bad(docs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [docs[0], {**docs[1], "answer": "a hundred"}, docs[0]]
 
 
+def run_flags(model: Path, data: Path) -> list[str]:
+    return ["run", "--device", "cpu", "--tasks", "mvbench_action_count", "--model", str(model), "--data", str(data)]
+
+
 def test_a_run_refuses_them_before_the_first_answer_and_loses_nothing(onevision, mvbench, tmp_path, capsys):
     data = shutil.copytree(mvbench, tmp_path / "data")
     output = tmp_path / "out"
-    flags = [
-        "run",
-        "--device",
-        "cpu",
-        "--tasks",
-        "mvbench_action_count",
-        "--model",
-        str(onevision),
-        "--data",
-        str(data),
-    ]
+    flags = run_flags(onevision, data)
     flags += ["--output", str(output), "--sampling", "uniform:2"]
     assert main(flags) == 0
     results = (output / "results.json").read_bytes()
@@ -216,17 +210,7 @@ def test_a_question_that_says_image_is_answered(onevision, mvbench, tmp_path):
     docs = json.loads(file.read_text())
     docs[1]["question"] = "What does <image> stand for?"
     file.write_text(json.dumps(docs))
-    flags = [
-        "run",
-        "--device",
-        "cpu",
-        "--tasks",
-        "mvbench_action_count",
-        "--model",
-        str(onevision),
-        "--data",
-        str(data),
-    ]
+    flags = run_flags(onevision, data)
     assert main([*flags, "--output", str(tmp_path / "out"), "--sampling", "uniform:2"]) == 0
     prompts = [line["prompt"] for line in lines_of(tmp_path / "out")]
     assert [prompt.count("<image>") for prompt in prompts] == [1, 2, 1]
