@@ -1,6 +1,6 @@
 """python -m eval: the command line behind scripts/.
 
-Environment variables are read here and in eval/flags.py, nowhere else.
+Environment variables are read here and in eval/run/flags.py, nowhere else.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.answers import OutputInUse
-from eval.bench import add_bench
-from eval.benchmarks import select_tasks
-from eval.canary import CanaryError
-from eval.compare import add_compare
-from eval.crew import Unsuitable
-from eval.doctor import add_doctor
-from eval.efficiency.command import add_efficiency
-from eval.files import NO_ROOM, Unwritable
-from eval.flags import FAILED_QUESTIONS, add_flags, run_config, status
-from eval.frame_drop import add_frame_drop
-from eval.place import Place
-from eval.questions import NoQuestions
-from eval.report import add_report
-from eval.run import run, stay
-from eval.sweep import Sweep, canonical, folder, split_specs
-from eval.tables import add_table
-from eval.visualize import add_visualize
 from vidcom2 import METHODS
+
+from .benchmarks import select_tasks
+from .doctor.command import add_doctor
+from .models.canary import CanaryError
+from .paper.frame_drop import add_frame_drop
+from .paper.tables import add_table
+from .reports.compare import add_compare
+from .reports.html import add_report
+from .reports.visualize import add_visualize
+from .results.files import NO_ROOM, Unwritable
+from .run.distributed import Place
+from .run.evaluate import run, stay
+from .run.flags import FAILED_QUESTIONS, add_flags, run_config, status
+from .run.pool import Unsuitable
+from .run.questions import NoQuestions
+from .run.store import OutputInUse
+from .run.sweep import Sweep, canonical, folder, split_specs
+from .speed.efficiency.command import add_efficiency
+from .speed.operator import add_bench
 
 INTERRUPTED = 130
 """Exit status, as shells have it for Ctrl-C."""
@@ -132,7 +133,7 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
     """Check everything that can be checked before the model is loaded; returns what does the rest."""
     benchmark, _ = select_tasks(arguments.tasks)
     if arguments.demo:
-        from eval.demo.show import PER_TASK, require_own, show
+        from .demo.show import PER_TASK, require_own, show
 
         per_task = PER_TASK if arguments.limit is None else arguments.limit
         if per_task < 1:

@@ -71,7 +71,7 @@ def test_what_is_found(source: str, found: bool) -> None:
 
 def test_files_where_the_locale_is_not_utf8(tmp_path: Path) -> None:
     text = "é → 视频 \udce9"  # the last is a byte of a file's name that is no text
-    program = "import json, sys; from pathlib import Path; from eval.files import write_json\n"
+    program = "import json, sys; from pathlib import Path; from eval.results.files import write_json\n"
     program += "write_json(Path(sys.argv[1]), json.loads(sys.argv[2]))"
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     file = tmp_path / "results.json"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from eval import provenance
-from eval.flags import ZERO3
+from eval.models.zero3 import CONFIG as ZERO3
+from eval.results import provenance
 
 ROOT = Path(__file__).parents[1]
 

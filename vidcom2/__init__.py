@@ -6,25 +6,22 @@
 >>> run.records                                           # what the LLM really saw
 """
 
-from vidcom2.compressor import (
-    METHODS,
-    Attachment,
-    Compressor,
-    Kept,
-    NotFinite,
-    Ranking,
-    Record,
-    compressor,
-    compressor_from_env,
-)
-from vidcom2.frames import FrameAdjustment
+import vidcom2.models  # its families register themselves
+from vidcom2.compressor import Attachment, Compressor, Kept
+from vidcom2.features import NotFinite
+from vidcom2.frame_adjustment import FrameAdjustment
+from vidcom2.methods.dense import Dense
 from vidcom2.methods.vidcom2 import Explanation, VidCom2
+from vidcom2.ranking import Ranking
+from vidcom2.records import Record
+from vidcom2.specs import METHODS, compressor, compressor_from_env
 
 __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Attachment",
     "Compressor",
+    "Dense",
     "Explanation",
     "FrameAdjustment",
     "Kept",
@@ -34,4 +31,5 @@ __all__ = [
     "VidCom2",
     "compressor",
     "compressor_from_env",
+    "vidcom2",
 ]

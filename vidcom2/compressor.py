@@ -1,25 +1,21 @@
-"""What every compression method shares: its settings, its result, its registry and how it is attached."""
+"""What every compression method shares: its settings, its result, and how it is attached to a model."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import threading
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from vidcom2.attachment import Attachment, Block
-from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.frames import FrameAdjustment
+from vidcom2.families import Hold, attach
+from vidcom2.features import all_finite, check_features, full_precision, require_finite
+from vidcom2.frame_adjustment import FrameAdjustment
+from vidcom2.records import Record
 from vidcom2.settings import check_choice, check_numbers, plain_numbers
-from vidcom2.uniqueness import by_frames
-
-METHODS: dict[str, type[Compressor]] = {}
-"""All methods by name; filled by `register`, read by `compressor`, the eval CLI and the docs."""
 
 
 @dataclass(frozen=True)
@@ -41,54 +37,6 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one visual input of a call cost the LLM. Everything is a count of LLM input rows, unless said.
-
-    frames_before, frames_after: patch tokens of each frame; separators_*: newline tokens.
-    sample: row of the batch. start: where the visual rows begin in the (padded) sequence of that row.
-    cut: visual rows lost because the sequence was longer than the model's `tokenizer_model_max_length`.
-    layers: of methods inside the LLM, visual rows that each of its layers processed, merged tokens and separators
-        included. Their frames_after are the patch tokens in the last layer, merged ones left out.
-    """
-
-    sample: int
-    modality: Literal["video", "image"]
-    method: str
-    positions: str
-    start: int
-    frames_before: tuple[int, ...]
-    frames_after: tuple[int, ...]
-    separators_before: int
-    separators_after: int
-    cut: int = 0
-    layers: tuple[int, ...] = ()
-
-    @property
-    def tokens_before(self) -> int:
-        return sum(self.frames_before) + self.separators_before
-
-    @property
-    def tokens_after(self) -> float:
-        """What the LLM really saw: kept patches and separators, less what a too long sequence lost. A whole number,
-        but for methods inside the LLM: there it is the mean over the layers."""
-        if self.layers:
-            return sum(self.layers) / len(self.layers)
-        return self.prompt_rows
-
-    @property
-    def prompt_rows(self) -> int:
-        """The visual input's rows in the prompt that the LLM got."""
-        if self.layers:
-            return self.layers[0]
-        return sum(self.frames_after) + self.separators_after - self.cut
-
-    @property
-    def retention(self) -> float:
-        """The actual one, separators included."""
-        return self.tokens_after / self.tokens_before
-
-
-@dataclass(frozen=True)
 class Compressor:
     """Base of all methods: a method is a small frozen dataclass with `_select`.
 
@@ -105,6 +53,7 @@ class Compressor:
     needs_attention: scores come from attention rows. flash_attention: flash and SDPA attention stay on.
     video_specific: looks across frames. frame_adaptive: what is in a frame decides its budget.
     merges: kept tokens are means of several. reachable: which retention it really gives.
+    drops: removes tokens at all, as every method but dense does.
     """
 
     retention: float = 0.25
@@ -121,6 +70,7 @@ class Compressor:
     frame_adaptive: ClassVar[bool] = False
     flash_attention: ClassVar[bool] = True
     merges: ClassVar[bool] = False
+    drops: ClassVar[bool] = True
     reachable: ClassVar[str] = "any"
 
     def __post_init__(self) -> None:
@@ -164,13 +114,18 @@ class Compressor:
 
         Raises TypeError for a model of an unknown family and RuntimeError for one that is compressed already.
         """
-        from vidcom2.models import attach
-
         return Attachment(self, model, attach(self, model))
 
     def __call__(self, model: nn.Module) -> Block:
         """`with compressor(model) as run:` compresses the calls of `model` inside the block; see `Block`."""
         return Block(self, model)
+
+
+def keep_all(x: Tensor) -> Kept:
+    """Every token of x [T, M, D]. Raises ValueError for NaN or Inf."""
+    require_finite(bool(all_finite(x)), x)
+    frames, m = x.shape[:2]
+    return Kept(torch.arange(frames * m, device=x.device), torch.full((frames,), m, device=x.device))
 
 
 def _changed(settings: Any, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
@@ -187,203 +142,88 @@ def _short(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-@dataclass(frozen=True)
-class Ranking(Compressor):
-    """Base of methods that rank tokens: they say which of a frame's tokens are best, and any budgets will do.
+@dataclass
+class Attachment:
+    """A compressor on a model. `records` tells what the model's latest call with a video did (of our llava tree: its
+    latest prompt, if only text), and is empty before the first and after one that failed. Of calls in several threads
+    it is one call's, never a mixture. `detach` undoes the attachment."""
 
-    fca: gives the frames VidCom²'s budgets ("name+fca"); None, equal ones. Either way (unless fca.rounding says
-        otherwise) they add up to round(R·T·M), but never to less than one token for each frame.
+    compressor: Compressor
+    model: Any
+    _hold: Hold
+    _attached: bool = True
 
-    A subclass has `scores`; one that does more with its budgets than keep the best has `keep` instead.
+    @property
+    def records(self) -> list[Record]:
+        return list(self._hold.records)
+
+    @property
+    def used(self) -> bool:
+        """Whether the model was called since."""
+        return self._hold.used
+
+    def detach(self) -> None:
+        """Raises RuntimeError, once the compressor is off, where another thread is in a call of the model."""
+        busy = self._attached and self._hold.busy()
+        self.remove()
+        if busy:
+            raise RuntimeError(
+                f"{self.compressor.spec} was taken off while a call of the model ran in another thread, which is not "
+                "compressed as asked: wait for it first, inside the with-block (a streamed answer: read it there)"
+            )
+
+    def remove(self) -> None:
+        """`detach`, whoever is in a call."""
+        if self._attached:  # a second time, it must not take off what came after
+            self._attached = False
+            self._hold.remove()
+
+
+class Block:
+    """`with compressor(model) as run:`. The model is compressed inside the block only, for every thread; `run` is its
+    `Attachment`.
+
+    Entering raises what `Compressor.attach` raises, leaving without an exception what `Attachment.detach` raises. Warns
+    where the block is never entered, or left without a call of the model: then nothing was compressed. Raises
+    RuntimeError instead where a thread that began inside, and is no daemon, has still to end: it may be about to call.
     """
 
-    fca: FrameAdjustment | None = field(default=None, kw_only=True)
+    def __init__(self, compressor: Compressor, model: nn.Module):
+        self.compressor, self.model, self.entered = compressor, model, False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fca is not None and not isinstance(self.fca, FrameAdjustment):
-            raise ValueError(f"fca={self.fca!r} must be a FrameAdjustment or None; in a spec, write {self.name}+fca")
+    def __enter__(self) -> Attachment:
+        self.entered, self.threads = True, set(threading.enumerate())
+        self.attachment = self.compressor.attach(self.model)
+        return self.attachment
 
-    def scores(self, x: Tensor) -> Tensor:
-        """How much each token of x [T, M, D] deserves to stay: [T, M]; only the order within a frame matters."""
-        raise NotImplementedError
-
-    def budgets(self, x: Tensor) -> Tensor:
-        """Tokens that each frame of x [T, M, D] may keep: int64 [T] in [1, M]. Does not wait for the device."""
-        if self.fca is not None:
-            return self.fca.budgets(x, self.retention)
-        frames, m = x.shape[:2]
-        return equal_budgets(total_budget(self.retention, frames, m), frames).to(x.device)
-
-    def keep(self, x: Tensor, budgets: Tensor, size: int) -> Kept:
-        """Keep budgets[t] of the tokens of each frame t of x [T, M, D]; size is the sum of the budgets."""
-        return Kept(top_per_frame(self.scores(x), budgets, size), budgets)
-
-    def _select(self, x: Tensor) -> Kept:
-        budgets = self.budgets(x)
-        size, finite = torch.stack([budgets.sum(), all_finite(x).long()]).tolist()  # the only host synchronisation
-        require_finite(bool(finite), x)
-        return self.keep(x, budgets, size)
-
-
-def keep_all(x: Tensor) -> Kept:
-    """Every token of x [T, M, D]. Raises ValueError for NaN or Inf."""
-    require_finite(bool(all_finite(x)), x)
-    frames, m = x.shape[:2]
-    return Kept(torch.arange(frames * m, device=x.device), torch.full((frames,), m, device=x.device))
-
-
-def full_precision(device: torch.device) -> Any:
-    """A context without autocast, in which scores are computed, so that they do not depend on the caller's."""
-    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
-
-
-def has_float64(device: torch.device) -> bool:
-    return device.type != "mps"
-
-
-def check_features(x: Tensor) -> None:
-    """Raise ValueError unless x is a non-empty [T, M, D] float tensor."""
-    if x.ndim != 3:
-        raise ValueError(f"features of shape {tuple(x.shape)} are not [T, M, D]; pass one video, split into its frames")
-    if 0 in x.shape:
-        raise ValueError(f"features of shape {tuple(x.shape)} hold no token")
-    if not x.is_floating_point():
-        raise ValueError(f"features are {x.dtype}; pass a floating-point tensor")
-
-
-def all_finite(x: Tensor) -> Tensor:
-    """0-d bool tensor: x [T, ...] holds no NaN or Inf, and is not so large that its sum overflows float32."""
-    if x.device.type == "cpu":  # where a sum in another dtype casts all of x first
-        (sums,) = by_frames(lambda x: (x.flatten(1).sum(dim=1, dtype=torch.float32),), x)
-        return sums.sum().isfinite()
-    return x.sum(dtype=torch.float32).isfinite()
-
-
-class NotFinite(ValueError):
-    """Features hold NaN or Inf: no token can be chosen."""
-
-
-def require_finite(finite: bool, x: Tensor) -> None:
-    """Raise NotFinite, naming the tensor, where `finite` is False."""
-    if not finite:
-        raise NotFinite(
-            f"features of shape {tuple(x.shape)} and {x.dtype} hold NaN or Inf (or overflow {torch.float32}): "
-            "look at the vision tower's input and at its dtype"
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None:
+            self.attachment.remove()
+            return
+        self.attachment.detach()
+        if self.attachment.used:
+            return
+        text = (
+            f"the model was not called while {self.compressor.spec} was on it. What calls it later, a thread or a "
+            "generator that began inside the with-block, is not compressed: finish it inside"
         )
+        begun = [thread for thread in threading.enumerate() if thread not in self.threads and not thread.daemon]
+        if begun:
+            raise RuntimeError(f"{text}, as for thread {begun[0].name}")
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{self!r} is no model and has no {name!r}: {self.usage}")
 
-def top_per_frame(scores: Tensor, budgets: Tensor, size: int) -> Tensor:
-    """Positions of the `budgets[t]` highest scores of each frame, ascending in the flattened T·M tokens.
+    def __del__(self) -> None:
+        if not vars(self).get("entered", True):
+            text = f"{self!r} was never entered, so nothing is compressed: {self.usage}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
-    scores: [T, M]; budgets: int64 [T] with sum `size`. Returns int64 [size]. Equal scores: the earlier token.
-    Vectorised over frames, and without a host synchronisation, since the caller knows the size.
-    """
-    frames, m = scores.shape
-    best = scores.argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(m, device=scores.device) < budgets[:, None]
-    keep = torch.empty_like(first).scatter_(1, best, first).flatten()
-    # Scatter each kept position to its place in the output, counted from 1; the rest goes to a spare slot 0.
-    place = keep.cumsum(0) * keep
-    index = torch.empty(size + 1, dtype=torch.int64, device=scores.device)
-    return index.scatter_(0, place, torch.arange(frames * m, device=scores.device))[1:]
+    def __repr__(self) -> str:
+        return f"{type(self.compressor).__name__}(...)({type(self.model).__name__})"
 
-
-def register(name: str) -> Callable[[type[Compressor]], type[Compressor]]:
-    """Class decorator: make a method known to `compressor(name)`."""
-
-    def add(cls: type[Compressor]) -> type[Compressor]:
-        if name in METHODS:
-            raise ValueError(f"compressor {name!r} is registered twice")
-        cls.name = name
-        METHODS[name] = cls
-        return cls
-
-    return add
-
-
-def compressor(spec: str, **settings: Any) -> Compressor | None:
-    """Build a compressor from its name or spec; "none" and "dense" give None, which means no compression.
-
-    A spec is `name[+fca][.preset][@retention][:setting=value ...]`, for example `vidcom2.released@0.15` or
-    `vidcom2@0.25:rounding=exact:positions=original`. `+fca` gives a method VidCom²'s budgets for frames
-    (`FrameAdjustment`, whose own settings are `:fca.tau=0.02` and so on). Keyword settings win over those in the spec.
-
-    Raises ValueError that names an unknown method, preset or setting and lists the known ones.
-    """
-    head, *pairs = spec.strip().split(":")
-    head, at, retention = head.partition("@")
-    if at and not retention:
-        raise ValueError(f"compressor spec {spec!r} has no retention behind @; write {head}@0.25")
-    head, dot, preset = head.partition(".")
-    name, plus, addition = head.partition("+")
-    if head in ("none", "dense"):
-        if at or dot or pairs or settings:
-            given = f" with {', '.join(settings)}" if settings else ""
-            raise ValueError(f"compressor spec {spec!r}{given}: {head} compresses nothing, and has no settings")
-        return None
-    if name not in METHODS:
-        raise ValueError(f"compressor {name!r} is unknown; known are {', '.join(sorted(METHODS))} and none")
-    method = METHODS[name]
-    if plus and addition != "fca":
-        raise ValueError(f"{addition!r} in compressor spec {spec!r} cannot be added to a method; only +fca can")
-    if plus and not _has_fca(method):
-        able = ", ".join(sorted(other for other in METHODS if _has_fca(METHODS[other])))
-        raise ValueError(f"{name!r} has frame budgets of its own, so it cannot take +fca; these can: {able}")
-    if preset and preset not in method.presets:
-        raise ValueError(f"{name!r} has no preset {preset!r}; it has {', '.join(method.presets) or 'none'}")
-
-    chosen: dict[str, Any] = {"retention": _value(retention)} if retention else {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"{pair!r} in compressor spec {spec!r} is not setting=value")
-        if key in chosen:
-            raise ValueError(f"compressor spec {spec!r} says {key} twice")
-        chosen[key] = _value(value)
-    adjustment = {key[4:]: chosen.pop(key) for key in list(chosen) if key.startswith("fca.")}
-    if adjustment and not plus:
-        raise ValueError(f"compressor spec {spec!r} has settings fca.{', fca.'.join(adjustment)}, but no +fca")
-    if plus:
-        _check_known("fca", FrameAdjustment, adjustment)
-        chosen["fca"] = FrameAdjustment(**adjustment)
-    chosen |= settings
-    _check_known(name, method, chosen)
-    return getattr(method, preset)(**chosen) if preset else method(**chosen)
-
-
-def _has_fca(method: type[Compressor]) -> bool:
-    return "fca" in {f.name for f in dataclasses.fields(method)}
-
-
-def _check_known(name: str, made: type, chosen: Mapping[str, Any]) -> None:
-    known = [f.name for f in dataclasses.fields(made)]
-    if unknown := sorted(set(chosen) - set(known)):
-        raise ValueError(f"{name!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
-
-
-def compressor_from_env(env: Mapping[str, str]) -> Compressor | None:
-    """What `COMPRESSOR` (a spec) and `R_RATIO` (its retention) ask for, as the scripts read them.
-
-    R_RATIO alone is vidcom2's; neither of them is no compression; with COMPRESSOR=none, R_RATIO has nothing to say.
-    Only the edges of the program call this, once, with os.environ. Raises ValueError naming a bad variable, and for two
-    different retentions.
-    """
-    spec, ratio = env.get("COMPRESSOR") or "", env.get("R_RATIO") or ""
-    try:
-        named = compressor(spec or ("vidcom2" if ratio else "none"))
-        if named is None or not ratio:
-            return named
-        chosen = compressor(spec or "vidcom2", retention=_value(ratio))
-        if chosen != named and ("@" in spec or ":retention=" in spec):
-            raise ValueError("they tell two retentions, leave one of them out")
-        return chosen
-    except ValueError as error:
-        raise ValueError(f"COMPRESSOR={spec!r} R_RATIO={ratio!r} in the environment: {error}") from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    @property
+    def usage(self) -> str:
+        name = type(self.compressor).__name__
+        return f"write `with {name}(...)(model) as run:` and call the model inside, or {name}(...).attach(model)"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vidcom2.compressor import Compressor, Kept, keep_all
-from vidcom2.frames import FrameAdjustment
+from vidcom2.frame_adjustment import FrameAdjustment
 
 NOMINAL = 576
 """Visual tokens of the prompt that a setting is checked with before there is one: those of LLaVA-1.5."""

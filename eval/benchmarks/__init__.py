@@ -1,12 +1,12 @@
 """The benchmarks by name. A new one is a file here with a `Benchmark`, and its line in BENCHMARKS."""
 
-from eval.benchmarks.base import Benchmark
-from eval.benchmarks.egoschema import EGOSCHEMA
-from eval.benchmarks.longvideobench import LONGVIDEOBENCH
-from eval.benchmarks.mlvu import MLVU_DEV
-from eval.benchmarks.mvbench import MVBENCH
-from eval.benchmarks.perceptiontest import PERCEPTIONTEST
-from eval.benchmarks.videomme import VIDEOMME
+from .base import Benchmark
+from .egoschema import EGOSCHEMA
+from .longvideobench import LONGVIDEOBENCH
+from .mlvu import MLVU_DEV
+from .mvbench import MVBENCH
+from .perceptiontest import PERCEPTIONTEST
+from .videomme import VIDEOMME
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark for benchmark in (MVBENCH, MLVU_DEV, VIDEOMME, LONGVIDEOBENCH, EGOSCHEMA, PERCEPTIONTEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, Kind, local_questions
+from .base import Benchmark, Kind, local_questions
 
 
 class MLVU(Benchmark):

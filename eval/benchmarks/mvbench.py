@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, Kind
+from .base import Benchmark, Kind
 
 MVBENCH_FOLDERS: dict[str, str] = {
     "object_interaction": "star/Charades_segment",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, Kind, existing_video, local_questions
+from .base import Benchmark, Kind, existing_video, local_questions
 
 
 class PerceptionTest(Benchmark):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from eval.benchmarks.base import Benchmark, Kind, existing_video, local_questions
+from .base import Benchmark, Kind, existing_video, local_questions
 
 LEGACY_PHRASES = (
     "The best answer is",

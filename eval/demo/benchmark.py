@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from eval.benchmarks.mvbench import MVBENCH_FOLDERS
+from ..benchmarks.mvbench import MVBENCH_FOLDERS
 
 FPS = 24
 SIZES = ((64, 48), (80, 48), (80, 64), (96, 64))  # width, height in pixels

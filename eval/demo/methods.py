@@ -12,16 +12,16 @@ import os
 import sys
 from pathlib import Path
 
-from eval.benchmarks.mvbench import MVBENCH
-from eval.demo.minibench import write_mvbench
-from eval.demo.show import PER_TASK, config
-from eval.demo.world import TASKS
-from eval.figures import Point, accuracy_retention, point
-from eval.files import markdown_table, write_whole
-from eval.place import Place
-from eval.runs import Run, load_run
-from eval.stats import paired_interval
-from eval.sweep import Sweep, canonical
+from ..benchmarks.mvbench import MVBENCH
+from ..reports.figures import Point, accuracy_retention, point
+from ..results.files import markdown_table, write_whole
+from ..results.load import Run, load_run
+from ..results.stats import paired_interval
+from ..run.distributed import Place
+from ..run.sweep import Sweep, canonical
+from .minibench import write_mvbench
+from .show import PER_TASK, config
+from .world import TASKS
 
 RETENTIONS = (0.5, 0.25, 0.15)
 # With settings where a method's own would not reach 15 % of this model's 8 layers, or not the exact number of tokens.

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmarks.mvbench import MVBENCH_FOLDERS
-from eval.demo.benchmark import write_video
-from eval.demo.world import COLOURS, TASKS, UNITS, Question, ask, draw_scene, render
+from ..benchmarks.mvbench import MVBENCH_FOLDERS
+from .benchmark import write_video
+from .world import COLOURS, TASKS, UNITS, Question, ask, draw_scene, render
 
 HELD_OUT = 1_000_000
 """Seeds from here on are for evaluation only."""

@@ -6,14 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from eval.answers import reserved
-from eval.benchmarks import Benchmark
-from eval.config import RunConfig
-from eval.demo.minibench import WRITERS
-from eval.demo.world import TASKS, UNITS
-from eval.files import prepare_directory
-from eval.place import Place
-from eval.sweep import Sweep, canonical, folder
+from ..benchmarks import Benchmark
+from ..results.files import prepare_directory
+from ..run.config import RunConfig
+from ..run.distributed import Place
+from ..run.store import reserved
+from ..run.sweep import Sweep, canonical, folder
+from .minibench import WRITERS
+from .world import TASKS, UNITS
 
 MODEL = Path(__file__).parent / "model"
 # Of 16 tokens per frame, rounding every frame's budget up would keep a quarter more than asked for.

@@ -39,8 +39,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from eval.demo.minibench import HELD_OUT
-from eval.demo.world import (
+from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
+from llava.conversation import conv_templates
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+from vidcom2.models.names import cache_of, give_cache
+
+from ..reports.figures import training_curve
+from .minibench import HELD_OUT
+from .world import (
     BACKGROUNDS,
     COLOURS,
     COUNTS,
@@ -58,11 +64,6 @@ from eval.demo.world import (
     draw_scene,
     render,
 )
-from eval.figures import training_curve
-from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
-from llava.conversation import conv_templates
-from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
-from vidcom2.models.names import cache_of, give_cache
 
 PATCH, TOWER_WIDTH, TOWER_LAYERS, WIDTH = 8, 64, 2, 128
 BASE_LAYERS, LAYERS = 5, 8  # at first, and in the end

@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from eval.engine import Engine
-from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine, LlavaProtocol
-from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
-from eval.zero3 import load_sharded
 from llava.mm_utils import get_model_name_from_path
 from llava.model.checkpoint import checkpoint_config
+
+from .base import Engine
+from .llava import LLAVA_PROTOCOLS, LlavaEngine, LlavaProtocol
+from .qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
+from .zero3 import load_sharded
 
 Protocol = LlavaProtocol | QwenProtocol
 
@@ -47,7 +48,7 @@ def load_engine(
 
     device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
     attn: None for the best installed attention. zero3: a DeepSpeed configuration, to spread the model over the
-    processes of the group, see eval.zero3. Raises what loading the checkpoint raises.
+    processes of the group, see eval.models.zero3. Raises what loading the checkpoint raises.
     """
 
     def load(device_map: str | None) -> Engine:

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 
-from eval.engine import (
-    Answer,
-    EngineBase,
-    Numbers,
-    PromptTooLong,
-    Reading,
-    Unanswerable,
-    generate_arguments,
-    in_batch,
-    one_by_one,
-)
-from eval.timing import StageTimer
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
@@ -30,6 +17,10 @@ from llava.model.multimodal_encoder.on_device import preprocess_on_device
 from llava.model.visual_inputs import Encoded
 from llava.video import EXACT, FrameSampling, open_video, require, sample_video
 from vidcom2 import Compressor, Record
+
+from ..results.sample import Answer, Reading
+from .base import EngineBase, Numbers, PromptTooLong, Unanswerable, generate_arguments, in_batch, one_by_one
+from .timing import StageTimer
 
 
 @dataclass(frozen=True)
@@ -164,7 +155,7 @@ class Seen:
 
 
 class LlavaEngine(EngineBase):
-    """Answers questions about video files; see eval.engine.Engine.
+    """Answers questions about video files; see eval.models.base.Engine.
 
     device: "cpu", "cuda:0", "auto" to spread the model over all GPUs, or None for where ZeRO-3 puts it. dtype:
     "float16" | "bfloat16" | "float32". attn: None for the best installed attention. load: what takes
@@ -217,14 +208,14 @@ class LlavaEngine(EngineBase):
     @one_by_one
     @torch.inference_mode()
     def answer_all(
-        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor | None
+        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         prompts = [self.protocol.prompt(question, seen.read.times, seen.read.duration) for seen, question in asked]
         # The video's slot comes first. Where a question says "<image>", that is text.
         tokens = [tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX, slots=1) for prompt in prompts]
         ids, mask = self._padded(tokens)
         images, modalities = [seen.encoded for seen, _ in asked], ["video"] * len(asked)
-        if compressor is not None and compressor.stage == "inside LLM":  # which refuse a whole batch for one too long
+        if compressor.stage == "inside LLM":  # which refuse a whole batch for one too long
             self.model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, images, modalities)
             errors = [self._too_long(*pair) for pair in zip(tokens, self.model.visual_records, strict=True)]
             if any(errors):
@@ -235,7 +226,7 @@ class LlavaEngine(EngineBase):
         numbers = Numbers(len(asked))
         timer = StageTimer(self.device)
         with (
-            compressor(self.model) if compressor else nullcontext(),
+            compressor(self.model),
             timer.watching(self.model, self.model.get_model()),
         ):
             new = self.model.generate(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -18,12 +18,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from eval.engine import Answer, EngineBase, Numbers, Reading, Unanswerable, generate_arguments, in_batch, one_by_one
-from eval.timing import StageTimer
 from llava.model.builder import resolve_attention
 from llava.model.checkpoint import load_texts, load_whole
 from llava.video import EXACT, FrameSampling, open_video, require, stamped
 from vidcom2 import Compressor, Record
+
+from ..results.sample import Answer, Reading
+from .base import EngineBase, Numbers, Unanswerable, generate_arguments, in_batch, one_by_one
+from .timing import StageTimer
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Seen:
 
 
 class QwenEngine(EngineBase):
-    """Answers questions about video files, see eval.engine.Engine; arguments as LlavaEngine's.
+    """Answers questions about video files, see eval.models.base.Engine; arguments as LlavaEngine's.
 
     load: what takes `AutoModelForImageTextToText.from_pretrained`'s place. Raises what that raises.
     """
@@ -234,7 +236,7 @@ class QwenEngine(EngineBase):
     @one_by_one
     @torch.inference_mode()
     def answer_all(
-        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor | None
+        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """No prompt is too long: these models' configs do not say what is."""
         errors = [self._misleading(question) for _, question in asked]
@@ -250,7 +252,7 @@ class QwenEngine(EngineBase):
         timer = StageTimer(self.device)
         parts = self.model.model
         with (
-            compressor(self.model) if compressor else nullcontext() as attachment,
+            compressor(self.model) as attachment,
             self._encoded_once([seen for seen, _ in asked]),
             timer.watching(self.model, parts.language_model, parts.visual),
         ):
@@ -260,7 +262,7 @@ class QwenEngine(EngineBase):
                 pad_token_id=tokenizer.pad_token_id,
                 **settings,
             )
-            records = attachment.records if attachment else [self._dense_record(own) for _, own in prepared]
+            records = attachment.records or [self._dense_record(own) for _, own in prepared]
         records = records[:: len(records) // len(asked)]  # beams of one prompt have one each
         new = out[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.bench_video import FPS, SEGMENT, join, peak_memory, write_segment
+from eval.speed.video import FPS, SEGMENT, join, peak_memory, write_segment
 from llava.video import FrameSampling, VideoError, open_video, read_video
 from llava.video.exact import ExactVideo
 from llava.video.pictures import upright

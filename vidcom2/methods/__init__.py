@@ -1,6 +1,7 @@
 """One file per method. Importing the package registers them all in `vidcom2.METHODS`."""
 
 from vidcom2.methods import (
+    dense,
     dycoke,
     fastv,
     fastvid,
@@ -15,6 +16,7 @@ from vidcom2.methods import (
 )
 
 __all__ = [
+    "dense",
     "dycoke",
     "fastv",
     "fastvid",

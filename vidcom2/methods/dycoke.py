@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.compressor import Ranking, register
+from vidcom2.ranking import Ranking
 from vidcom2.settings import check_choice
+from vidcom2.specs import register
 
 WINDOW = 4
 # How far back the frame lies that a frame is compared with, by its place in the window.

@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from vidcom2.compressor import register
 from vidcom2.inside import InsideLLM, Stage
 from vidcom2.settings import check_choice
+from vidcom2.specs import register
 
 
 @register("fastv")

@@ -13,8 +13,10 @@ from torch.nn.functional import normalize
 
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.clustering import centres
-from vidcom2.compressor import Compressor, Kept, all_finite, register, require_finite
+from vidcom2.compressor import Compressor, Kept
+from vidcom2.features import all_finite, require_finite
 from vidcom2.settings import check_choice
+from vidcom2.specs import register
 
 NEIGHBOURS = 4
 

@@ -8,8 +8,10 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from vidcom2.compressor import Compressor, Kept, all_finite, register, require_finite
+from vidcom2.compressor import Compressor, Kept
+from vidcom2.features import all_finite, require_finite
 from vidcom2.settings import check_choice
+from vidcom2.specs import register
 from vidcom2.uniqueness import cosine
 
 Drop = Literal["redundant", "unique", "even"]

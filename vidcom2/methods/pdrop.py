@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from vidcom2.compressor import register
 from vidcom2.inside import InsideLLM, Stage, layer_numbers, shares_of
+from vidcom2.specs import register
 
 
 @register("pdrop")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidcom2.compressor import Ranking, register
+from vidcom2.ranking import Ranking
+from vidcom2.specs import register
 
 
 @register("random")

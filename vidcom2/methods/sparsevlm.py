@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from vidcom2.clustering import centres, nearest_centre
-from vidcom2.compressor import register
 from vidcom2.inside import InsideLLM, Merged, Stage, layer_numbers, shares_of
 from vidcom2.settings import check_choice
+from vidcom2.specs import register
 
 LAYERS, OF = (2, 6, 15), 32
 """The layers that rank, in an LLM of 32."""

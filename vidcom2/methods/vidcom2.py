@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from vidcom2.budget import Rounding
-from vidcom2.compressor import Compressor, Kept, check_features, full_precision, register, require_finite, top_per_frame
-from vidcom2.frames import FrameAdjustment
+from vidcom2.compressor import Compressor, Kept
+from vidcom2.features import check_features, full_precision, require_finite
+from vidcom2.frame_adjustment import FrameAdjustment
+from vidcom2.ranking import top_per_frame
 from vidcom2.settings import check_choice
+from vidcom2.specs import register
 from vidcom2.uniqueness import Similarity
 
 

@@ -10,8 +10,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidcom2.compressor import Kept, Ranking, has_float64, register, top_per_frame
+from vidcom2.compressor import Kept
+from vidcom2.features import has_float64
+from vidcom2.ranking import Ranking, top_per_frame
 from vidcom2.settings import check_choice
+from vidcom2.specs import register
 
 NEIGHBOURS = 5
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidcom2.compressor import all_finite, full_precision, require_finite
+from vidcom2.features import all_finite, full_precision, require_finite
 from vidcom2.inside import NOMINAL, InsideLLM, Stage, choose, choose_per_frame
 from vidcom2.models import names
 from vidcom2.models.calls import Uncopied

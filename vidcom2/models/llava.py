@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vidcom2.models import names
 from vidcom2.models.calls import Calls, Uncopied
-from vidcom2.models.unwrap import has
 from vidcom2.models.wrap import wrap
+from vidcom2.unwrap import has
 
 if TYPE_CHECKING:
-    from vidcom2.compressor import Compressor, Record
+    from vidcom2.compressor import Compressor
+    from vidcom2.records import Record
 
 NEEDS = "a LLaVA model of this project's llava package (attributes `compressor` and `visual_records`)"
 
@@ -30,11 +32,12 @@ def supports(model: Any) -> bool:
 
 
 def attach(compressor: Compressor, model: Any) -> LlavaHold:
+    names.warn_untested()
     return LlavaHold(compressor, model)
 
 
 class LlavaHold(Uncopied):
-    """A compressor on one model; see `vidcom2.attachment.Hold`."""
+    """A compressor on one model; see `vidcom2.families.Hold`."""
 
     def __init__(self, compressor: Compressor, model: Any):
         if model.compressor is not None:

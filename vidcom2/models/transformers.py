@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vidcom2.compressor import Record
 from vidcom2.models import names
 from vidcom2.models.calls import Calls, Uncopied
 from vidcom2.models.images import warn_of_images
@@ -41,8 +40,9 @@ from vidcom2.models.names import (
     valid_before,
     valid_new,
 )
-from vidcom2.models.unwrap import has
 from vidcom2.models.wrap import wrap
+from vidcom2.records import Record
+from vidcom2.unwrap import has
 
 if TYPE_CHECKING:
     from vidcom2.compressor import Compressor
@@ -257,11 +257,12 @@ def _outer(model: Any) -> Any:
 
 
 def attach(compressor: Compressor, model: Any) -> Hooks:
+    names.warn_untested()
     return (InsideHooks if compressor.stage == "inside LLM" else Hooks)(compressor, model)
 
 
 class Hooks(Uncopied):
-    """A compressor on one transformers model; see `vidcom2.attachment.Hold`. Several threads may call the model."""
+    """A compressor on one transformers model; see `vidcom2.families.Hold`. Several threads may call the model."""
 
     def __init__(self, compressor: Compressor, model: Any):
         outer = _outer(model)

@@ -1,0 +1,274 @@
+"""Figures of finished runs, and of the demo model's training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from ..demo.world import TASKS
+from ..results.files import writing
+from ..results.load import Run
+from ..results.stats import accuracy, bootstrap_interval
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colour-blind safe (Okabe and Ito, Color Universal Design, 2008), without black and the yellow that white swallows."""
+MARKERS = "osD^vP*X<>ph"
+LINES = ("-", ":")
+"""The colours come twice, with another line; dashes are the dense model's."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """retention: actual share of visual tokens, in (0, 1]. accuracy, and its interval low to high: in percent."""
+
+    retention: float
+    accuracy: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.retention <= 1:
+            raise ValueError(f"retention={self.retention} must be a share in (0, 1]: 0.25 for 25 %")
+        rounding = 1e-9
+        if not self.low - rounding <= self.accuracy <= self.high + rounding:
+            raise ValueError(f"accuracy={self.accuracy} is not between low={self.low} and high={self.high}")
+
+
+def point(run: Run) -> Point:
+    """A run's actual retention and overall accuracy with its 95 % bootstrap interval."""
+    retention = run.summary["visual_tokens"]["retention"]
+    if retention is None:
+        raise ValueError(f"{run.directory}: no question was answered, so there is no retention to draw")
+    low, high = bootstrap_interval(run.scores, run.categories, run.overall)
+    return Point(retention, accuracy(run.scores, run.categories, run.overall), low, high)
+
+
+def accuracy_retention(
+    curves: Mapping[str, Sequence[Point]], dense: Point, path: Path, title: str, ylabel: str = "accuracy, %"
+) -> tuple[Path, Path]:
+    """Draw accuracy over actual retention, one line per method, dense as a dashed line; returns the files, png and pdf.
+
+    curves: points by method, in any order. dense: the uncompressed model; its retention is not drawn. path: of the
+    files, without ending. The same input gives the same bytes. Raises ValueError for no or more than 12 methods, and
+    for one without points.
+    """
+    _check(curves)
+    ordered = {method: sorted(points, key=lambda point: point.retention) for method, points in curves.items()}
+    figure = _curves(ordered, dense, lambda point: 100 * point.retention)
+    figure.axes[0].set(title=title, xlabel="visual tokens that the LLM saw, % of dense", ylabel=ylabel)
+    return save(figure, path)
+
+
+def dropped_frames(curves: Mapping[str, Sequence[Point]], dense: Point, path: Path, title: str) -> tuple[Path, Path]:
+    """Draw accuracy over how much was dropped, one line for each choice of frames; returns the files, png and pdf.
+
+    curves: points by choice, in any order. dense: the uncompressed model, where all curves begin. Otherwise as
+    `accuracy_retention`, also for what is raised.
+    """
+    _check(curves)
+    ordered = {
+        choice: [dense, *sorted(points, key=lambda point: -point.retention)] for choice, points in curves.items()
+    }
+    figure = _curves(ordered, dense, lambda point: 100 * (1 - point.retention))
+    xlabel = "visual tokens dropped, whole frames at a time, %"
+    figure.axes[0].set(title=title, xlabel=xlabel, ylabel="accuracy, %")
+    return save(figure, path)
+
+
+def _check(curves: Mapping[str, Sequence[Point]]) -> None:
+    if not 0 < len(curves) <= len(MARKERS):
+        raise ValueError(f"{len(curves)} methods in a figure that can tell 1 to {len(MARKERS)} apart")
+    if empty := [method for method, points in curves.items() if not points]:
+        raise ValueError(f"{', '.join(empty)}: no points to draw")
+
+
+def _curves(curves: Mapping[str, Sequence[Point]], dense: Point, x: Callable[[Point], float]) -> Figure:
+    """A line with intervals through each curve's points, at x of them; dense as a dashed line, and a legend."""
+    figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhspan(dense.low, dense.high, color="black", alpha=0.08, linewidth=0)
+    axes.axhline(dense.accuracy, color="black", linestyle="--", linewidth=1.2, label="dense")
+    for i, (method, points) in enumerate(curves.items()):
+        axes.errorbar(
+            [x(p) for p in points],
+            [p.accuracy for p in points],
+            # Not negative: low and accuracy can differ by rounding where there is no spread.
+            yerr=[[max(0.0, p.accuracy - p.low) for p in points], [max(0.0, p.high - p.accuracy) for p in points]],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i],
+            linestyle=LINES[i // len(COLOURS)],
+            markersize=6,
+            linewidth=1.5,
+            elinewidth=0.8,
+            capsize=2.5,
+            label=method,
+        )
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Share:
+    """Percent of dense: as published, and (as measured, low, high) with the interval's ends; None if not measured."""
+
+    published: float
+    measured: tuple[float, float, float] | None = None
+
+
+def beside_published(
+    columns: Sequence[str], methods: Mapping[str, Sequence[Share]], path: Path, title: str
+) -> tuple[Path, Path]:
+    """Draw published numbers as hollow markers and what was measured as filled ones, with intervals, to their right;
+    returns the files, png and pdf.
+
+    methods: a share for each column. path: of the files, without ending. The same input gives the same bytes. Raises
+    ValueError for no or more methods than there are colours, and for one without a share for each column.
+    """
+    if not 0 < len(methods) <= len(COLOURS):
+        raise ValueError(f"{len(methods)} methods in a figure that has colours for 1 to {len(COLOURS)}")
+    if wrong := [method for method, shares in methods.items() if len(shares) != len(columns)]:
+        raise ValueError(f"{', '.join(wrong)}: not one share for each of {', '.join(columns)}")
+    figure = Figure(figsize=(8, 5.5), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(100, color="black", linestyle="--", linewidth=1.2, label="dense")
+    step = 0.8 / (2 * len(methods))
+    for i, (method, shares) in enumerate(methods.items()):
+        left = [column - 0.4 + step * (2 * i + 0.5) for column in range(len(columns))]
+        style: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "none", "markersize": 7}
+        label = f"{method}, published"
+        axes.plot(left, [share.published for share in shares], markerfacecolor="none", label=label, **style)
+        measured = [(x + step, *share.measured) for x, share in zip(left, shares, strict=True) if share.measured]
+        if measured:
+            right, middle, low, high = np.array(measured).T
+            spread = np.maximum(0, [middle - low, high - middle])  # rounding, see _curves
+            axes.errorbar(right, middle, spread, elinewidth=0.8, capsize=2.5, label=f"{method}, measured", **style)
+    axes.set_xticks(range(len(columns)), [column.replace("-", "-\n") for column in columns])
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    for column in range(1, len(columns)):
+        axes.axvline(column - 0.5, color="grey", linewidth=0.6)
+    axes.set(title=title, ylabel="% of dense")
+    axes.grid(axis="y", alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return save(figure, path)
+
+
+def training_curve(reports: Path, path: Path) -> tuple[Path, Path]:
+    """Draw what a demo training has learned, and when; returns the files, png and pdf.
+
+    reports: its curve.jsonl. Drawn are the accuracies on held-out scenes over the steps: every task in words, and
+    overall in words and in letters. Grey lines part the lessons.
+    """
+    entries = [json.loads(line) for line in reports.read_text(encoding="utf-8").splitlines()]
+    examined = [entry for entry in entries if "word" in entry]
+    if not examined:
+        raise ValueError(f"{reports} has no accuracies yet: they are reported after the lesson in vision")
+    steps = [entry["step"] for entry in examined]
+    figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    for i, task in enumerate(name for name in examined[0]["word"] if name in TASKS):
+        values = [100 * entry["word"][task] for entry in examined]
+        style = LINES[i // len(COLOURS)]
+        axes.plot(steps, values, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=0.9, label=task)
+    for kind, name in (("word", "all tasks, in words"), ("choice", "all tasks, in letters")):
+        values = [100 * entry[kind]["overall"] for entry in examined]
+        axes.plot(steps, values, color="black", linestyle="--" if kind == "word" else "-", linewidth=2, label=name)
+    for entry, following in pairwise(examined):
+        if entry["lesson"] != following["lesson"]:
+            axes.axvline(entry["step"], color="grey", linewidth=0.6)
+    axes.axhline(25, color="grey", linestyle=":", linewidth=0.8, label="chance")
+    axes.set(title="demo model, held-out scenes", xlabel="steps after the vision lesson", ylabel="accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    return save(figure, path)
+
+
+def latency_breakdown(bars: Mapping[str, Mapping[str, float]], path: Path, title: str) -> tuple[Path, Path]:
+    """Draw a bar for each setting, stacked of the seconds of its steps; returns the files, png and pdf.
+
+    bars: seconds by step, in the order of time, by setting; all have the same steps. Raises ValueError for no bars, for
+    other steps in one, and for more steps than there are colours.
+    """
+    shades = (*COLOURS, "#999999")
+    steps = list(next(iter(bars.values()), ()))
+    if not 0 < len(steps) <= len(shades):
+        raise ValueError(f"{len(steps)} steps in a figure that can tell 1 to {len(shades)} apart")
+    if other := [setting for setting, bar in bars.items() if list(bar) != steps]:
+        raise ValueError(f"{', '.join(other)}: not the steps {', '.join(steps)}")
+    figure = Figure(figsize=(8, 1.2 + 0.3 * len(bars)), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    left = np.zeros(len(bars))
+    for step, shade in zip(steps, shades, strict=False):
+        widths = np.array([bar[step] for bar in bars.values()])
+        axes.barh(range(len(bars)), widths, left=left, color=shade, label=step, height=0.7)
+        left += widths
+    axes.set_yticks(range(len(bars)), list(bars), fontsize=8)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="seconds per sample")
+    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    return save(figure, path)
+
+
+def growth_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path, title: str, xlabel: str
+) -> tuple[Path, Path]:
+    """Draw how amounts grow, a panel for each, both axes logarithmic; returns the files, png and pdf.
+
+    panels: points by setting, by the amount's name and unit. A dashed line in each panel is linear growth from its
+    first point. Raises ValueError for more settings than there are markers, and for no points.
+    """
+    settings = list(dict.fromkeys(setting for curves in panels.values() for setting in curves))
+    if not 0 < len(settings) <= len(MARKERS):
+        raise ValueError(f"{len(settings)} settings in a figure that can tell 1 to {len(MARKERS)} apart")
+    figure = Figure(figsize=(3.6 * len(panels), 3.8), dpi=200, layout="constrained")
+    for axes, (amount, curves) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for setting, points in curves.items():
+            i = settings.index(setting)
+            axes.loglog(
+                *zip(*points, strict=True),
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i],
+                linestyle=LINES[i // len(COLOURS)],
+                linewidth=1.5,
+                label=setting,
+            )
+        (x, y), *_, (last, _) = next(iter(curves.values()))
+        axes.loglog([x, last], [y, y * last / x], color="grey", linestyle="--", linewidth=1, label="linear")
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+        amounts = [y for points in curves.values() for _, y in points]
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(amounts) < 1000 * min(amounts) else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.set(title=amount, xlabel=xlabel)
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    drawn = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_lines()}
+    figure.legend(handles=list(drawn.values()), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> tuple[Path, Path]:
+    """path: without ending. The same figure gives the same bytes."""
+    png, pdf = (path.with_name(path.name + ending) for ending in (".png", ".pdf"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(png):
+        figure.savefig(png)
+    with writing(pdf):
+        figure.savefig(pdf, metadata={"CreationDate": None})
+    return png, pdf

@@ -1,0 +1,250 @@
+"""python -m eval report RUN [RUN ...]: finished runs as one HTML file, which needs nothing besides itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from llava.video import FrameSampling, VideoError, read_video
+
+from ..results.files import prepare_file, write_whole
+from ..results.load import Run, load_run
+from ..results.summary import Line, notes
+from ..run.sweep import Rows, side_by_side
+from .compare import differing_settings, pair
+from .figures import Point, accuracy_retention, point
+
+TEMPLATE = Path(__file__).with_name("report.html")
+FRAMES, VIDEOS = 6, 200
+SIDE = 160
+"""Pixels of a frame's longer side."""
+
+
+def add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write finished runs over the same questions into one HTML file",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write")
+    parser.add_argument("--samples", type=int, help="questions to show, evenly taken from all; all of them if unset")
+    parser.add_argument("--videos", type=int, default=VIDEOS, help="to show frames of, evenly taken from all")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="to show of each of these videos; 0 for none")
+    parser.set_defaults(prepare=prepare_report)
+
+
+def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Read and check the runs; returns what reads the videos and writes."""
+    for flag in ("samples", "videos"):
+        if (number := getattr(arguments, flag)) is not None and number < 1:
+            raise ValueError(f"--{flag} {number} must be at least 1")
+    if arguments.frames < 0:
+        raise ValueError(f"--frames {arguments.frames} must not be negative; 0 shows none")
+    runs = load_runs(found(arguments.runs))
+    output: Path = arguments.output
+    prepare_file("--output", output)
+
+    def finish() -> int:
+        write_whole(output, report(runs, arguments.samples, arguments.videos, arguments.frames))
+        print(output)
+        return 0
+
+    return finish
+
+
+def found(directories: Sequence[Path]) -> list[Path]:
+    """Those that hold a run, finished or not, and what names no directory; the others, such as the videos beside the
+    runs of a demo, which DIR/*/ names too, are left out with a note. All of them, where none holds a run."""
+    signs = ("results.json", "samples.jsonl", "settings.json", "answers*.jsonl")
+    runs = [d for d in directories if not d.is_dir() or any(path for sign in signs for path in d.glob(sign))]
+    if not runs:
+        return list(directories)
+    for directory in directories:
+        if directory not in runs:
+            print(f"left out, as it holds no run: {directory}", file=sys.stderr)
+    return runs
+
+
+def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
+    """Runs over the same questions by the name they go by: their compressor, or their directory where that is not one
+    run's only. Their lines are in the first one's order.
+
+    Raises ValueError for a directory given twice, and what `load_run` and `pair` raise.
+    """
+    if twice := [str(d) for i, d in enumerate(directories) if d in directories[:i]]:
+        raise ValueError(f"{', '.join(twice)} is given twice")
+    first, *others = [load_run(directory) for directory in directories]
+    runs = [first, *(Run(o.directory, o.summary, [line for _, line in pair(first, o)]) for o in others)]
+    specs = [run.summary["run"]["compressor"] for run in runs]
+    called = ["dense" if spec == "none" else spec for spec in specs]
+    names = called if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
+    return dict(zip(names, runs, strict=True))
+
+
+def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VIDEOS, frames: int = FRAMES) -> str:
+    """The HTML. samples: questions to show, None for all. videos: to show frames of; so many frames of each."""
+    names, every = list(runs), list(runs.values())
+    first = every[0]
+    models = list(dict.fromkeys(run.summary["run"]["model"] for run in every))
+    title = f"{first.summary['benchmark']}, {', '.join(models)}"
+    differences = [
+        f"{names[i]} (B) is not set as {names[0]} (A): {difference}"
+        for i in range(1, len(every))
+        for difference in differing_settings(first, every[i])
+    ]
+    total = len(first.lines)
+    chosen = spread(samples or total, total)
+    data = browser_data(runs, chosen, videos, frames)
+    shown = f"{len(chosen)} of {total} questions are in this file"
+    shown += ", evenly taken from all." if len(chosen) < total else "."
+    if frames and videos < len(data["videos"]):
+        shown += (
+            f" Frames are shown of {videos} of their {len(data['videos'])} videos, evenly taken from all (--videos)."
+        )
+    parts = {
+        "title": escape(title),
+        "intro": f"{total} questions, overall the {first.overall} average.",
+        "warnings": "".join(f'<p class="wrong">{escape(difference)}</p>\n' for difference in differences),
+        "table": html_table(side_by_side({name: run.summary for name, run in runs.items()})),
+        "curve": curve(runs, title),
+        "runs": "\n".join(html_notes(name, run) for name, run in runs.items()),
+        "shown": shown,
+        "data": for_script(data),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Numbers below `total`, ascending and evenly taken: `count` of them, or all where there are fewer."""
+    return np.unique(np.linspace(0, total - 1, min(count, total), dtype=int)).tolist()
+
+
+def for_script(data: Any) -> str:
+    """JSON that nothing in it can end or change the script element around."""
+    text = json.dumps(data, ensure_ascii=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def html_table(rows: Rows) -> str:
+    head, *body = rows
+    titles = [re.sub("(?=[@:+])", "<wbr>", escape(cell)) for cell in head]  # a spec is long
+    lines = ["<tr>" + "".join(f'<th scope="col">{title}</th>' for title in titles) + "</tr>"]
+    for name, *cells in body:
+        total = ' class="total"' if name == "overall" else ""
+        values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        lines.append(f'<tr{total}><th scope="row">{escape(name)}</th>{values}</tr>')
+    return "<table>\n<thead>" + lines[0] + "</thead>\n<tbody>\n" + "\n".join(lines[1:]) + "\n</tbody>\n</table>"
+
+
+def html_notes(name: str, run: Run) -> str:
+    facts = "".join(f"<li>{escape(note)}</li>" for note in [str(run.directory), *notes(run.summary)])
+    return f"<details><summary>{escape(name)}</summary><ul>{facts}</ul></details>"
+
+
+# ---- the curve
+
+
+def curve(runs: Mapping[str, Run], title: str) -> str:
+    """The figure as an img element, or a sentence that says why there is none."""
+    dense = [run for run in runs.values() if run.summary["run"]["compressor"] == "none"]
+    others = [run for run in runs.values() if run.summary["run"]["compressor"] != "none"]
+    if len(dense) != 1 or not others:
+        return f"<p>No figure: it needs one dense run and compressed ones, here are {len(dense)} and {len(others)}.</p>"
+    if len({run.summary["run"]["model"] for run in runs.values()}) > 1:
+        return "<p>No figure: the runs are of several models.</p>"
+    points: dict[str, list[Point]] = {}
+    try:
+        for run in others:
+            points.setdefault(method_name(run.summary["run"]["compressor"]), []).append(point(run))
+        with TemporaryDirectory() as folder:
+            png, _ = accuracy_retention(points, point(dense[0]), Path(folder) / "curve", title)
+            return f'<img class="curve" alt="{escape(described(points))}" src="{data_url("png", png.read_bytes())}">'
+    except ValueError as error:  # a run that read no video, or more methods than can be told apart
+        return f"<p>No figure: {escape(str(error))}.</p>"
+
+
+def method_name(spec: str) -> str:
+    """A spec without its retention: runs that differ in that only are one line."""
+    return re.sub(r"@[^:]*", "", spec)
+
+
+def described(points: Mapping[str, Sequence[Point]]) -> str:
+    """The figure for those who do not see it."""
+    return "; ".join(
+        f"{method}: " + ", ".join(f"{p.accuracy:.1f} % at {100 * p.retention:.1f} % of the tokens" for p in mine)
+        for method, mine in points.items()
+    )
+
+
+# ---- single questions
+
+
+def browser_data(runs: Mapping[str, Run], chosen: Sequence[int], filmed: int, frames: int) -> dict[str, Any]:
+    """What the page's script shows; chosen: which of the runs' lines. filmed: of how many videos frames are shown."""
+    first = next(iter(runs.values()))
+    paths = list(dict.fromkeys(first.lines[i]["video"] for i in chosen))
+    with_frames = [paths[i] for i in spread(filmed, len(paths))] if frames else []
+    films = {path: film(path, frames) for path in track(with_frames, "reading videos", console=Console(stderr=True))}
+    why = f"left out (--videos {filmed})" if frames else "left out (--frames 0)"
+    videos = [films.get(path, {"path": path, "error": why}) for path in paths]
+    return {
+        "runs": list(runs),
+        "videos": videos,
+        "samples": [
+            {
+                "task": first.lines[i]["task"],
+                "id": first.lines[i]["doc_id"],
+                "category": first.lines[i]["category"],
+                "video": paths.index(first.lines[i]["video"]),
+                "prompt": next((run.lines[i]["prompt"] for run in runs.values() if run.lines[i]["prompt"]), None),
+                "target": first.lines[i]["target"],
+                "answers": [answer_of(run.lines[i]) for run in runs.values()],
+            }
+            for i in chosen
+        ],
+    }
+
+
+def answer_of(line: Line) -> dict[str, Any]:
+    kept = {key: line[key] for key in ("answer", "parsed", "score", "error")}
+    return {**kept, "before": line["tokens_before"], "after": round(line["tokens_after"], 1)}
+
+
+def film(path: str, frames: int) -> dict[str, Any]:
+    """A few frames of a video as small JPEGs, or why there are none."""
+    try:
+        video = read_video(path, FrameSampling("uniform", max_frames=frames))
+    except VideoError as error:
+        return {"path": path, "error": error.cause}
+    images = [data_url("jpeg", thumbnail(frame)) for frame in video.distinct]
+    return {"path": path, "frames": [images[row] for row in video.rows]}
+
+
+def thumbnail(frame: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as JPEG."""
+    image = Image.fromarray(frame)
+    image.thumbnail((SIDE, SIDE))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=60)
+    return file.getvalue()
+
+
+def data_url(kind: str, image: bytes) -> str:
+    return f"data:image/{kind};base64,{b64encode(image).decode()}"

@@ -1,0 +1,308 @@
+"""python -m eval efficiency: latency, throughput and memory of a model under compressors, step by step."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from llava.model.builder import resolve_attention, resolve_dtype
+from llava.video import FrameSampling, VideoError, open_video
+from vidcom2 import compressor
+
+from ...models import Protocol, canary, load_engine, protocol_for
+from ...models.base import Unanswerable
+from ...models.cores import Waiting, suit_threads
+from ...models.qwen import QwenProtocol, Reader
+from ...models.random_weights import PRESETS, random_engine, random_model, write_files
+from ...paper.published import ONEVISION
+from ...results.files import prepare_directory, prepare_json, write_json, write_whole
+from ...results.provenance import provenance
+from ...results.terminal import stdout
+from ...run.pool import loading
+from ...run.sweep import split_specs
+from ..rounds import bench_device
+from . import table4
+from .measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
+from .report import entry, figures, markdown
+
+QUESTION = "What happens in this video?"
+NEW_TOKENS = 16
+VERSION = 1
+"""Of the JSON file's layout."""
+
+
+def add_efficiency(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "efficiency",
+        help="time and memory from video file to answer, step by step, compressors in turns; the paper's table 4",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="Writes efficiency.json (every time of every round), efficiency.md, breakdown.png and .pdf; of several "
+        "numbers of frames growth.png and .pdf; with --table4 table4.md, .tex and .csv.",
+    )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", default=ONEVISION[1], help="checkpoint directory or hub name")
+    model.add_argument(
+        "--random-weights",
+        metavar="CONFIG",
+        help=f"no checkpoint, but a model of these dimensions: {', '.join(PRESETS)} (for CPUs), or a config.json",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--compressors", default="none,vidcom2@0.25", help="specs; dense is what others are compared with"
+    )
+    what.add_argument("--table4", action="store_true", help="all settings of the paper's table 4, and the table itself")
+    parser.add_argument("--frames", default="32", help="numbers of frames, such as 16,32,64,128,256")
+    parser.add_argument(
+        "--attn",
+        help="the LLM's attention, such as sdpa,eager for each; the best installed if unset. Compressors with "
+        "attention=eager get eager",
+    )
+    parser.add_argument("--video", type=Path, help="video file; if unset, one is made")
+    parser.add_argument("--question", default=QUESTION, help="what is asked")
+    parser.add_argument(
+        "--new-tokens",
+        type=int,
+        help=f"of each answer; {NEW_TOKENS}, with --table4 {table4.NEW_TOKENS} (a letter and the end)",
+    )
+    parser.add_argument("--rounds", default=10, type=int, help="samples of each setting")
+    parser.add_argument("--warmup", default=2, type=int, help="rounds before these")
+    parser.add_argument("--seed", default=0, type=int, help="of the order in each round, random weights and the video")
+    parser.add_argument(
+        "--dtype",
+        help="float16, bfloat16 or float32; if unset, float32 on CPU, else as released, bfloat16 for random weights",
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="if unset, cuda where there is one")
+    parser.add_argument("--output", type=Path, default=Path("outputs/efficiency"), help="directory for all files")
+    parser.add_argument("--json", type=Path, help="another place for efficiency.json")
+    parser.add_argument("--render", type=Path, metavar="JSON", help="measure nothing, write the files of this one anew")
+    parser.set_defaults(prepare=prepare_efficiency)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured, checked.
+
+    model: directory or hub name. video: None for one to be made. attention: what the model is loaded with; what the LLM
+    has is in the settings.
+    """
+
+    model: str
+    random_weights: bool
+    protocol: Protocol
+    settings: list[Setting]
+    video: Path | None
+    question: str
+    new_tokens: int
+    rounds: int
+    warmup: int
+    seed: int
+    dtype: str
+    device: str
+    attention: str
+
+
+def prepare_efficiency(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Check everything before the model is loaded; returns what measures, prints and writes."""
+    prepare_directory("--output", arguments.output)
+    if arguments.render is not None:
+        raw = load(arguments.render)
+        return lambda: write(raw, arguments.output, arguments.table4)
+    file: Path = arguments.json or arguments.output / "efficiency.json"
+    prepare_json(file)
+    with TemporaryDirectory() as directory:
+        make_plan(arguments, Path(directory))
+
+    def finish() -> int:
+        with TemporaryDirectory() as directory:
+            try:
+                raw = run(make_plan(arguments, Path(directory)), Path(directory))
+            except (VideoError, Unanswerable) as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+        write_json(file, raw)
+        return write(raw, arguments.output, arguments.table4)
+
+    return finish
+
+
+def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
+    """Raises what is wrong with the arguments. directory: for a config without weights."""
+    for flag, least in (("rounds", 2), ("warmup", 0), ("new_tokens", 2)):
+        value = getattr(arguments, flag)
+        if value is not None and value < least:
+            raise ValueError(f"--{flag.replace('_', '-')} {value} must be at least {least}")
+    device = bench_device(arguments.device).type
+    best = "sdpa" if device == "cpu" else resolve_attention(None)
+    attentions = [resolve_attention(name.strip()) for name in (arguments.attn or best).split(",")]
+    frames = parse_frames(arguments.frames)
+    settings = chosen_settings(arguments, frames, attentions)
+    if arguments.random_weights:
+        model = str(write_files(arguments.random_weights, directory))
+    else:
+        model = arguments.model
+    protocol = protocol_for(model)
+    for count in frames:
+        try:
+            protocol.sampled(FrameSampling("uniform", max_frames=count))
+        except ValueError as error:
+            raise ValueError(f"--frames {count}: {error}") from error
+    if arguments.video is not None:
+        check_video(arguments.video, protocol, frames)
+    usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
+    plan = Plan(
+        model=model,
+        random_weights=bool(arguments.random_weights),
+        protocol=protocol,
+        settings=settings,
+        video=arguments.video,
+        question=arguments.question,
+        new_tokens=arguments.new_tokens or (table4.NEW_TOKENS if arguments.table4 else NEW_TOKENS),
+        rounds=arguments.rounds,
+        warmup=arguments.warmup,
+        seed=arguments.seed,
+        dtype=arguments.dtype or ("float32" if device == "cpu" else usual),
+        device=device,
+        attention=best,
+    )
+    resolve_dtype(plan.dtype)
+    check_compressors(plan)
+    return plan
+
+
+def parse_frames(text: str) -> list[int]:
+    """ "16,32" as [16, 32]; ValueError for anything but different positive numbers."""
+    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if min(counts) < 1 or len(set(counts)) < len(counts):
+        raise ValueError(f"--frames {text!r} must be different positive numbers, such as 16,32,64")
+    return counts
+
+
+def chosen_settings(arguments: argparse.Namespace, frames: list[int], attentions: list[str]) -> list[Setting]:
+    if arguments.table4:
+        if frames != [table4.FRAMES]:
+            raise ValueError(f"--frames {arguments.frames} with --table4: that is at {table4.FRAMES} frames")
+        return list(dict.fromkeys(setting for attention in attentions for setting in table4.grid(attention)))
+    found = []
+    for count in frames:
+        for spec in split_specs(arguments.compressors):
+            chosen = compressor(spec)
+            by_maps = getattr(chosen, "attention", None) == "eager"
+            found += [
+                Setting(count, chosen.spec, attention)
+                for attention in (["eager"] if by_maps else attentions)
+            ]
+    return list(dict.fromkeys(found))
+
+
+def check_video(video: Path, protocol: Protocol, frames: list[int]) -> None:
+    """FileNotFoundError, ValueError for a video that cannot be read, or has too few frames. LLaVA's protocols repeat
+    what is missing."""
+    if not video.is_file():
+        raise FileNotFoundError(f"--video {video} is no file")
+    try:
+        with open_video(str(video)):
+            pass
+        if isinstance(protocol, QwenProtocol):
+            for count in frames:
+                found = len(Reader(protocol.sampled(FrameSampling("uniform", max_frames=count)))(str(video)).frames)
+                if found != count:
+                    raise ValueError(f"--video {video} gives {found} frames instead of {count}: take a longer one")
+    except VideoError as error:
+        raise ValueError(f"--video {error}") from error
+
+
+def check_compressors(plan: Plan) -> None:
+    """Raise ValueError or TypeError where a compressor does not suit the model: tried on one without numbers."""
+    overwrite = getattr(plan.protocol, "overwrite_config", None)
+    model = random_model(plan.model, "meta", resolve_dtype(plan.dtype), overwrite=overwrite)
+    for setting in plan.settings:
+        chosen = compressor(setting.compressor)
+        model.get_decoder().set_attn_implementation(setting.attention)
+        chosen.attach(model).detach()
+
+
+def run(plan: Plan, directory: Path) -> dict[str, Any]:
+    """Load, measure; returns what goes into the JSON file. directory: for a video. Raises CanaryError."""
+    canary.require_for(plan.model, [setting.compressor for setting in plan.settings])
+    device = "cuda:0" if plan.device == "cuda" else plan.device
+    if plan.video is None:
+        most = max(setting.frames for setting in plan.settings)
+        video = make_video(directory / "video.mp4", most, plan.seed)
+    else:
+        video = plan.video
+    if plan.random_weights:
+        engine = random_engine(plan.model, plan.protocol, device, plan.dtype, plan.attention, plan.seed)
+    else:
+        with loading(f"--model {plan.model}"):
+            engine = load_engine(plan.model, plan.protocol, device, plan.dtype, plan.attention)
+    if device == "cpu":
+        suit_threads(engine.model)
+    question = Question(str(video), plan.question, plan.new_tokens)
+    waiting = Waiting()
+    measured, orders = measure(engine, plan.settings, question, plan.rounds, plan.warmup, plan.seed)
+    waited = waiting.share
+    origin = provenance()
+    del origin["command"]  # which names this machine's directories; what it said is below
+    return {
+        "version": VERSION,
+        "provenance": origin,
+        "model": Path(plan.model).name if plan.random_weights else plan.model,
+        "random_weights": plan.random_weights,
+        "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
+        "protocol": {k: v for k, v in plan.protocol.describe().items() if k != "sampling"},  # which the settings have
+        "dtype": plan.dtype,
+        "device": torch.cuda.get_device_name(device) if plan.device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg(),
+        "waited_for_cpu": waited,
+        "video": described(video, made=plan.video is None),
+        "question": plan.question,
+        "new_tokens": plan.new_tokens,
+        "rounds": plan.rounds,
+        "warmup": plan.warmup,
+        "seed": plan.seed,
+        "definitions": DEFINITIONS,
+        "measured": [entry(line, measured) for line in measured],
+        "orders": orders,
+    }
+
+
+def described(video: Path, made: bool) -> str:
+    with open_video(str(video)) as reader:
+        height, width = reader.frames([0]).shape[1:3]
+        length = f"{len(reader)} frames at {reader.fps:g} per second"
+    return f"{'made here' if made else video.name}, {width}x{height}, {length}"
+
+
+def load(file: Path) -> dict[str, Any]:
+    """ValueError for a file that this command did not write."""
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        version = raw["version"]
+        found = [Measured.from_json(line) for line in raw["measured"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--render {file} is no efficiency.json of this command: {error!r}") from error
+    if version != VERSION or not found:
+        raise ValueError(f"--render {file} has layout {version}, not {VERSION}, or nothing in it")
+    return raw
+
+
+def write(raw: dict[str, Any], output: Path, with_table4: bool) -> int:
+    console = stdout()
+    text = markdown(raw)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    files = {"efficiency.md": text, **(table4.render(raw) if with_table4 else {})}
+    for name, content in files.items():
+        write_whole(output / name, content)
+    for path in (*(output / name for name in files), *figures(raw, output)):
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from eval.run.distributed import Place
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "sharded", "teams"),
+    [
+        (None, "cuda", False, (("cuda:0",), ("cuda:1",), ("cuda:2",), ("cuda:3",))),
+        (2, "cuda", False, (("cuda:0",), ("cuda:1",))),
+        (None, "cuda", True, (("cuda:0", "cuda:1", "cuda:2", "cuda:3"),)),
+        (2, "cuda", True, (("cuda:0", "cuda:1"),)),
+        (None, "cpu", False, (("cpu",),)),
+        (3, "cpu", False, (("cpu",),) * 3),
+        (None, "auto", False, (("auto",),)),
+        (1, "auto", False, (("auto",),)),
+    ],
+)
+def test_teams(requested, device, sharded, teams, four_gpus):
+    place = Place.find(requested, device, sharded)
+    assert (place.teams, place.rank, place.world) == (teams, 0, 1)
+
+
+def test_processes_of_a_machine_share_its_gpus(four_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    shares = []
+    for rank in "01":
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        shares.append(Place.find(None, "cuda").teams)
+    assert sorted(team for share in shares for team in share) == [(f"cuda:{i}",) for i in range(4)]
+    with pytest.raises(ValueError, match="--num-gpus 2 with --device auto"):
+        Place.find(None, "auto")
+
+
+@pytest.mark.parametrize(("requested", "device"), [(8, "cuda"), (0, "cuda"), (0, "cpu"), (-1, "cpu"), (2, "auto")])
+def test_more_devices_than_there_are(requested, device, four_gpus):
+    with pytest.raises(ValueError, match=f"--num-gpus {requested} "):
+        Place.find(requested, device)
+
+
+def test_no_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ValueError, match="--device cuda: torch finds no GPU"):
+        Place.find(None, "cuda")
+
+
+def test_alone():
+    place = Place().within("a run")
+    with place.first("anything"):
+        assert list(place.claimed([1, 2, 3])) == [1, 2, 3]
+    assert place.count() is None
+    assert place.gather("mine") == ["mine"]
+
+
+def take_part(environment: dict[str, str], results: Any) -> None:
+    os.environ.update(environment)
+    everything = Place.find(1, "cpu")
+    assert "RANK" not in os.environ
+    order, claims = [], []
+    for run in ("one", "two"):
+        place = everything.within(run)
+        with place.first("begin"):
+            order.append(place.store.add("through", 1))
+        claims.append(list(place.claimed(range(100))))
+        counts = [place.count() for _ in claims[-1]]
+        assert counts == sorted(counts)
+        assert place.gather({"rank": place.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+    results.put((everything.rank, order, claims))
+    with everything.first("end"):
+        pass
+    everything.gather(None)  # rank 0 holds the store
+
+
+def test_three_processes():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["eval.run.distributed"])
+    results = context.Queue()
+    shared = {"WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    processes = [context.Process(target=take_part, args=({**shared, "RANK": str(i)}, results)) for i in range(3)]
+    for process in processes:
+        process.start()
+    by_rank = {rank: (order, claims) for rank, order, claims in (results.get(timeout=120) for _ in processes)}
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert by_rank[0][0] == [1, 1], "rank 0 is first"
+    for run in (0, 1):
+        assert sorted(item for _, claims in by_rank.values() for item in claims[run]) == list(range(100))

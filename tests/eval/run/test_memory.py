@@ -1,0 +1,73 @@
+"""Out of memory costs what does not fit, and nothing of what failed is alive when it is tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import ref
+
+import pytest
+import torch
+
+from eval.results.sample import Answer, Reading
+from eval.run.worker import Answering, Job, Part, Question
+
+
+class Activations:
+    """Stands for the tensors of a batch."""
+
+
+class Engine:
+    """Has memory for `fits` questions at a time, and for the videos that are not called large."""
+
+    def __init__(self, fits: int):
+        self.fits = fits
+        self.in_memory: list[ref[Activations]] = []
+        self.alive: list[int] = []  # of earlier calls' activations, whenever something is begun
+
+    def read(self, video: str) -> str:
+        return video
+
+    def check(self, compressor: Any) -> None:
+        pass
+
+    def compute(self, fits: bool) -> None:
+        self.alive.append(sum(one() is not None for one in self.in_memory))
+        activations = Activations()
+        self.in_memory.append(ref(activations))
+        try:
+            raise KeyError("the context of the error holds tensors too")
+        except KeyError:
+            if not fits:
+                raise torch.OutOfMemoryError("CUDA out of memory") from None
+
+    def see(self, read: str) -> str:
+        self.compute("large" not in read)
+        return read
+
+    def answer_all(self, asked: Sequence[Any], generation: Any, compressor: Any) -> list[Answer]:
+        self.compute(len(asked) <= self.fits)
+        reading = Reading("reader", "why", 0, "decord")
+        return [Answer(text, text, 1, 1.0, [], {}, reading) for _, text in asked]
+
+
+@pytest.mark.parametrize(("fits", "error"), [(1, None), (0, "CUDA out of memory")])
+def test_one_at_a_time(fits, error):
+    engine = Engine(fits)
+    answering = Answering(engine, ["none"], workers=0, timeout=1.0, batch=3)  # type: ignore[arg-type]
+    job = Job((Part("video", tuple(Question(("task", i), f"question {i}", {}, (0,)) for i in range(3))),))
+    answering.see(job)
+    samples = [sample for _, sample in answering.answers(job)]
+    assert [sample.error for sample in samples] == [error] * 3
+    assert error or [sample.answer for sample in samples] == [f"question {i}" for i in range(3)]
+    assert engine.alive == [0] * 5  # the video, all three questions, and each
+
+
+def test_what_does_not_fit_when_it_is_seen():
+    engine = Engine(2)
+    answering = Answering(engine, ["none"], workers=0, timeout=1.0, batch=2)  # type: ignore[arg-type]
+    videos = ("large", "small")
+    job = Job(tuple(Part(video, (Question((video, 0), "question", {}, (0,)),)) for video in videos))
+    answering.see(job)
+    assert [sample.error for _, sample in answering.answers(job)] == ["CUDA out of memory", None]
+    assert engine.alive == [0] * 3
