@@ -36,7 +36,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     package_data={
-        "eval": ["published.json", "report.html", "zero3.json"],
+        "eval.models": ["zero3.json"],
+        "eval.paper": ["published.json"],
+        "eval.reports": ["report.html"],
         "eval.demo": ["model/*", "model/vision_tower/*"],
     },
     python_requires=">=3.10",

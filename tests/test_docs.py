@@ -40,7 +40,7 @@ def blocks(page: Path) -> list[str]:
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a page's blocks in a module; whatever they register is forgotten after the test."""
     monkeypatch.setattr(layouts, "LAYOUTS", dict(layouts.LAYOUTS))
-    monkeypatch.setattr(import_module("vidcom2.compressor"), "METHODS", dict(METHODS))
+    monkeypatch.setattr(import_module("vidcom2.specs"), "METHODS", dict(METHODS))
 
     def run(page: str, stand_ins: dict[str, Path] | None = None, **given: Any) -> dict[str, Any]:
         module = ModuleType("printed")

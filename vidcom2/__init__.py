@@ -6,15 +6,16 @@
 >>> run.records                                           # what the LLM really saw
 """
 
-import vidcom2.models  # its families register themselves
 from vidcom2.compressor import Attachment, Compressor, Kept
 from vidcom2.features import NotFinite
 from vidcom2.frame_adjustment import FrameAdjustment
+from vidcom2.inside import InsideLLM
 from vidcom2.methods.dense import Dense
 from vidcom2.methods.vidcom2 import Explanation, VidCom2
+from vidcom2.models.transformers import Layout
 from vidcom2.ranking import Ranking
 from vidcom2.records import Record
-from vidcom2.specs import METHODS, compressor, compressor_from_env
+from vidcom2.specs import METHODS, compressor, compressor_from_env, register
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "Dense",
     "Explanation",
     "FrameAdjustment",
+    "InsideLLM",
     "Kept",
+    "Layout",
     "NotFinite",
     "Ranking",
     "Record",
     "VidCom2",
     "compressor",
     "compressor_from_env",
-    "vidcom2",
+    "register",
 ]

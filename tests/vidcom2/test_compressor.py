@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from vidcom2 import METHODS, FrameAdjustment, Record, VidCom2, compressor, compressor_from_env
+from vidcom2 import METHODS, Dense, FrameAdjustment, Record, VidCom2, compressor, compressor_from_env
 from vidcom2.methods.dycoke import DyCoke
 from vidcom2.methods.random import Random
 from vidcom2.methods.visionzip import VisionZip
@@ -27,8 +27,8 @@ from vidcom2.methods.visionzip import VisionZip
         ("random+fca@0.5", Random(0.5, fca=FrameAdjustment())),
         ("visionzip+fca@0.5:dominant=0.5", VisionZip(0.5, dominant=0.5, fca=FrameAdjustment())),
         ("random+fca:fca.tau=0.1:seed=3:fca.score=max", Random(seed=3, fca=FrameAdjustment(0.1, "max"))),
-        ("none", None),
-        ("dense", None),
+        ("none", Dense()),
+        ("dense", Dense()),
     ],
 )
 def test_specs(spec, expected):
@@ -121,15 +121,15 @@ def test_bad_specs(spec, message):
 
 
 def test_environment():
-    assert compressor_from_env({}) is None
-    assert compressor_from_env({"COMPRESSOR": ""}) is None
+    assert compressor_from_env({}) == Dense()
+    assert compressor_from_env({"COMPRESSOR": ""}) == Dense()
     assert compressor_from_env({"R_RATIO": "0.15"}) == compressor_from_env({"COMPRESSOR": "", "R_RATIO": "0.15"})
     assert compressor_from_env({"R_RATIO": "0.15"}) == VidCom2(0.15)
     assert compressor_from_env({"COMPRESSOR": "random@0.5", "R_RATIO": ""}) == Random(0.5)
     assert compressor_from_env({"COMPRESSOR": "random@0.5", "R_RATIO": "0.50"}) == Random(0.5)
     assert compressor_from_env({"COMPRESSOR": "vidcom2"}) == VidCom2(0.25)
     assert compressor_from_env({"COMPRESSOR": "vidcom2", "R_RATIO": "0.15"}) == VidCom2(0.15)
-    assert compressor_from_env({"COMPRESSOR": "none", "R_RATIO": "0.15"}) is None
+    assert compressor_from_env({"COMPRESSOR": "none", "R_RATIO": "0.15"}) == Dense()
     with pytest.raises(ValueError, match="R_RATIO='25%'"):
         compressor_from_env({"COMPRESSOR": "vidcom2", "R_RATIO": "25%"})
     with pytest.raises(ValueError, match=r"COMPRESSOR='random@0\.5' R_RATIO='0\.15' .* two retentions"):

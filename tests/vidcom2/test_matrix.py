@@ -22,7 +22,7 @@ from tests.vidcom2.hf_tiny import batch, tiny
 from tests.vidcom2.test_transformers import assert_follows, generate, references, rows_of
 from vidcom2 import METHODS, Compressor, compressor
 
-BEFORE = sorted(name for name, method in METHODS.items() if method.stage == "before LLM")
+BEFORE = sorted(name for name, method in METHODS.items() if method.drops and method.stage == "before LLM")
 SPECS = [*BEFORE, *(f"{name}+fca" for name in BEFORE if hasattr(METHODS[name], "fca"))]
 RETENTION, STEPS = 0.3, 6
 over_specs = pytest.mark.parametrize("spec", SPECS)

@@ -15,7 +15,7 @@ from tests.vidcom2.test_transformers import rows_of
 from vidcom2 import METHODS, compressor
 from vidcom2.methods import visionzip
 
-BEFORE = sorted(name for name in METHODS if METHODS[name].stage == "before LLM")
+BEFORE = sorted(name for name in METHODS if METHODS[name].drops and METHODS[name].stage == "before LLM")
 INSIDE = ("fastv@0.5:k=1", "sparsevlm@0.5")
 
 

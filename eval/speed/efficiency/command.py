@@ -196,10 +196,7 @@ def chosen_settings(arguments: argparse.Namespace, frames: list[int], attentions
         for spec in split_specs(arguments.compressors):
             chosen = compressor(spec)
             by_maps = getattr(chosen, "attention", None) == "eager"
-            found += [
-                Setting(count, chosen.spec, attention)
-                for attention in (["eager"] if by_maps else attentions)
-            ]
+            found += [Setting(count, chosen.spec, attention) for attention in (["eager"] if by_maps else attentions)]
     return list(dict.fromkeys(found))
 
 

@@ -25,7 +25,7 @@ from tests.eval.qwen_tiny import make_qwen
 from tests.eval.run.test_main_job import lines_of, results_of, run
 from tests.llava.test_video import cut, noisy_frames
 from tests.vidcom2.hf_tiny import tiny
-from vidcom2 import VidCom2
+from vidcom2 import Dense, VidCom2
 
 KINDS = tuple(QWEN_PROTOCOLS)
 GREEDY = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": ["\n\n"]}
@@ -60,7 +60,7 @@ def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize("compressor", [None, VidCom2(0.25)], ids=["dense", "compressed"])
+@pytest.mark.parametrize("compressor", [Dense(), VidCom2(0.25)], ids=["dense", "compressed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks):
     from lmms_eval.api.task import ConfigurableMessagesTask
@@ -72,7 +72,7 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
         f"pretrained={checkpoint},device_map=cpu", {"batch_size": "1", "device": "cpu"}
     )
     assert wrapper.model.dtype == torch.bfloat16
-    if compressor:
+    if compressor.drops:
         compressor.attach(wrapper.model)
     benchmark, names = select_tasks(tasks)
     objects = load_tasks(benchmark, names, mvbench, kind)
@@ -108,7 +108,7 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
             assert t == -(-answer.frames // 2)
             share = record.tokens_after / record.tokens_before
             # Budgets are rounded up, so that small frames keep a little more.
-            assert share == 1 if compressor is None else 0.25 <= share <= 0.25 + t / record.tokens_before
+            assert share == 1 if not compressor.drops else 0.25 <= share <= 0.25 + t / record.tokens_before
     assert len(calls) == len(ours) == len(answers) == 6
     assert len({answer.text for answer in answers}) > 2
 
@@ -136,11 +136,11 @@ def test_longer_videos_and_fewer_frames(kind, qwen, tmp_path):
     calls: list[Any] = []
     recorded(engine.model, "generate", calls)
     seen = engine.see(engine.read(str(tmp_path / "long.mp4")))
-    answer = engine.answer(seen, "Which?", GREEDY, None)
+    answer = engine.answer(seen, "Which?", GREEDY, Dense())
     assert (answer.frames, answer.duration) == (6, 40.0)
     assert calls[0][0]["video_grid_thw"][0, 0] == 3
     letter = answer.text.strip()[0]
-    cut_short = engine.answer(seen, "Which?", {**GREEDY, "until": letter}, None).text
+    cut_short = engine.answer(seen, "Which?", {**GREEDY, "until": letter}, Dense()).text
     assert cut_short == (answer.text.split(letter)[0].strip() if protocol.simple else answer.text)
 
 

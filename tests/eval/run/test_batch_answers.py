@@ -19,7 +19,7 @@ from eval.results.sample import Answer
 from llava.video import FrameSampling
 from tests.eval.qwen_tiny import IDS, make_qwen
 from tests.llava.test_video import noisy_frames
-from vidcom2 import compressor
+from vidcom2 import Dense, compressor
 
 KINDS = ("onevision", "video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SPECS = ("none", "vidcom2@0.25", "vidcom2@0.25:positions=repack", "fastv@0.6:k=1")
@@ -84,7 +84,7 @@ def test_a_batch_answers_as_one_by_one(kind, spec, engine_of, videos):
     for answer in alone:
         (record,) = answer.records
         assert record.tokens_after > 0
-        assert (record.tokens_after == record.tokens_before) == (method is None)
+        assert (record.tokens_after == record.tokens_before) == (not method.drops)
         assert all(seconds > 0 for seconds in answer.seconds.values())
     if kind in ("video", "qwen2_vl"):
         assert len({answer.frames for answer in alone}) == 3
@@ -96,7 +96,7 @@ def test_where_a_video_begins(kind, before, engine_of, videos):
     engine = engine_of(kind)
     seen = engine.see(engine.read(videos[0]))
     tokenizer = engine.tokenizer if isinstance(engine, LlavaEngine) else engine.processor.tokenizer
-    for answer in engine.answer_all([(seen, question) for question in QUESTIONS], generation(engine), None):
+    for answer in engine.answer_all([(seen, question) for question in QUESTIONS], generation(engine), Dense()):
         assert answer.records[0].start == len(tokenizer(answer.prompt.split(before)[0]).input_ids) > 0
 
 
@@ -104,7 +104,9 @@ def test_where_a_video_begins(kind, before, engine_of, videos):
 def test_times_of_a_batch_are_shared(kind, engine_of, videos):
     engine = engine_of(kind)
     seen = [engine.see(engine.read(video)) for video in (videos[0], videos[1])]
-    answers = engine.answer_all([(seen[0], "Who?"), (seen[1], "When?"), (seen[0], "Where?")], generation(engine), None)
+    answers = engine.answer_all(
+        [(seen[0], "Who?"), (seen[1], "When?"), (seen[0], "Where?")], generation(engine), Dense()
+    )
     for stage in ("compress", "prefill", "generate"):
         assert len({answer.seconds[stage] for answer in answers}) == 1
     for stage in ("decode", "preprocess", "vision"):
@@ -124,7 +126,7 @@ def test_frames_are_prepared_and_encoded_once(kind, engine_of, videos, monkeypat
         engine.model.model.visual.patch_embed, "forward", lambda *a, **k: calls.append("encode") or encode(*a, **k)
     )
     seen = [engine.see(engine.read(video)) for video in videos[:2]]
-    for method in (None, compressor("vidcom2@0.5")):
+    for method in (Dense(), compressor("vidcom2@0.5")):
         engine.answer_all([(seen[0], "Who?"), (seen[1], "When?"), (seen[0], "Where?")], generation(engine), method)
         engine.answer(seen[1], "Why?", generation(engine), method)
     assert sorted(calls) == ["encode"] * 2 + ["prepare"] * 2
@@ -134,11 +136,11 @@ def test_a_stop_text_ends_its_own_answer_only(engine_of, videos, monkeypatch):
     engine = engine_of("onevision")
     seen = [engine.see(engine.read(video)) for video in videos]
     asked = [(one, question) for one in seen for question in QUESTIONS]
-    whole = [answer.text for answer in engine.answer_all(asked, WORDY, None)]
+    whole = [answer.text for answer in engine.answer_all(asked, WORDY, Dense())]
     assert {len(text) for text in whole} == {6}
     stop = whole[0][2]
     monkeypatch.setattr(LlavaProtocol, "stop_text", stop)
-    stopped = [answer.text for answer in engine.answer_all(asked, WORDY, None)]
+    stopped = [answer.text for answer in engine.answer_all(asked, WORDY, Dense())]
     assert stopped == [text[: text.index(stop) + 1] if stop in text else text for text in whole]
     assert len({len(text) for text in stopped}) > 1
 
@@ -190,12 +192,12 @@ def test_a_question_with_another_place_for_a_video_costs_itself_only(kind, place
     engine = engine_of(kind)
     seen = engine.see(engine.read(videos[0]))
     asked = [(seen, text) for text in (QUESTIONS[0], f"What does {place} stand for?", QUESTIONS[2])]
-    first, error, last = engine.answer_all(asked, generation(engine), None)
+    first, error, last = engine.answer_all(asked, generation(engine), Dense())
     assert str(error) == f"the question says {place}, which this model takes for a place"
-    pair = engine.answer_all([asked[0], asked[2]], generation(engine), None)
+    pair = engine.answer_all([asked[0], asked[2]], generation(engine), Dense())
     assert [told(first), told(last)] == [told(answer) for answer in pair]
     with pytest.raises(Unanswerable, match="takes for a place"):
-        engine.answer(*asked[1], generation(engine), None)
+        engine.answer(*asked[1], generation(engine), Dense())
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -206,7 +208,7 @@ def test_what_is_no_number_is_no_answer(kind, beams, engine_of, videos, monkeypa
     seen = [engine.see(engine.read(video)) for video in videos]
     asked = list(zip(seen, QUESTIONS, strict=True))
     arguments = {**generation(engine), "num_beams": beams}
-    expected = engine.answer_all(asked, arguments, None)
+    expected = engine.answer_all(asked, arguments, Dense())
     assert all(isinstance(answer, Answer) for answer in expected)
 
     def damage(_: Any, __: Any, logits: Any) -> Any:
@@ -216,7 +218,7 @@ def test_what_is_no_number_is_no_answer(kind, beams, engine_of, videos, monkeypa
 
     handle = engine.model.lm_head.register_forward_hook(damage)
     try:
-        first, error, last = engine.answer_all(asked, arguments, None)
+        first, error, last = engine.answer_all(asked, arguments, Dense())
     finally:
         handle.remove()
     assert [told(first), told(last)] == [told(expected[0]), told(expected[2])]
@@ -244,7 +246,7 @@ def test_one_call_padded_on_the_left(kind, engine_of, videos, monkeypatch):
     generate = engine.model.generate
     monkeypatch.setattr(engine.model, "generate", lambda *a, **k: calls.append(k) or generate(*a, **k))
     seen = engine.see(engine.read(videos[0]))
-    engine.answer_all([(seen, question) for question in QUESTIONS], generation(engine), None)
+    engine.answer_all([(seen, question) for question in QUESTIONS], generation(engine), Dense())
     (arguments,) = calls
     mask = arguments["attention_mask"]
     assert len(mask) == len(set(mask.sum(dim=1).tolist())) == 3

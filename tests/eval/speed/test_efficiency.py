@@ -170,7 +170,7 @@ class FakeEngine:
         assert (generation["min_new_tokens"], generation["max_new_tokens"]) == (3, 3)
         for _ in range(self.tokens):
             assert counter(None, "scores") == "scores"
-        if chosen is not None:
+        if chosen.drops:
             chosen.select(torch.rand(2, 8, 4))
         record = Record(0, "video", "none", "repack", 0, (8, 8), (2, 2), 1, 1)
         return Answer(text, text, self.frames, 1.0, [record], self.seconds, Reading("none", "made up", 0, ""))
@@ -300,18 +300,18 @@ def line(spec: str, llm: list[float], frames: int = 32, attention: str = "sdpa",
     """Samples whose prefill is given; 1 s of decoding, 0.5 of compression before the LLM, 0.25 in tokens, 0.25 between
     the steps."""
     chosen = compressor(spec)
-    compress = 0.5 if chosen and chosen.stage == "before LLM" else 0.0
+    compress = 0.5 if chosen.drops and chosen.stage == "before LLM" else 0.0
     samples = [
         Sample(
             dict.fromkeys(STEPS, 0.0) | {"decode": 1.0, "compress": compress, "prefill": x, "tokens": 0.25},
             1.5 + compress + x,
             100 * frames,
-            (100 if chosen is None else 25) * frames,
+            (25 if chosen.drops else 100) * frames,
             (),
         )
         for x in llm
     ]
-    return Measured(Setting(frames, chosen.spec if chosen else "none", attention), samples, 15 * 2**30, extra)
+    return Measured(Setting(frames, chosen.spec, attention), samples, 15 * 2**30, extra)
 
 
 def test_numbers_by_hand():
