@@ -191,6 +191,16 @@ def test_documented_commands_have_their_flags(capsys, monkeypatch):
         assert flags <= known, (command, flags - known)
 
 
+PATH = re.compile(r"`((?:eval|llava|vidcom2|scripts|tests|docs|findings)/[\w./-]*)`")
+"""A file or folder of this repository that a page names."""
+
+
+def test_files_named_in_the_pages_exist():
+    named = {(page.name, path) for page in PAGES for path in PATH.findall(page.read_text(encoding="utf-8"))}
+    assert named
+    assert [pair for pair in sorted(named) if not (ROOT / pair[1]).exists()] == []
+
+
 def test_scripts_named_in_the_readme_exist():
     named = set(re.findall(r"scripts/\w+\.sh", (ROOT / "README.md").read_text()))
     assert named >= {"scripts/eval_mvbench.sh", "scripts/test.sh"}
