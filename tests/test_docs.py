@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,12 +14,12 @@ import torch
 import transformers
 from packaging.version import Version
 
-import vidcom2.models.transformers as layouts
 from eval.cli import main
 from eval.demo.benchmark import make_mvbench
 from eval.demo.checkpoint import make_checkpoint
 from tests.eval.qwen_tiny import make_qwen
 from vidcom2 import METHODS, VidCom2, compressor
+from vidcom2.models.transformers import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -40,10 +39,10 @@ def blocks(page: Path) -> list[str]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a page's blocks in a module; whatever they register is forgotten after the test."""
-    monkeypatch.setattr(layouts, "LAYOUTS", dict(layouts.LAYOUTS))
-    monkeypatch.setattr(import_module("vidcom2.specs"), "METHODS", dict(METHODS))
+    registries: list[dict[str, Any]] = [METHODS, LAYOUTS]
+    before = [dict(registry) for registry in registries]
 
     def run(
         page: str, stand_ins: dict[str, Path] | None = None, first: int | None = None, **given: Any
@@ -60,7 +59,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             exec(compile(block, f"{page}, block {i + 1}", "exec"), vars(module))
         return vars(module)
 
-    return run
+    yield run
+    for registry, content in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(content)
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def test_transformers(run, video, tmp_path, capsys, kind):
     if kind == "qwen3_vl":
         stamps = re.findall(r"<([\d.]+) seconds>", made["processor"].decode(made["inputs"].input_ids[0]))
         assert float(stamps[-1]) == pytest.approx(made["video"].duration, abs=0.2)
-    assert "my_video_llm" in layouts.LAYOUTS
+    assert "my_video_llm" in LAYOUTS
     if Version(transformers.__version__) >= Version("5.23"):
         # Encoded once, answered as from pixels.
         assert [line.partition(":")[0] for line in more[1:]] == ["0.25", "0.15"]
