@@ -203,6 +203,12 @@ def test_files_named_in_the_pages_exist():
     assert [pair for pair in sorted(named) if not (ROOT / pair[1]).exists()] == []
 
 
+def test_tests_named_in_the_pages_exist():
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in PAGES:
+        assert {*re.findall(r"\btest_\w+\.py", page.read_text(encoding="utf-8"))} <= there, page
+
+
 def test_scripts_named_in_the_readme_exist():
     named = set(re.findall(r"scripts/\w+\.sh", (ROOT / "README.md").read_text()))
     assert named >= {"scripts/eval_mvbench.sh", "scripts/test.sh"}
