@@ -137,9 +137,7 @@ class PyavVideo(CountedReader):
                 if number >= max(wanted):
                     break
         if missing := wanted - set(found):
-            raise IndexError(
-                f"frame {min(missing)} was asked for, but does not come; the header says {self._count} frames"
-            )
+            raise IndexError(f"frame {min(missing)} does not come, though the header says {self._count} frames")
         return np.stack([found[index] for index in indices])
 
 
