@@ -131,7 +131,7 @@ def on(device: torch.device, value: Any) -> Any:
 def test_answers(kind, spec):
     method, outs = compressor(spec), []
     for model in models(kind):
-        with method(model) if method else nullcontext():
+        with method(model):
             outs.append(generate(model, {name: on(model.device, value) for name, value in inputs(kind).items()}))
     expected, ours = outs
     assert answers(ours) == answers(expected)
@@ -154,7 +154,7 @@ def test_answers_of_a_model_over_two_gpus(kind, spec, share):
     method, outs = compressor(spec), []
     for one in (model, dispatch_model(copy.deepcopy(model), device_map=places)):
         device = torch.device("cpu") if one is model else GPU
-        with method(one) if method else nullcontext():
+        with method(one):
             outs.append(generate(one, {name: on(device, value) for name, value in inputs(kind).items()}))
     expected, ours = outs
     assert answers(ours) == answers(expected)
@@ -169,7 +169,7 @@ def test_answers_of_a_model_over_two_gpus(kind, spec, share):
         ("onevision", {"preprocess": "fast"}),
         ("video", {}),
         ("qwen2_vl", {}),
-        ("qwen3_vl", {}),
+        ("qwen3_vl", {"min_pixels": 16 * 28 * 28}),  # the published 256 * 28 * 28 only lengthen prompts
     ],
 )
 def test_from_video_files_to_answers(kind, settings, spec, tmp_path):
