@@ -67,8 +67,10 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     tensors: list[Tensor] = []
     collect(args, tensors)
     collect(kwargs, tensors)
-    here = {tensor.device for tensor in tensors if isinstance(tensor, OnGpu)}
-    if here and func.overloadpacket not in INDEXING and any(t.ndim for t in tensors if not isinstance(t, OnGpu)):
+    here = {tensor.device for tensor in tensors if type(tensor) is OnGpu}
+    if not here and kwargs.get("device") in (None, CPU):
+        return func(*args, **kwargs)
+    if here and func.overloadpacket not in INDEXING and any(t.ndim for t in tensors if type(t) is not OnGpu):
         here.add(CPU)
     if len(here) > 1 and func.overloadpacket not in COPIES:
         raise RuntimeError(f"{func}: tensors are on {' and '.join(sorted(map(str, here)))}")
@@ -110,14 +112,14 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def values(value: Any) -> Any:
-    return value.held if isinstance(value, OnGpu) else value
+    return value.held if type(value) is OnGpu else value
 
 
 class NoDriver(TorchFunctionMode):
     """Keeps torch functions from asking the driver before they reach operators."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = mapped(first_gpu, args), mapped(first_gpu, kwargs or {})
+        args, kwargs = [first_gpu(arg) for arg in args], {name: first_gpu(arg) for name, arg in (kwargs or {}).items()}
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and "device" in kwargs:
             return func(*mapped(values, args), **{**kwargs, "device": None}).to(kwargs["device"])
         if func is Tensor.tolist and isinstance(args[0], OnGpu):
@@ -129,9 +131,7 @@ class NoDriver(TorchFunctionMode):
 
 def first_gpu(value: Any) -> Any:
     """Turn "cuda" into "cuda:0"."""
-    if isinstance(value, (str, torch.device)) and str(value) == "cuda":
-        return torch.device("cuda:0")
-    return value
+    return torch.device("cuda:0") if type(value) in (str, torch.device) and str(value) == "cuda" else value
 
 
 DRIVER = {
