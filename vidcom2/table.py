@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from vidcom2 import METHODS, Compressor
 
 HEAD = """# Methods
@@ -49,7 +47,7 @@ def row(method: type[Compressor]) -> tuple[str, ...]:
         method.venue or "control",
         method.stage,
         ", ".join(method.presets) or "none",
-        yes("fca" in {f.name for f in dataclasses.fields(method)}),
+        yes(method.takes_fca()),
         yes(method.needs_attention),
         yes(method.video_specific),
         yes(method.frame_adaptive),
