@@ -23,6 +23,7 @@ class Uniform(Ranking):
     """
 
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores that are 1 for the tokens m_j and 0 for the others, with the budgets."""
         frames, m = x.shape[:2]
         budgets = self.budgets(x)
         j = torch.arange(m, device=x.device)

@@ -107,10 +107,12 @@ class VidCom2(Ranking):
         return cls(retention, **{"similarity": "gaussian", "channels": 0.5, "rounding": "half_even", **settings})
 
     def scores(self, x: Tensor) -> Tensor:
+        """Return the weighted sum of u_frame and u_video (of the similarities, for sign=+1), [T, M]."""
         return self._scores(self.fca.measure(x))
 
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        similarity = self.fca.measure(x)  # once, for scores and budgets
+        """Return scores, budgets, and whether x is finite, all from one measurement."""
+        similarity = self.fca.measure(x)
         budgets = self.fca.budgets_from(similarity, self.retention)
         return self._scores(similarity), budgets, similarity.checksum.isfinite()
 

@@ -70,15 +70,18 @@ class VisionZip(Ranking):
         return cls(retention, **{"form": "released", **settings})
 
     def budgets(self, x: Tensor) -> Tensor:
+        """Return k_t as `form` says, int64 [T]."""
         if self.form == "mended":
             return super().budgets(x)
         frames, m = x.shape[:2]
         return torch.full((frames,), max(1, int(m * self.retention)), device=x.device)
 
     def scores(self, x: Tensor) -> Tensor:
+        """Return the tokens' lengths |x|, [T, M]."""
         return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
 
     def keep(self, x: Tensor, scores: Tensor, budgets: Tensor, size: int) -> Kept:
+        """Return the dominant tokens as they are, and the contextual ones merged."""
         m = x.shape[1]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         unit = exact / scores.clamp_min(torch.finfo(exact.dtype).tiny)[..., None]
