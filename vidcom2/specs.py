@@ -73,7 +73,7 @@ def method_names() -> list[str]:
 
     This imports no other package.
     """
-    return sorted({*METHODS, *plugin_names()})
+    return sorted({*METHODS, *filter(NAME.fullmatch, plugin_names())})
 
 
 def all_methods() -> dict[str, type[Compressor]]:
