@@ -15,7 +15,7 @@ from eval.speed.operator import add_bench
 from eval.speed.video import FPS, SEGMENT, join, measure_preprocessing, parse_sizes, pictures, write_segment
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 from llava.video import READERS, require
-from llava.video.raw import DecordVideo, PyavVideo
+from llava.video.raw_readers import DecordVideo, PyavVideo
 
 
 def prepare(*arguments: str):
