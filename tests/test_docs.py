@@ -18,7 +18,6 @@ from eval.cli import main
 from eval.demo.benchmark import make_mvbench
 from eval.demo.checkpoint import make_checkpoint
 from tests.eval.qwen_tiny import make_qwen
-from tests.test_house import FILES, imported_files, room
 from vidcom2 import METHODS, VidCom2, compressor
 from vidcom2.models.transformers import LAYOUTS
 
@@ -202,18 +201,6 @@ def test_files_named_in_the_pages_exist():
     named = {(page.name, path) for page in PAGES for path in PATH.findall(page.read_text(encoding="utf-8"))}
     assert named
     assert [pair for pair in sorted(named) if not (ROOT / pair[1]).exists()] == []
-
-
-def test_the_rooms_are_as_drawn():
-    """docs/architecture.md lists all rooms of eval, and a room imports only those that stand before it."""
-    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    drawn = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
-    assert set(drawn) == {path.parent.name for path in (ROOT / "eval").glob("*/__init__.py")}
-    for path in FILES:
-        for other in imported_files(path):
-            here, there = room(path).partition("eval/")[2], room(other).partition("eval/")[2]
-            if here and there:
-                assert drawn.index(there) <= drawn.index(here), f"{path} imports {other}"
 
 
 def test_tests_named_in_the_pages_exist():
