@@ -99,7 +99,7 @@ class HoliTom(Compressor):
             sizes = [(math.ceil if group.last is None else round)(len(group.places) * r) for group in groups]
         else:
             total = total_budget(self.retention, frames, m)
-            sizes = _share(min(total, left), [len(group.places) for group in groups])
+            sizes = proportional_shares(min(total, left), [len(group.places) for group in groups])
 
         index, features = [], []
         length = torch.linalg.vector_norm(exact, dim=-1)
@@ -214,8 +214,8 @@ def windows(still: Tensor, longest: int) -> list[tuple[int, int]]:
     return found[::-1]
 
 
-def _share(total: int, sizes: list[int]) -> list[int]:
-    """`total` in proportion to `sizes`, by largest remainder; of equal remainders, the first wins."""
+def proportional_shares(total: int, sizes: list[int]) -> list[int]:
+    """Return `total` in proportion to `sizes`, by largest remainder; of equal remainders, the first wins."""
     shares = [total * size // sum(sizes) for size in sizes]
     remainders = [total * size % sum(sizes) for size in sizes]
     for i in sorted(range(len(sizes)), key=lambda i: -remainders[i])[: total - sum(shares)]:
