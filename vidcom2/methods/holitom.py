@@ -16,7 +16,7 @@ from vidcom2.budget import total_budget
 from vidcom2.clustering import centres, nearest_centre
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import all_finite, require_finite
-from vidcom2.settings import check_choice
+from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 
 
@@ -68,12 +68,8 @@ class HoliTom(Compressor):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "form", ("mended", "released"))
-        for setting in ("neighbours", "max_window"):
-            if getattr(self, setting) < 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")
-        for setting in ("clustered", "centre_weight"):
-            if not 0 <= getattr(self, setting) <= 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be in [0, 1]")
+        check_at_least_one(self, "neighbours", "max_window")
+        check_share(self, "clustered", "centre_weight")
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> HoliTom:
