@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 ENCODED = "mm_encoder_outputs"
 """Blocks with it are for transformers 5.23 and later, as the page says."""
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-COMMAND = re.compile(r"(?:(?:^|`)vidcom2|-m eval) ((?:bench )?[a-z][a-z-]*)((?: [^\n`#]*)?)", re.MULTILINE)
+COMMAND = re.compile(r"(?:(?:^|`)vidcom2|-m (?:vidcom2_)?eval) ((?:bench )?[a-z][a-z-]*)((?: [^\n`#]*)?)", re.MULTILINE)
 """A subcommand that a page prints, and its arguments."""
 
 Run = Callable[..., dict[str, Any]]
