@@ -16,9 +16,9 @@ import transformers
 from packaging.version import Version
 
 import vidcom2.models.transformers as layouts
-from eval.demo.benchmark import make_mvbench
-from eval.demo.checkpoint import make_checkpoint
 from tests.eval.qwen_tiny import make_qwen
+from tests.fixtures.checkpoint import make_checkpoint
+from tests.fixtures.mvbench import make_mvbench
 from vidcom2 import METHODS, VidCom2, compressor
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -73,7 +73,7 @@ def add_visualize(commands: argparse._SubParsersAction) -> None:
 
 def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything that can be checked before the model is loaded; returns what answers and draws."""
-    from ..demo.show import MODEL
+    from ..demo import MODEL
 
     method = drawable(arguments.compressor)
     model = arguments.model or str(MODEL)

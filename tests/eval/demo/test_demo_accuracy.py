@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from eval.benchmarks.mvbench import MVBENCH
+from eval.demo import MODEL
 from eval.demo.minibench import HELD_OUT, write_mvbench
-from eval.demo.show import MODEL, PER_TASK, config
+from eval.demo.run import PER_TASK, config
 from eval.demo.world import TASKS
 from eval.run.distributed import Place
 from eval.run.sweep import Sweep, canonical

@@ -19,7 +19,7 @@ import pytest
 
 from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
 from eval.doctor import download

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from eval.benchmarks.mvbench import MVBENCH
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.reports.html import add_report, for_script, method_name
 from eval.results.summary import Line
 from eval.run.sweep import side_by_side

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.qwen import QWEN_PROTOCOLS
 from eval.reports.visualize import (

@@ -27,8 +27,8 @@ import yaml
 
 from eval.benchmarks import BENCHMARKS, Benchmark
 from eval.cli import main
+from eval.demo import MODEL
 from eval.demo.minibench import WRITERS
-from eval.demo.show import MODEL
 from eval.demo.world import TASKS
 from eval.results.sample import NO_ANSWER, Sample
 from eval.run.lmms import build_model, evaluate, load_tasks

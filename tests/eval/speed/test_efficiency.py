@@ -18,7 +18,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from eval.demo.show import MODEL
+from eval.demo import MODEL
 from eval.models import load_engine, protocol_for
 from eval.models.random_weights import PRESETS, random_engine, random_model, write_files
 from eval.models.timing import StageTimer

@@ -1,4 +1,4 @@
-"""--demo: the demo model on MiniBench, dense and compressed, side by side."""
+"""--demo: evaluate the demo model on MiniBench, dense and compressed, in one table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..run.config import RunConfig
 from ..run.distributed import Place
 from ..run.store import reserved
 from ..run.sweep import Sweep, canonical, folder
+from . import MODEL
 from .minibench import WRITERS
 from .world import TASKS, UNITS
 
-MODEL = Path(__file__).parent / "model"
-# Of 16 tokens per frame, rounding every frame's budget up would keep a quarter more than asked for.
+# rounding=exact: a frame has only 16 tokens. Rounding every frame's budget up would keep a quarter more than asked for.
 SETTINGS = tuple(
     canonical(spec)
     for spec in (
@@ -27,28 +27,44 @@ SETTINGS = tuple(
         "vidcom2@0.15:rounding=exact:positions=original",
     )
 )
+"""The specs that the demo compares."""
 PER_TASK = 40
+"""Questions per task, unless --limit says otherwise."""
 PARTS = ("data", *map(folder, SETTINGS))
-"""What a demo leaves in its directory, and the next one there replaces."""
+"""The directories that a demo makes in its output directory. The next demo there replaces them."""
 MARKER = ".demo"
-"""The file that says that a directory's PARTS are a demo's."""
+"""The file that marks an output directory as a demo's, so that its PARTS may be replaced."""
 
 
-def require_own(output: Path) -> None:
-    """Raise FileExistsError for a directory whose PARTS are not a demo's, and would be deleted."""
+def require_replaceable(output: Path) -> None:
+    """Make sure that a demo deletes only what an earlier demo made.
+
+    Raises:
+        FileExistsError: The directory has PARTS, but no MARKER.
+    """
     if not (output / MARKER).exists() and (others := [part for part in PARTS if (output / part).exists()]):
         raise FileExistsError(
-            f"--output {output} holds {', '.join(others)}, not known to be a demo's, which --demo would delete: choose "
-            "another --output, or remove that yourself"
+            f"--output {output} holds {', '.join(others)}, not known to be a demo's, and --demo would delete it: "
+            "choose another --output, or remove it yourself"
         )
 
 
-def show(benchmark: Benchmark, output: Path, per_task: int) -> int:
-    """Make the benchmark, run every setting, print and write one table; returns how many questions failed.
+def run_demo(benchmark: Benchmark, output: Path, per_task: int) -> int:
+    """Make the benchmark's files, evaluate every spec in SETTINGS, print and write one table.
 
-    Raises as `require_own`, and OutputInUse where another demo is at work in the directory.
+    Args:
+        benchmark: The benchmark to imitate.
+        output: The directory for data and results.
+        per_task: Questions per task.
+
+    Returns:
+        How many questions failed.
+
+    Raises:
+        FileExistsError: As `require_replaceable`.
+        OutputInUse: Another demo is running in the directory.
     """
-    require_own(output)
+    require_replaceable(output)
     prepare_directory("--output", output)
     with reserved(output):
         (output / MARKER).touch()
@@ -58,12 +74,18 @@ def show(benchmark: Benchmark, output: Path, per_task: int) -> int:
         sweep = Sweep(config(benchmark, WRITERS[benchmark.name](output / "data", per_task), output), SETTINGS)
         sweep.check()
         failed = sweep.run(Place())
-    print("positions=original: kept tokens keep their places; without it they are numbered anew (docs/demo.md)")
+    print("positions=original: kept tokens keep their position ids. Without it they are numbered anew (docs/demo.md).")
     return failed
 
 
 def config(benchmark: Benchmark, data: Path, output: Path) -> RunConfig:
-    """The demo model on a MiniBench edition, on the CPU."""
+    """The configuration of a run of the demo model on the CPU.
+
+    Args:
+        benchmark: The benchmark.
+        data: The directory with its MiniBench edition.
+        output: The directory for results.
+    """
     tasks = ",".join(f"mvbench_{task}" for task in TASKS) if benchmark.name == "mvbench" else benchmark.name
     return RunConfig(
         model=str(MODEL),
