@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vidcom2 import METHODS
+from vidcom2 import method_names
 
 from .benchmarks import select_tasks
 from .doctor.command import add_doctor
@@ -89,8 +89,8 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     parser = add_evaluation(commands, "run", "evaluate a model on a benchmark", "COMPRESSOR, R_RATIO, ")
     parser.add_argument(
         "--compressor",
-        help=f"none, or one of {', '.join(METHODS)} with settings, such as vidcom2@0.25:rounding=exact; if unset, "
-        "COMPRESSOR, or vidcom2",
+        help=f"none, or one of {', '.join(method_names())} with settings, such as vidcom2@0.25:rounding=exact; if "
+        "unset, COMPRESSOR, or vidcom2",
     )
     parser.add_argument("--retention", type=float, help="share of tokens to keep; R_RATIO, if that is unset, too")
     parser.add_argument(

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from llava.video import FrameSampling, VideoError, open_video, read_video
-from vidcom2 import METHODS, Attachment, Compressor, Kept, VidCom2, compressor
+from vidcom2 import Attachment, Compressor, Kept, VidCom2, compressor, method_names
 from vidcom2.methods.holitom import HoliTom
 from vidcom2.models.layers import LayerHooks
 
@@ -63,7 +63,8 @@ def add_visualize(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--compressor",
         default="vidcom2@0.25",
-        help=f"one of {', '.join(METHODS)} with settings; for those inside the LLM, what is left after the last stage",
+        help=f"one of {', '.join(method_names())} with settings; for those inside the LLM, what is left after the last "
+        "stage",
     )
     parser.add_argument("--question", default=QUESTION, help="what methods inside the LLM may look at")
     parser.add_argument("--frames", type=int, default=FRAMES, help="taken from the video")
@@ -119,11 +120,11 @@ def drawable(spec: str) -> Compressor:
     """The method of a spec; ValueError where nothing is dropped, or where nobody knows what is."""
     method = compressor(spec)
     if not method.drops:
-        raise ValueError(f"--compressor {spec} drops no token; to be drawn are {', '.join(METHODS)}")
+        raise ValueError(f"--compressor {spec} drops no token; to be drawn are {', '.join(method_names())}")
     if isinstance(method, HoliTom) and method.form == "released":
         raise ValueError(
             f"{method.spec} makes the places of its tokens up, so they cannot be drawn; to be drawn are "
-            f"{', '.join(METHODS)}, this one as holitom without .released"
+            f"{', '.join(method_names())}, this one as holitom without .released"
         )
     return method
 

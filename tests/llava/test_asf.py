@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava.video import FrameSampling, VideoError, read_video
-from llava.video.asf import DATA, FILE, SIMPLE_INDEX
+from llava.video.asf_damage import DATA, FILE, SIMPLE_INDEX
 from llava.video.damage import why_damaged
 from tests.numbered import LENGTH, Encoding, number
 
@@ -107,7 +107,7 @@ def test_a_lost_packet(whole: Asf, lost: int, tmp_path: Path) -> None:
 def test_the_lost_end(whole: Asf, why: Why) -> None:
     data, count = whole.joined(whole.packets), len(whole.packets)
     assert why(data) is None
-    assert why(data[: -2 * SIZE]) == f"it was cut off: it has {count - 2} packets, and says {count}"
+    assert why(data[: -2 * SIZE]) == f"it was cut off: it has {count - 2} packets, its header says {count}"
     assert why(data[:-1]) == f"it was cut off, in the packet that begins at byte {len(data) - SIZE}"
 
 

@@ -94,6 +94,6 @@ def test_ogg_pages(tmp_path: Path) -> None:
 
     assert why(pages) is None
     assert why(pages[:2] + pages[3:]) == "it is damaged: pages are missing before byte 99"
-    assert why(pages[:4]) == "it was cut off: a stream of it does not end"
-    assert why([*pages[:4], pages[4][:-2]]) == "it was cut off: a stream of it does not end"
+    assert why(pages[:4]) == "it was cut off: one of its streams has no last page"
+    assert why([*pages[:4], pages[4][:-2]]) == "it was cut off: one of its streams has no last page"
     assert why([*pages[:2], b"x", *pages[2:]]) == "it is damaged: what is at byte 66 does not belong there"

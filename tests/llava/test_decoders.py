@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llava.video import READERS, FrameSampling, VideoError, read_video, require
-from llava.video.raw import PyavVideo
+from llava.video.raw_readers import PyavVideo
 from tests.llava.conftest import Made
 from tests.odd_videos import BROKEN, DECORD_CANNOT, FINE, encode, noisy_frames
 

@@ -12,8 +12,8 @@ import pytest
 from eval.speed.made_videos import FPS, SEGMENT, join, write_segment
 from eval.speed.memory import peak_of_reading
 from llava.video import FrameSampling, VideoError, open_video, read_video
+from llava.video.conversion import upright
 from llava.video.exact import ExactVideo
-from llava.video.pictures import upright
 from tests.llava.conftest import Made
 from tests.numbered import CASES, GAP, VARIABLE, number
 from tests.odd_videos import FINE
@@ -47,7 +47,7 @@ def test_seeking_gives_what_decoding_from_the_start_gives(name: str, made: Made)
     seeking, straight = ExactVideo(file), ExactVideo(file)
     if not seeking.seeks:
         pytest.skip(f"read from the start: {seeking.why}")
-    straight._read_by_seeking(False, "for this test")
+    straight._set_mode(False, "for this test")
     everything = list(range(len(CASES[name].shown)))
     expected = straight.frames(everything)
     for indices in (everything[::7], everything[len(everything) // 2 :][:1], everything[-1:]):

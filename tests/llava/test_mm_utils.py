@@ -71,7 +71,7 @@ def test_best_resolution_is_the_first_of_the_best(size, options):
 
 
 def test_no_resolution_is_an_error():
-    with pytest.raises(ValueError, match="no resolution"):
+    with pytest.raises(ValueError, match="possible_resolutions is empty"):
         select_best_resolution((10, 10), [])
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava.video.bitstream import is_entry
-from llava.video.mp4 import MOST_SAMPLES, sample_table
-from llava.video.packets import _of_file, opened, read_packets
+from llava.video.bitstream import is_seek_point
+from llava.video.mp4 import MAX_SAMPLES, sample_table
+from llava.video.packets import _from_file, opened, read_packets
 from tests.llava.conftest import Made
 from tests.numbered import CASES
 
@@ -22,7 +22,7 @@ def test_sample_tables_say_what_ffmpeg_says(name: str, made: Made) -> None:
     file = str(made(name))
     with opened(file) as (container, stream):
         table = sample_table(file, stream.id, stream.time_base)
-        pts, key, hidden, _ = _of_file(container, stream)
+        pts, key, hidden, _ = _from_file(container, stream)
     left_to_ffmpeg = any(word in CASES[name].special for word in ("edit list", "fragments"))
     assert (table is None) == left_to_ffmpeg
     if table is None:
@@ -47,7 +47,7 @@ def test_damaged_tables_are_left_to_ffmpeg(made: Made, tmp_path: Path) -> None:
     for position in rng.integers(begin, len(data), 400).tolist():
         file.write_bytes(data[:position] + rng.bytes(1) + data[position + 1 :])
         table = sample_table(str(file), 1, Fraction(1, 12288))
-        assert table is None or len(table.pts) == len(table.key) <= MOST_SAMPLES
+        assert table is None or len(table.pts) == len(table.key) <= MAX_SAMPLES
 
 
 @pytest.mark.parametrize(("name", "good"), [("h264.mp4", True), ("open.mp4", True), ("refresh.mp4", False)])
@@ -61,8 +61,8 @@ def test_key_pictures_that_decoding_may_begin_with(name: str, good: bool, suffix
     if "refresh" in name and len(keys) == 1:
         pytest.skip("its marks are not given as keys here")
     assert len(keys) > 1
-    assert is_entry("h264", setup, keys[0])
-    assert [is_entry("h264", setup, key) for key in keys[1:]] == [good] * (len(keys) - 1)
+    assert is_seek_point("h264", setup, keys[0])
+    assert [is_seek_point("h264", setup, key) for key in keys[1:]] == [good] * (len(keys) - 1)
 
 
 def test_recovery_points_that_are_not_exact_are_no_entries() -> None:
@@ -71,15 +71,15 @@ def test_recovery_points_that_are_not_exact_are_no_entries() -> None:
     def packet(body: bytes) -> bytes:
         return b"\0\0\1\x06" + b"\x05\x01\xff" + b"\x06" + bytes([len(body)]) + body + b"\x80\0\0\1\x41\xff"
 
-    assert is_entry("h264", b"", packet(b"\xc4"))  # 1: at once; 1: exact
-    assert not is_entry("h264", b"", packet(b"\x84"))  # 0: approximate
-    assert not is_entry("h264", b"", packet(b"\x24\x80"))  # 00100: after 3 frames
-    assert is_entry("h264", b"", b"\0\0\1\x65\x88")  # an IDR picture
-    assert not is_entry("h264", b"", b"")
+    assert is_seek_point("h264", b"", packet(b"\xc4"))  # 1: at once; 1: exact
+    assert not is_seek_point("h264", b"", packet(b"\x84"))  # 0: approximate
+    assert not is_seek_point("h264", b"", packet(b"\x24\x80"))  # 00100: after 3 frames
+    assert is_seek_point("h264", b"", b"\0\0\1\x65\x88")  # an IDR picture
+    assert not is_seek_point("h264", b"", b"")
 
 
 def test_hidden_pictures_are_not_counted(made: Made) -> None:
     for name in ("vp8_hidden.webm", "vp9_hidden.mkv"):
         packets = read_packets(str(made(name)))
         assert len(packets.shown) == len(CASES[name].shown)
-    assert read_packets(str(made("vp8_hidden.webm"))).silent.any()
+    assert read_packets(str(made("vp8_hidden.webm"))).undisplayed.any()

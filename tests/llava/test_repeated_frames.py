@@ -53,7 +53,7 @@ def test_where_decord_errs_each_sampled_one_counts(short: Path, monkeypatch: pyt
 
     monkeypatch.setattr("llava.video.against_decord.why_in_doubt", lambda video: "for this test")
     monkeypatch.setattr("llava.video.against_decord.find_spec", lambda name: True)
-    monkeypatch.setattr("llava.video.against_decord._read_alone", theirs)
+    monkeypatch.setattr("llava.video.against_decord._read_with_decord", theirs)
     with open_video(short) as video:
         assert isinstance(video, ExactVideo)
         sampled = sample_video(video, sampling)

@@ -424,7 +424,7 @@ def test_clusters_against_the_slow_reference():
 # ---- all methods that work before the LLM
 
 BEFORE = sorted(name for name, method in METHODS.items() if method.drops and method.stage == "before LLM")
-ADJUSTED = [f"{name}+fca" for name in BEFORE if "fca" in METHODS[name].__dataclass_fields__]
+ADJUSTED = [f"{name}+fca" for name in BEFORE if METHODS[name].takes_fca()]
 PRESETS = [f"{name}.{preset}" for name in BEFORE for preset in METHODS[name].presets]
 ALL_SHAPES = [(1, 1), (5, 7), (16, 16), (32, 49)]
 

@@ -30,8 +30,10 @@ from vidcom2.inside import InsideLLM, choose_per_frame
 from vidcom2.methods.fastv import FastV
 from vidcom2.methods.pdrop import PDrop
 from vidcom2.methods.sparsevlm import SparseVLM
-from vidcom2.models.layers import LayerHooks, Place, Prompt, Visual
+from vidcom2.models.layers import LayerHooks
 from vidcom2.models.names import cache_of
+from vidcom2.models.prompts import Place, Prompt
+from vidcom2.models.visual import Visual
 
 LAYERS, STEPS = 6, 4
 GOLDEN_METHODS = ("fastv_kvcache", "pdrop", "sparsevlm_v1", "sparsevlm_v2")

@@ -10,6 +10,7 @@ from eval.speed.operator import features
 from eval.speed.reference_operator import slow_reference
 from tests.vidcom2.test_vidcom2 import video
 from vidcom2 import VidCom2, uniqueness
+from vidcom2.kernels import at_once, in_slices
 from vidcom2.methods.random import Random
 
 CPU = torch.device("cpu")
@@ -34,9 +35,9 @@ def test_released_keeps_what_the_slow_reference_keeps_in_float32():
 def test_slices_of_frames_change_nothing(dtype, compressor, elements, monkeypatch):
     x = video(10, 12, 16).to(dtype)
     before = x.clone()
-    monkeypatch.setattr(uniqueness, "SLICE", 10**9)
+    monkeypatch.setattr(in_slices, "SLICE", 10**9)
     whole = compressor.explain(x)
-    monkeypatch.setattr(uniqueness, "SLICE", elements)  # of a frame's 192: one frame, or two
+    monkeypatch.setattr(in_slices, "SLICE", elements)  # of a frame's 192: one frame, or two
     sliced = compressor.explain(x)
     atol = 1e-12 if dtype == torch.float64 else 2e-6
     torch.testing.assert_close(sliced.video, whole.video, atol=atol, rtol=0)
@@ -59,9 +60,9 @@ def gpu_product():
 def test_what_a_gpu_computes_is_what_a_cpu_does(dtype, window, scale, monkeypatch, gpu_product):
     x = (features((10, 12, 256), torch.float64, CPU).clamp(-50, 50) * scale).to(dtype)
     exact = uniqueness.cosine(x.double(), window)
-    monkeypatch.setattr(uniqueness, "_on_cpu", lambda x: False)
+    monkeypatch.setattr(uniqueness, "kernels_for", lambda x: at_once)
     if dtype.itemsize == 2:
-        monkeypatch.setattr(uniqueness, "_dots", uniqueness._half_dots)
+        monkeypatch.setattr(at_once, "dots", at_once.half_dots)
     found = uniqueness.cosine(x, window)
     atol = 1e-12 if dtype == torch.float64 else 1e-6
     for similarity in ("video", "frame"):
@@ -74,7 +75,7 @@ def test_products_in_half_precision_are_exact_though_centres_differ_in_size(gpu_
     centres = video(3, 2, 64) * torch.tensor([1e-30, 1e30])[:, None]
     for dtype in (torch.bfloat16, torch.float16):
         exact = x.to(dtype).double() @ centres.mT.double()
-        torch.testing.assert_close(uniqueness._half_dots(x.to(dtype), centres).double(), exact, rtol=1e-5, atol=0)
+        torch.testing.assert_close(at_once.half_dots(x.to(dtype), centres).double(), exact, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

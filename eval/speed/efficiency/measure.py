@@ -243,7 +243,7 @@ def timing_selection(chosen: Compressor, spent: list[tuple[Moment, Moment]]) -> 
             spent.append((begin, moment(x.device)))
             return kept
 
-    return Timed(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(chosen)})
+    return Timed(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(chosen) if f.init})
 
 
 def now(device: torch.device) -> float:

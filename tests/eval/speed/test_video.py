@@ -15,7 +15,7 @@ from eval.speed.command import add_bench
 from eval.speed.made_videos import FPS, SEGMENT, join, parse_sizes, pictures, write_segment
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 from llava.video import READERS, FrameSampling, require
-from llava.video.raw import DecordVideo, PyavVideo
+from llava.video.raw_readers import DecordVideo, PyavVideo
 from tests.eval.speed.widths import TERMINAL, table_width
 
 

@@ -11,10 +11,19 @@ from torch import Tensor
 
 
 def numbered_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
-    """The one video in a row of the batch: runs of one tile that are numbered as the processor numbers frames. Longer
-    runs, and a run by itself, are images.
+    """Yield the columns of the one video in a row of the batch, if there is one; see `Layout.split`.
 
-    Raises ValueError where several runs of one tile are not so: they are images, several videos, or both.
+    A video is two or more runs of one tile each that the prompt numbers as the processor numbers frames. A longer run,
+    or a run by itself, is an image.
+
+    Args:
+        outer: The outer part of the model.
+        called: Arguments of its call, unused.
+        ids: int64 [N], input ids of the row.
+        columns: int64 [n], columns of all placeholders in the row.
+
+    Raises:
+        ValueError: If several runs of one tile are not numbered: they are images, several videos, or both.
     """
     frames, others = _tiles(outer, columns)
     if len(frames) < 2:
@@ -32,8 +41,11 @@ def numbered_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Te
 
 
 def one_video(outer: Any, called: dict[str, Any], ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
-    """All that a row of the batch has in images, taken for the frames of one video. Raises ValueError for an image of
-    several tiles."""
+    """Yield the columns of all images in a row of the batch, taken for the frames of one video; see `Layout.split`.
+
+    Raises:
+        ValueError: If an image has several tiles.
+    """
     frames, others = _tiles(outer, columns)
     if others:
         raise ValueError("a prompt has an image of several tiles, which is no frame of a video")
@@ -49,13 +61,13 @@ def _tiles(outer: Any, columns: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _numbered(before: Sequence[int], between: Sequence[Sequence[int]]) -> bool:
-    """Whether these tokens, before the first frame and between two, number the frames from 1 on.
+    """Whether the token ids before the first frame, and those between two frames, number the frames from 1 on.
 
-    What stands before a frame ends in a word, its number, and what is the same for all ("Frame", "2", ": <img>").
-    Between two frames nothing but the end of the image and a line break comes before that. A model knows token ids
-    only, so numbers are known by 1 to 9 following each other in the vocabulary, as they do in Qwen's and OpenAI's.
+    The text before a frame ends in a word, the frame's number, and a part that is the same for all ("Frame", "2",
+    ": <img>"). Between two frames only the end of the image and a line break come before that. A model knows token ids
+    only. So the digits are known by 1 to 9 following each other in the vocabulary, as they do in Qwen's and OpenAI's.
     """
-    same, shortest = 0, min(map(len, [before, *between]))  # tokens at the end
+    same, shortest = 0, min(map(len, [before, *between]))  # how many tokens at the end are the same for all
     while same < shortest and all(tokens[-1 - same] == before[-1 - same] for tokens in between):
         same += 1
     if same < 2 or same == len(before):

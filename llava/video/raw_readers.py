@@ -1,4 +1,7 @@
-"""decord, torchcodec and PyAV as other harnesses use them, for comparison: nothing they get wrong is mended."""
+"""decord, torchcodec and PyAV as other harnesses use them, for comparison. Their mistakes are not corrected.
+
+`TorchcodecVideo` needs FFmpeg's shared libraries on the machine.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,14 @@ from typing import Any
 import numpy as np
 
 
-class Counted:
-    """What readers that know from the start how many frames there are have in common; fps: average frame rate."""
+class CountedReader:
+    """Base of readers that know the number of frames once the file is open; an `OpenVideo`.
+
+    Attributes:
+        name: The reader.
+        why: The reason for this reader.
+        fps: Average frame rate.
+    """
 
     name: str
     why = "asked for"
@@ -20,18 +29,25 @@ class Counted:
         raise NotImplementedError
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Decode frames, uint8 RGB [T, H, W, 3]. Raises what the library raises."""
         raise NotImplementedError
 
     def sample(self, choose: Callable[[int, float], list[int]]) -> tuple[list[int], np.ndarray]:
+        """Choose frames by frame count and average frame rate, and decode them (see `OpenVideo.sample`)."""
         indices = choose(len(self), self.fps)
         return indices, self.frames(indices)
 
     def times(self, indices: Sequence[int]) -> list[float]:
+        """Return the second of each frame at a constant rate."""
         return [index / self.fps for index in indices]
 
 
-class DecordVideo(Counted):
-    """What upstream and lmms-eval's wrappers read videos with."""
+class DecordVideo(CountedReader):
+    """decord's `VideoReader`, with which upstream and lmms-eval's LLaVA wrappers read videos.
+
+    Args:
+        file: The video file.
+    """
 
     name = "raw decord"
 
@@ -45,11 +61,16 @@ class DecordVideo(Counted):
         return len(self._reader)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Decode frames, uint8 RGB [T, H, W, 3]. Raises what decord raises."""
         return self._reader.get_batch(indices).asnumpy()
 
 
-class TorchcodecVideo(Counted):
-    """Needs FFmpeg's shared libraries on the machine."""
+class TorchcodecVideo(CountedReader):
+    """torchcodec's `VideoDecoder` in its exact seek mode.
+
+    Args:
+        file: The video file.
+    """
 
     name = "raw torchcodec"
 
@@ -59,19 +80,30 @@ class TorchcodecVideo(Counted):
         self._decoder = VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         metadata = self._decoder.metadata
         count, seconds = metadata.num_frames_from_header, metadata.duration_seconds_from_header
-        # The container's average, as the other readers have it; what torchcodec calls so, differs at variable rates.
+        # The container's average rate, as for the other readers; torchcodec's average_fps differs at variable rates.
         self.fps = count / seconds if count and seconds else float(metadata.average_fps_from_header or 0)
 
     def __len__(self) -> int:
         return len(self._decoder)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Decode frames, uint8 RGB [T, H, W, 3]. Raises what torchcodec raises."""
         return self._decoder.get_frames_at(indices=list(indices)).data.numpy()
 
 
-class PyavVideo(Counted):
-    """As transformers and lmms-eval read with PyAV: decoded from the start and counted; as many as the header says, or,
-    where it does not, as can be decoded; colours as `to_ndarray` makes them; lying as they were taken."""
+class PyavVideo(CountedReader):
+    """PyAV as transformers and lmms-eval use it: decode from the start, count, convert with `to_ndarray`.
+
+    The number of frames is the header's, or the number that decodes if the header has none. The display matrix is not
+    applied.
+
+    Args:
+        file: The video file.
+
+    Raises:
+        ValueError: If the file has no video, no frames, or a codec that FFmpeg does not know.
+        av.FFmpegError: If FFmpeg cannot read the file.
+    """
 
     name = "raw pyav"
 
@@ -94,6 +126,7 @@ class PyavVideo(Counted):
         return self._count
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Decode frames, uint8 RGB [T, H, W, 3]. Raises IndexError for a frame that does not decode."""
         import av
 
         wanted, found = set(indices), {}
@@ -104,12 +137,19 @@ class PyavVideo(Counted):
                 if number >= max(wanted):
                     break
         if missing := wanted - set(found):
-            raise IndexError(f"frame {min(missing)} is asked for, which does not come; the header says {self._count}")
+            raise IndexError(f"frame {min(missing)} does not come, though the header says {self._count} frames")
         return np.stack([found[index] for index in indices])
 
 
 def require_raw(decoder: str) -> None:
-    """ImportError for a decoder's library that is not installed, or does not start."""
+    """Check that the library of a raw reader works.
+
+    Args:
+        decoder: "decord", "torchcodec" or "pyav".
+
+    Raises:
+        ImportError: If the library is not installed or does not start.
+    """
     package = "av" if decoder == "pyav" else decoder
     try:
         import_module(package)
@@ -123,12 +163,12 @@ def require_raw(decoder: str) -> None:
         try:
             VideoDecoder(b"")
         except Exception as cause:
-            # Its libraries are loaded late, before it looks at what there is to decode: here, nothing.
+            # torchcodec loads FFmpeg at the first use, before it looks at the data, which here are empty.
             if "libtorchcodec" in str(cause):
                 raise ImportError(_NO_FFMPEG) from cause
 
 
 _NO_FFMPEG = (
     "torchcodec is installed but does not start: it needs FFmpeg's shared libraries (such as apt-get install ffmpeg) "
-    "and to fit this torch"
+    "and a release that fits this torch"
 )

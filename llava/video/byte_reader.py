@@ -1,4 +1,4 @@
-"""A file's bytes by position, for what walks through a container, and the words for what does not belong there."""
+"""A file's bytes by position, for the checks that walk through a container."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 from typing import BinaryIO
 
 
-class Bytes:
-    """A file's bytes by position; `len` of them."""
+class ByteReader:
+    """Reads a file's bytes by position. Its length is the file's size in bytes.
+
+    Args:
+        file: A file that is open for reading.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -17,10 +21,11 @@ class Bytes:
         return self._length
 
     def at(self, position: int, count: int) -> bytes:
-        """Fewer at the end of the file."""
+        """Return `count` bytes from `position` on, or fewer at the end of the file."""
         self._file.seek(position)
         return self._file.read(count)
 
 
-def stranger(position: int) -> str:
+def misplaced(position: int) -> str:
+    """Return the message for bytes at `position` that the format does not allow there."""
     return f"it is damaged: what is at byte {position} does not belong there"
