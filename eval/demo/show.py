@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..benchmarks import Benchmark
+from ..models.packaged import DEMO_MODEL
 from ..results.files import prepare_directory
 from ..run.config import RunConfig
 from ..run.distributed import Place
@@ -15,7 +16,7 @@ from ..run.sweep import Sweep, canonical, folder
 from .minibench import WRITERS
 from .world import TASKS, UNITS
 
-MODEL = Path(__file__).parent / "model"
+MODEL = DEMO_MODEL
 # Of 16 tokens per frame, rounding every frame's budget up would keep a quarter more than asked for.
 SETTINGS = tuple(
     canonical(spec)

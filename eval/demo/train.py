@@ -44,7 +44,7 @@ from llava.conversation import conv_templates
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from vidcom2.models.names import cache_of, give_cache
 
-from ..reports.figures import training_curve
+from .curve import training_curve
 from .minibench import HELD_OUT
 from .world import (
     BACKGROUNDS,

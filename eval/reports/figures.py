@@ -1,11 +1,9 @@
-"""Figures of finished runs, and of the demo model's training."""
+"""Figures of finished runs, of published numbers, and of times."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..demo.world import TASKS
 from ..results.files import writing
 from ..results.load import Run
 from ..results.stats import accuracy, bootstrap_interval
@@ -44,7 +41,7 @@ class Point:
 
 def point(run: Run) -> Point:
     """A run's actual retention and overall accuracy with its 95 % bootstrap interval."""
-    retention = run.summary["visual_tokens"]["retention"]
+    retention = run.summary.visual_tokens.retention
     if retention is None:
         raise ValueError(f"{run.directory}: no question was answered, so there is no retention to draw")
     low, high = bootstrap_interval(run.scores, run.categories, run.overall)
@@ -160,36 +157,6 @@ def beside_published(
     axes.grid(axis="y", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return save(figure, path)
-
-
-def training_curve(reports: Path, path: Path) -> tuple[Path, Path]:
-    """Draw what a demo training has learned, and when; returns the files, png and pdf.
-
-    reports: its curve.jsonl. Drawn are the accuracies on held-out scenes over the steps: every task in words, and
-    overall in words and in letters. Grey lines part the lessons.
-    """
-    entries = [json.loads(line) for line in reports.read_text(encoding="utf-8").splitlines()]
-    examined = [entry for entry in entries if "word" in entry]
-    if not examined:
-        raise ValueError(f"{reports} has no accuracies yet: they are reported after the lesson in vision")
-    steps = [entry["step"] for entry in examined]
-    figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
-    axes = figure.add_subplot()
-    for i, task in enumerate(name for name in examined[0]["word"] if name in TASKS):
-        values = [100 * entry["word"][task] for entry in examined]
-        style = LINES[i // len(COLOURS)]
-        axes.plot(steps, values, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=0.9, label=task)
-    for kind, name in (("word", "all tasks, in words"), ("choice", "all tasks, in letters")):
-        values = [100 * entry[kind]["overall"] for entry in examined]
-        axes.plot(steps, values, color="black", linestyle="--" if kind == "word" else "-", linewidth=2, label=name)
-    for entry, following in pairwise(examined):
-        if entry["lesson"] != following["lesson"]:
-            axes.axvline(entry["step"], color="grey", linewidth=0.6)
-    axes.axhline(25, color="grey", linestyle=":", linewidth=0.8, label="chance")
-    axes.set(title="demo model, held-out scenes", xlabel="steps after the vision lesson", ylabel="accuracy, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False)
     return save(figure, path)
 
 

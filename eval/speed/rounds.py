@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def require_repeats(repeats: int) -> int:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Where times come from, JSON-ready."""
-    origin = provenance()
+    origin = asdict(provenance())
     del origin["command"]  # which names this machine's directories; what it said is elsewhere
     return {
         "provenance": origin,
