@@ -8,7 +8,7 @@ from rich.console import Console
 
 from .sample import LABELS
 from .schema import Summary
-from .tables import Rows, fits, markdown_table, print_table
+from .tables import Rows, markdown_table, parts, print_table
 
 COLUMNS = 6
 """The most settings that stand side by side on a terminal."""
@@ -48,6 +48,6 @@ def markdown(title: str, rows: Rows) -> str:
 
 def print_side_by_side(console: Console, title: str, rows: Rows) -> None:
     """Print the table. Of more settings than fit beside each other, print a row each with the most important values."""
-    if len(rows[0]) - 1 > COLUMNS or not fits(console, rows):
+    if len(rows[0]) - 1 > COLUMNS or len(parts(rows, console.width)) > 1:
         rows = list(zip(rows[0], *(row for row in rows if row[0].startswith(SHORT)), strict=True))
     print_table(console, rows, title, bold=[row[0] for row in rows if row[0].startswith(("overall", "% of"))])

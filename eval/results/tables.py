@@ -90,9 +90,16 @@ def latex_notes(lines: Sequence[str]) -> str:
 
 # ---- terminals
 
+LABELS = 28
+"""Columns of a terminal that labels get at least, if they are that long. Longer ones break."""
+GAP = 2
+"""Spaces from one column to the next: one of padding, one of the box."""
+
 
 def print_table(console: Console, rows: Rows, title: str = "", left: int = 1, bold: Collection[str] = ()) -> None:
     """Print a table. One that is wider than the console is printed as several, each with some of the columns.
+
+    Labels and headings break where there is no room. A value never does.
 
     Args:
         console: Where to print.
@@ -101,48 +108,62 @@ def print_table(console: Console, rows: Rows, title: str = "", left: int = 1, bo
         left: Number of columns of labels, which every part repeats.
         bold: First cells of the rows that are printed in bold.
     """
-    for number, part in enumerate(parts(rows, left, console)):
-        console.print(rich_table(part, left, title if number == 0 else "", bold))
+    for number, part in enumerate(parts(rows, console.width, left)):
+        if number:
+            console.print()
+        console.print(rich_table(part, console.width, left, "" if number else title, bold))
 
 
-def fits(console: Console, rows: Rows, left: int = 1) -> bool:
-    """Is the table as narrow as the console?"""
-    return console.measure(rich_table(rows, left)).minimum <= console.width
+def parts(rows: Rows, width: int, left: int = 1) -> list[Rows]:
+    """Break a table into tables of at most `width` columns of the terminal, each with at least one column of values.
+
+    Args:
+        rows: The table.
+        width: Columns of the terminal.
+        left: Number of columns of labels, which every part repeats.
+    """
+    room = width + GAP // 2 - sum(min(_width(rows, label), LABELS) + GAP for label in range(left))
+    groups: list[list[int]] = [[]]
+    for column in range(left, len(rows[0])):
+        if groups[-1] and sum(_width(rows, other) + GAP for other in (*groups[-1], column)) > room:
+            groups.append([])
+        groups[-1].append(column)
+    return [[row[:left] + tuple(row[column] for column in group) for row in rows] for group in groups]
 
 
-def parts(rows: Rows, left: int, console: Console) -> list[Rows]:
-    """Break a table into tables that are as narrow as the console, and have at least one column beside the labels."""
-    columns = len(rows[0])
-    found, begin = [], left
-    for end in range(left + 1, columns + 1):
-        part = [row[:left] + row[begin:end] for row in rows]
-        if end - begin > 1 and not fits(console, part, left):
-            found.append([row[:left] + row[begin : end - 1] for row in rows])
-            begin = end - 1
-    return [*found, [row[:left] + row[begin:] for row in rows]]
-
-
-def rich_table(rows: Rows, left: int = 1, title: str = "", bold: Collection[str] = ()) -> Table:
-    """Lay a table out so that rich breaks labels and headings where there is no room, but never a value."""
+def rich_table(rows: Rows, width: int, left: int = 1, title: str = "", bold: Collection[str] = ()) -> Table:
+    """Lay a table out. The first label gets what the other columns leave of `width`, and breaks if that is too little."""
     table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for index, name in enumerate(rows[0]):
-        if index < left:
-            table.add_column(name, justify="left", overflow="fold")
+    others = sum(_width(rows, column) + GAP for column in range(1, len(rows[0])))
+    label = max(min(_width(rows, 0), LABELS), width - others - GAP // 2)
+    for column, name in enumerate(rows[0]):
+        if column < left:
+            table.add_column(broken(name, label), justify="left", overflow="fold")
         else:
-            values = max((cell_len(row[index]) for row in rows[1:]), default=0)
-            table.add_column(heading(name, values), justify="right", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*row, style="bold" if row[0] in bold else None)
+            table.add_column(broken(name, _values(rows, column)), justify="right", no_wrap=True)
+    for first, *cells in rows[1:]:
+        table.add_row(broken(first, label), *cells, style="bold" if first in bold else None)
     return table
 
 
-def heading(text: str, width: int) -> str:
-    """Break a heading into lines of `width` characters where it may break: at spaces, and inside a compressor's spec.
+def _values(rows: Rows, column: int) -> int:
+    """Return the width of the widest cell below the header."""
+    return max((cell_len(row[column]) for row in rows[1:]), default=0)
 
-    A part that is longer stays whole.
+
+def _width(rows: Rows, column: int) -> int:
+    """Return the width of a column whose heading breaks where it may."""
+    values = _values(rows, column)
+    return max(values, *(cell_len(line) for line in broken(rows[0][column], values).split("\n")))
+
+
+def broken(text: str, width: int) -> str:
+    """Break text into lines of `width` characters where it may break: at spaces, and inside a compressor's spec.
+
+    A piece that is longer stays whole.
     """
     pieces = re.split(r"(?=[@:=])|(?<= )", text)
-    width = max(width, *(len(piece.rstrip()) for piece in pieces))
+    width = max(width, *(len(piece.rstrip()) for piece in pieces), 0)
     lines = [""]
     for piece in pieces:
         if len((lines[-1] + piece).rstrip()) > width:
