@@ -150,14 +150,17 @@ class Watched(Compressor):
 
     @property
     def spec(self) -> str:
+        """The method's spec."""
         return self.method.spec
 
     def select(self, x: Tensor) -> Kept:
+        """Select as the method does, and note what it keeps of x, [T, M, D]."""
         kept = self.method.select(x)
         self.notes.append((x, kept.index))
         return kept
 
     def attach(self, model: nn.Module) -> Attachment:
+        """Attach the method, and note what is left of each video after the last layer."""
         if self.method.stage == "before LLM":
             return super().attach(model)
         attachment = self.method.attach(model)

@@ -132,7 +132,7 @@ def parts(rows: Rows, width: int, left: int = 1) -> list[Rows]:
 
 
 def rich_table(rows: Rows, width: int, left: int = 1, title: str = "", bold: Collection[str] = ()) -> Table:
-    """Lay a table out. The first label gets what the other columns leave of `width`, and breaks if that is too little."""
+    """Lay a table out. The first label gets what the other columns leave of `width`, and breaks if it is longer."""
     table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     others = sum(_width(rows, column) + GAP for column in range(1, len(rows[0])))
     label = max(min(_width(rows, 0), LABELS), width - others - GAP // 2)
