@@ -212,7 +212,13 @@ class RunSettings:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunSettings:
-        """Read the object under results.json's "run"."""
+        """Read the object under results.json's "run".
+
+        Raises:
+            ValueError: It does not say the model or the compressor.
+        """
+        if not isinstance(content, Mapping):
+            raise ValueError(f'"run" is {content!r}, no object')
         own = [item.name for item in fields(cls) if item.name != "settings"]
         settings = {name: value for name, value in content.items() if name not in own}
         if missing := {"model", "compressor"} - settings.keys():
@@ -314,7 +320,7 @@ def record(kind: type[T], content: Mapping[str, Any]) -> T:
 
 @cache
 def _hints(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """The type of each field, and whether it has no default."""
+    """Return the type of each field, and whether the field has no default."""
     types = get_type_hints(kind)
     return {
         item.name: (types[item.name], item.default is MISSING and item.default_factory is MISSING)
@@ -323,16 +329,19 @@ def _hints(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    """A field's value; a hint may be a dataclass, one or None, or a list or dict of them."""
+    """Return the value of a field. Its type may be a dataclass, a dataclass or None, or a list or dict of dataclasses."""
     if value is None or is_dataclass(value):
         return value
     if is_dataclass(hint) and isinstance(hint, type):
         return record(hint, value)
+    container: Any = get_origin(hint)
+    if container in (list, dict) and not isinstance(value, container):
+        raise ValueError(f"{value!r} is no {container.__name__}")
     inner: list[Any] = [part for part in get_args(hint) if is_dataclass(part)]
     if not inner:
         return value
-    if get_origin(hint) is list:
+    if container is list:
         return [record(inner[0], part) for part in value]
-    if get_origin(hint) is dict:
+    if container is dict:
         return {name: record(inner[0], part) for name, part in value.items()}
     return record(inner[0], value)

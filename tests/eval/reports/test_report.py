@@ -340,7 +340,7 @@ FILTERS = """
 seen.push(count("article"));
 for (const [id, value] of [
   ["category", "state_change"], ["category", ""],
-  ["outcome", option("flipped: runs disagree")], ["outcome", option("video not read")],
+  ["outcome", option("flipped: runs disagree")], ["outcome", option("failed in a run")],
   ["outcome", option("right in every run")], ["outcome", option("wrong in every run")],
   ["outcome", option("vidcom2@0.25: lost (dense has it right)")],
   ["outcome", option("vidcom2@0.25: won (dense has it wrong)")],

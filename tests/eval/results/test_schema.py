@@ -71,6 +71,7 @@ def test_files_of_earlier_versions_are_read(tmp_path):
         (("run", "compressor"), '"run" lacks compressor'),
         (("run",), "Summary lacks run"),
     ],
+    ids=str,
 )
 def test_what_is_missing_is_named(path, message, tmp_path):
     run = write(tmp_path / "run", lines(COMPRESSED))
@@ -85,6 +86,10 @@ def test_what_is_missing_is_named(path, message, tmp_path):
 
 
 def test_what_is_no_object_is_no_record():
+    with pytest.raises(ValueError, match='"run" is \\[\\], no object'):
+        Summary.from_json({"run": []})
+    with pytest.raises(ValueError, match=r"\[\] is no dict"):
+        record(ScoredSample, asdict(line("mvbench_action_count", 0, 1.0)) | {"seconds": []})
     with pytest.raises(ValueError, match=r"\[\] is no ScoredSample"):
         record(ScoredSample, [])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'x' is no Reading"):
