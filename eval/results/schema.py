@@ -329,7 +329,7 @@ def _hints(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    """Return the value of a field. Its type may be a dataclass, a dataclass or None, or a list or dict of dataclasses."""
+    """Return a field's value. Its type may be a dataclass, a dataclass or None, or a list or dict of dataclasses."""
     if value is None or is_dataclass(value):
         return value
     if is_dataclass(hint) and isinstance(hint, type):
