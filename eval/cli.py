@@ -19,8 +19,8 @@ from vidcom2 import method_names
 from .benchmarks import select_tasks
 from .doctor.command import add_doctor
 from .models.canary import CanaryError
-from .paper.frame_drop import add_frame_drop
-from .paper.tables import add_table
+from .paper.command import add_table
+from .paper.figure1 import add_frame_drop
 from .reports.compare import add_compare
 from .reports.html import add_report
 from .reports.visualize import add_visualize

@@ -3,8 +3,3 @@
 `world` draws scenes and asks about them, `minibench` writes them as benchmarks, and `run` evaluates the model in
 `model/`. `training` made that model; it is not part of the installed package, and nothing outside it imports it.
 """
-
-from pathlib import Path
-
-MODEL = Path(__file__).parent / "model"
-"""The demo model's checkpoint."""

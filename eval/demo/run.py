@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from ..benchmarks import Benchmark
+from ..models.packaged import DEMO_MODEL
 from ..results.files import prepare_directory
 from ..run.config import RunConfig
 from ..run.distributed import Place
 from ..run.store import reserved
 from ..run.sweep import Sweep, canonical, folder
-from . import MODEL
 from .minibench import WRITERS
 from .world import TASKS, UNITS
 
@@ -88,7 +88,7 @@ def config(benchmark: Benchmark, data: Path, output: Path) -> RunConfig:
     """
     tasks = ",".join(f"mvbench_{task}" for task in TASKS) if benchmark.name == "mvbench" else benchmark.name
     return RunConfig(
-        model=str(MODEL),
+        model=str(DEMO_MODEL),
         tasks=tasks,
         compressor="none",
         output=output,

@@ -19,13 +19,13 @@ from llava.model.builder import resolve_dtype
 from llava.video import FrameSampling
 from vidcom2 import compressor
 
-from ..demo import MODEL
 from ..demo.minibench import DURATIONS, HELD_OUT, ZOOM, questions, save
 from ..demo.prompts import mvbench_prompt
 from ..demo.world import TASKS, UNITS
 from ..models import Protocol, canary, load_engine, protocol_for
 from ..models.base import Engine
 from ..models.cores import suit_threads
+from ..models.packaged import DEMO_MODEL
 from ..models.random_weights import PRESETS, random_engine, write_files
 from ..results.files import prepare_json, write_json
 from ..results.sample import Key, Sample
@@ -175,8 +175,8 @@ def choose_model(arguments: argparse.Namespace, directory: Path) -> tuple[str, P
     if arguments.random_weights:
         path = str(write_files(arguments.random_weights, directory))
     else:
-        path = arguments.model or str(MODEL)
-    sampling = arguments.sampling or (f"uniform:{UNITS}" if path == str(MODEL) else None)
+        path = arguments.model or str(DEMO_MODEL)
+    sampling = arguments.sampling or (f"uniform:{UNITS}" if path == str(DEMO_MODEL) else None)
     protocol = protocol_for(path)
     return path, protocol.sampled(FrameSampling.parse(sampling)) if sampling else protocol
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -53,7 +54,7 @@ def with_mark(notes: Sequence[str]) -> tuple[str, ...]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Describe where times come from, ready for JSON: versions, device, CPU threads and load."""
-    origin = provenance()
+    origin = asdict(provenance())
     del origin["command"]  # It names directories of this machine. The settings are stored in other fields.
     return {
         "provenance": origin,

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from ...benchmarks.mvbench import MVBENCH
 from ...reports.figures import Point, accuracy_retention, point
-from ...results.files import markdown_table, write_whole
+from ...results.files import write_whole
 from ...results.load import Run, load_run
 from ...results.stats import paired_interval
+from ...results.tables import markdown_table
 from ...run.distributed import Place
 from ...run.sweep import Sweep, canonical
 from ..minibench import write_mvbench
@@ -90,7 +91,7 @@ def report(runs: dict[str, Run], docs: Path) -> None:
         accuracy_retention(curves, point(dense), figures / name, f"MiniBench, demo model: {title}")
 
     best = {p: max(point(runs[spec(m, 0.5, p)]).accuracy for m in METHODS) for p in POSITIONS}
-    text = [HEAD.format(dense=cell(dense), questions=len(dense.lines), **best)]
+    text = [HEAD.format(dense=cell(dense), questions=len(dense.samples), **best)]
     for positions in POSITIONS:
         text.append(f"## {TITLES[positions]}\n")
         text.append(table(runs, positions))
@@ -168,7 +169,7 @@ def per_task(runs: dict[str, Run]) -> str:
     columns = {"dense": runs["none"]} | {m: runs[spec(m, 0.25, "original")] for m in METHODS}
     rows = [("", *columns)]
     for task in TASKS:
-        accuracies = [run.summary["scores"]["categories"][task]["accuracy"] for run in columns.values()]
+        accuracies = [run.summary.scores.categories[task].accuracy for run in columns.values()]
         rows.append((task, *(f"{accuracy:.0f}" for accuracy in accuracies)))
     return markdown_table(rows)
 

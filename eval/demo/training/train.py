@@ -33,10 +33,10 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from ...reports.figures import training_curve
 from ..minibench import HELD_OUT
 from ..world import STEPPING_STONES, TASKS
 from .batches import BatchSampler
+from .curve import training_curve
 from .losses import answer_loss, video_pass
 from .model import BASE_LAYERS, PatchHeads, build_model
 from .plan import Plan, schedule

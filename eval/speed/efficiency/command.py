@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +32,7 @@ from ...run.sweep import split_specs
 from ..arguments import add_device, choose_device, require_at_least
 from . import table4
 from .measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
-from .report import entry, figures, markdown
+from .report import entry, figures, markdown, print_report
 
 QUESTION = "What happens in this video?"
 NEW_TOKENS = 16
@@ -245,7 +245,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     waiting = Waiting()
     measured, orders = measure(engine, plan.settings, question, plan.rounds, plan.warmup, plan.seed)
     waited = waiting.share
-    origin = provenance()
+    origin = asdict(provenance())
     del origin["command"]  # which names this machine's directories; what it said is below
     return {
         "version": VERSION,
@@ -293,9 +293,8 @@ def load(file: Path) -> dict[str, Any]:
 
 def write(raw: dict[str, Any], output: Path, with_table4: bool) -> int:
     console = stdout()
-    text = markdown(raw)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    files = {"efficiency.md": text, **(table4.render(raw) if with_table4 else {})}
+    print_report(console, raw)
+    files = {"efficiency.md": markdown(raw), **(table4.render(raw) if with_table4 else {})}
     for name, content in files.items():
         write_whole(output / name, content)
     for path in (*(output / name for name in files), *figures(raw, output)):
