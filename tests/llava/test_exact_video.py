@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.speed.video import FPS, SEGMENT, join, peak_memory, write_segment
+from eval.speed.made_videos import FPS, SEGMENT, join, write_segment
+from eval.speed.memory import peak_of_reading
 from llava.video import FrameSampling, VideoError, open_video, read_video
 from llava.video.conversion import upright
 from llava.video.exact import ExactVideo
@@ -207,7 +208,7 @@ def test_memory_does_not_grow_with_the_videos_length(tmp_path: Path) -> None:
     segments = [write_segment(tmp_path / f"{i}.mp4", still(size, i)) for i in range(2)]
     hour = join(tmp_path / "hour.mp4", segments, 3600)
     frames = 32 * size[0] * size[1] * 3 / 2**20
-    assert frames <= peak_memory(hour, FrameSampling("uniform", max_frames=32), "exact") <= frames + 64
+    assert frames <= peak_of_reading(hour, FrameSampling("uniform", max_frames=32), "exact") <= frames + 64
 
 
 def still(size: tuple[int, int], number: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from llava.video import FrameSampling, VideoError, open_video, read_video
 from tests.odd_videos import BROKEN, FASTSTART, FINE, noisy_frames
 
