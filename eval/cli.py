@@ -19,8 +19,8 @@ from vidcom2 import method_names
 from .benchmarks import select_tasks
 from .doctor.command import add_doctor
 from .models.canary import CanaryError
-from .paper.frame_drop import add_frame_drop
-from .paper.tables import add_table
+from .paper.command import add_table
+from .paper.figure1 import add_frame_drop
 from .reports.compare import add_compare
 from .reports.html import add_report
 from .reports.visualize import add_visualize
@@ -32,8 +32,8 @@ from .run.pool import Unsuitable
 from .run.questions import NoQuestions
 from .run.store import OutputInUse
 from .run.sweep import Sweep, canonical, folder, split_specs
+from .speed.command import add_bench
 from .speed.efficiency.command import add_efficiency
-from .speed.operator import add_bench
 
 INTERRUPTED = 130
 """Exit status, as shells have it for Ctrl-C."""
@@ -133,7 +133,7 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
     """Check everything that can be checked before the model is loaded; returns what does the rest."""
     benchmark, _ = select_tasks(arguments.tasks)
     if arguments.demo:
-        from .demo.show import PER_TASK, require_own, show
+        from .demo.run import PER_TASK, require_replaceable, run_demo
 
         per_task = PER_TASK if arguments.limit is None else arguments.limit
         if per_task < 1:
@@ -146,8 +146,8 @@ def prepare_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
         if without:
             raise ValueError(f"--demo has its own model, videos and settings: leave out {', '.join(without)}")
         output = arguments.output or Path("outputs/demo") / benchmark.name
-        require_own(output)
-        return lambda: status(show(benchmark, output, per_task))
+        require_replaceable(output)
+        return lambda: status(run_demo(benchmark, output, per_task))
     config = run_config(arguments, chosen_spec(arguments.compressor, arguments.retention, os.environ))
     if arguments.output is None:
         config = replace(config, output=config.output / folder(config.compressor))

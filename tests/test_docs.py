@@ -15,9 +15,9 @@ import transformers
 from packaging.version import Version
 
 from eval.cli import main
-from eval.demo.benchmark import make_mvbench
-from eval.demo.checkpoint import make_checkpoint
 from tests.eval.qwen_tiny import make_qwen
+from tests.fixtures.checkpoint import make_checkpoint
+from tests.fixtures.mvbench import make_mvbench
 from vidcom2 import METHODS, VidCom2, compressor
 from vidcom2.models.transformers import LAYOUTS
 

@@ -17,14 +17,15 @@ import pytest
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 
-from eval.demo.benchmark import write_video
-from eval.demo.checkpoint import make_checkpoint
+from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
-from eval.speed.operator import features, peak_bytes
+from eval.speed.memory import peak_bytes
+from eval.speed.operator import features
 from eval.speed.reference_operator import slow_reference
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
 from tests.eval.qwen_tiny import make_qwen
 from tests.eval.run.test_batch_answers import QUESTIONS, generation, told
+from tests.fixtures.checkpoint import make_checkpoint
 from tests.llava.test_batches import batch as llava_batch
 from tests.llava.test_on_device import PROCESSORS, frames
 from tests.llava.test_video import noisy_frames

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from llava.video import FrameSampling, open_video, read_video, sample_video
 from llava.video.against_decord import against_decord, count_different
 from llava.video.exact import ExactVideo

@@ -1,8 +1,8 @@
-"""All methods on the demo model and MiniBench, at equal budgets: a table and figures for docs/.
+"""Compare all methods on the demo model and MiniBench at equal token budgets: write the page and figures in docs/.
 
-    python -m eval.demo.methods
+    python -m eval.demo.training.methods
 
-A sweep of 103 settings; it goes on where it was interrupted.
+It sweeps 103 specs. An interrupted sweep continues where it stopped.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import os
 import sys
 from pathlib import Path
 
-from ..benchmarks.mvbench import MVBENCH
-from ..reports.figures import Point, accuracy_retention, point
-from ..results.files import markdown_table, write_whole
-from ..results.load import Run, load_run
-from ..results.stats import paired_interval
-from ..run.distributed import Place
-from ..run.sweep import Sweep, canonical
-from .minibench import write_mvbench
-from .show import PER_TASK, config
-from .world import TASKS
+from ...benchmarks.mvbench import MVBENCH
+from ...reports.figures import Point, accuracy_retention, point
+from ...results.files import write_whole
+from ...results.load import Run, load_run
+from ...results.stats import paired_interval
+from ...results.tables import markdown_table
+from ...run.distributed import Place
+from ...run.sweep import Sweep, canonical
+from ..minibench import write_mvbench
+from ..run import PER_TASK, config
+from ..world import TASKS
 
 RETENTIONS = (0.5, 0.25, 0.15)
-# With settings where a method's own would not reach 15 % of this model's 8 layers, or not the exact number of tokens.
+"""The retention ratios to compare."""
 METHODS = {
     "vidcom2": ":rounding=exact",
     "random": "",
@@ -37,20 +38,25 @@ METHODS = {
     "pdrop": ":layers=(1,2,4)",
     "sparsevlm": "",
 }
+"""Settings by method. Without them a method cannot reach 15 % in the model's 8 layers, or misses the exact budget."""
 ADJUSTABLE = ("random", "uniform", "dycoke", "visionzip", "fastv", "pdrop", "sparsevlm")
-"""Those that take VidCom²'s frame budgets ("+fca")."""
+"""The methods that can take VidCom²'s frame budgets ("+fca")."""
 POSITIONS = ("original", "repack")
+"""Whether kept tokens keep their position ids or are numbered anew."""
 
 
 def name_of(method: str, fca: bool) -> str:
+    """A method's name, with "+fca" if it takes VidCom²'s frame budgets."""
     return f"{method}+fca" if fca else method
 
 
 def spec(method: str, retention: float, positions: str, fca: bool = False) -> str:
+    """The spec of a method in the comparison."""
     return canonical(f"{name_of(method, fca)}@{retention}{METHODS[method]}:positions={positions}")
 
 
 def specs() -> list[str]:
+    """All specs of the comparison, dense first."""
     every = [
         spec(method, retention, positions, fca)
         for retention in RETENTIONS
@@ -63,7 +69,12 @@ def specs() -> list[str]:
 
 
 def report(runs: dict[str, Run], docs: Path) -> None:
-    """Write docs/demo-methods.md and the figures it shows."""
+    """Write demo-methods.md and its figures.
+
+    Args:
+        runs: The finished runs by spec.
+        docs: The directory to write into.
+    """
     dense = runs["none"]
     figures = docs / "figures"
     drawn = {
@@ -80,7 +91,7 @@ def report(runs: dict[str, Run], docs: Path) -> None:
         accuracy_retention(curves, point(dense), figures / name, f"MiniBench, demo model: {title}")
 
     best = {p: max(point(runs[spec(m, 0.5, p)]).accuracy for m in METHODS) for p in POSITIONS}
-    text = [HEAD.format(dense=cell(dense), questions=len(dense.lines), **best)]
+    text = [HEAD.format(dense=cell(dense), questions=len(dense.samples), **best)]
     for positions in POSITIONS:
         text.append(f"## {TITLES[positions]}\n")
         text.append(table(runs, positions))
@@ -95,7 +106,7 @@ def report(runs: dict[str, Run], docs: Path) -> None:
 
 HEAD = """# All methods on the demo model
 
-Made by `python -m eval.demo.methods` ({questions} questions of MiniBench, MVBench's schema; the demo model of
+Made by `python -m eval.demo.training.methods` ({questions} questions of MiniBench, MVBench's schema; the demo model of
 `eval/demo/model`; float32 on a CPU). Accuracy in percent with its 95 % bootstrap interval, and at which share of the
 visual tokens: what the LLM really saw, in the mean over its layers, separators included.
 
@@ -125,11 +136,13 @@ Difference to the same method without it, original positions, in percentage poin
 
 
 def cell(run: Run) -> str:
+    """Accuracy with its interval, and the retention ratio."""
     p = point(run)
     return f"{p.accuracy:.1f} [{p.low:.1f}, {p.high:.1f}] at {100 * p.retention:.1f} %"
 
 
 def table(runs: dict[str, Run], positions: str) -> str:
+    """The table of all methods and retention ratios."""
     rows = [("method", *(f"{100 * r:.0f} %" for r in RETENTIONS))]
     for method in METHODS:
         for fca in (False, True) if method in ADJUSTABLE else (False,):
@@ -139,6 +152,7 @@ def table(runs: dict[str, Run], positions: str) -> str:
 
 
 def differences(runs: dict[str, Run]) -> str:
+    """The table of what VidCom²'s frame budgets change in other methods."""
     rows = [("method", *(f"{100 * r:.0f} %" for r in RETENTIONS))]
     for method in ADJUSTABLE:
         cells = []
@@ -151,20 +165,24 @@ def differences(runs: dict[str, Run]) -> str:
 
 
 def per_task(runs: dict[str, Run]) -> str:
+    """The table of all methods and tasks at 25 %."""
     columns = {"dense": runs["none"]} | {m: runs[spec(m, 0.25, "original")] for m in METHODS}
     rows = [("", *columns)]
     for task in TASKS:
-        accuracies = [run.summary["scores"]["categories"][task]["accuracy"] for run in columns.values()]
+        accuracies = [run.summary.scores.categories[task].accuracy for run in columns.values()]
         rows.append((task, *(f"{accuracy:.0f}" for accuracy in accuracies)))
     return markdown_table(rows)
 
 
 def main() -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, default=Path("outputs/demo/methods"), help="directory for the runs")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="directory for table and figures")
     parser.add_argument("--per-task", type=int, default=PER_TASK, help="questions per task")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that share the questions")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="number of processes that share the questions"
+    )
     arguments = parser.parse_args()
     data = arguments.output / "data"
     print(f"making the questions and videos in {data}", file=sys.stderr)

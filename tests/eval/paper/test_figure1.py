@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from eval.benchmarks.mvbench import MVBENCH
 from eval.cli import main
-from eval.paper.frame_drop import curves, markdown, rows, specs, split_ratios
+from eval.paper.figure1 import curves, markdown, rows, specs, split_ratios
 from eval.results.load import Run, load_run
+from eval.results.schema import RunSettings
 from eval.results.stats import paired_interval
 from eval.results.summary import summarise
 from tests.eval.reports.test_compare import COUNT, STATE, line
@@ -43,7 +44,7 @@ def test_specs():
 
 def run(tmp_path, scores: dict[str, list[int]], tokens: int) -> Run:
     lines = [line(task, i, s, tokens_after=tokens) for task, mine in scores.items() for i, s in enumerate(mine)]
-    return Run(tmp_path, summarise(MVBENCH, lines), lines)
+    return Run(tmp_path, summarise(MVBENCH, lines, RunSettings({"model": "m", "compressor": "c"})), lines)
 
 
 def test_numbers(tmp_path):
@@ -78,13 +79,13 @@ def test_command(onevision, mvbench, tmp_path, monkeypatch, capsys):
     flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
     more = ("--limit", 2, "--sampling", "uniform:4", "--ratios", "0.5,0.75", "--device", "cpu")
     assert main(["frame-drop", *map(str, (*flags, *more))]) == 0
-    dense = load_run(tmp_path / "none").summary["visual_tokens"]
+    dense = load_run(tmp_path / "none").summary.visual_tokens
     separator = 1
     for spec in specs([0.5, 0.75], None).values():
         result = load_run(tmp_path / spec.replace(":", "_")).summary
-        per_frame = (dense["after_per_sample"] - separator) / 4
+        per_frame = (dense.after_per_sample - separator) / 4
         frames = 2 if "@0.5" in spec else 1
-        assert result["visual_tokens"]["after_per_sample"] == frames * per_frame + separator
+        assert result.visual_tokens.after_per_sample == frames * per_frame + separator
     text = (tmp_path / "frame-drop.md").read_text()
     assert "TRIAL: only 2 questions per task" in text
     accuracy = json.loads((tmp_path / "frames@0.5_drop=unique" / "results.json").read_text())["scores"]["overall"]
