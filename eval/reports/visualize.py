@@ -35,6 +35,8 @@ FRAMES = 16
 QUESTION = "What happens in this video?"
 PER_LINE = 8
 """Frames in a line of the figure."""
+DRAWABLE = ", ".join(name for name in METHODS if compressor(name).drops)
+"""The methods that drop tokens."""
 DIMMED = 0.2
 """Brightness of dropped tokens, 1 being that of the frame."""
 
@@ -69,7 +71,7 @@ def add_visualize(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--compressor",
         default="vidcom2@0.25",
-        help=f"one of {', '.join(METHODS)} with settings; of methods inside the LLM, what the last layer has is drawn",
+        help=f"one of {DRAWABLE} with settings; of methods inside the LLM, what the last layer has is drawn",
     )
     parser.add_argument("--question", default=QUESTION, help="what is asked; methods inside the LLM rank by it")
     parser.add_argument("--frames", type=int, default=FRAMES, help="number of frames to take from the video")
@@ -118,11 +120,11 @@ def drawable(spec: str) -> Compressor:
     """
     method = compressor(spec)
     if not method.drops:
-        raise ValueError(f"--compressor {spec} drops no token; draw one of {', '.join(METHODS)}")
+        raise ValueError(f"--compressor {spec} drops no token; draw one of {DRAWABLE}")
     if isinstance(method, HoliTom) and method.form == "released":
         raise ValueError(
             f"{method.spec} gives its tokens positions that are not their own, so they cannot be drawn; draw "
-            f"one of {', '.join(METHODS)}, this one as holitom without .released"
+            f"one of {DRAWABLE}, this one as holitom without .released"
         )
     return method
 
