@@ -1,350 +1,310 @@
-"""The processes that answer: one per GPU, or a team with one model between them.
+"""A pool of worker processes, one per GPU, or one group of processes per model that is sharded over several GPUs.
 
-Whichever is free gets the next video, and one that dies costs one question under one setting.
+A free worker gets the next item. A worker that crashes or hangs is replaced, and what it worked on is retried; a
+question that goes on crashing workers fails under the compressor that it crashes them under.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import islice
-from multiprocessing.connection import Connection, wait
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from ..models import Protocol, load_engine
-from ..models.cores import suit_threads
+from ..models import environment
 from ..results.sample import Key, Sample
-from .config import RunConfig
-from .distributed import Team
-from .process import Child, dismiss_all
-from .worker import Answering, Job
+from .distributed import DeviceGroup
+from .process import Child, ChildDied, fork_server, stop_all, wait_any
+from .setup import OnAnswer, Unsuitable, WorkerSetup
+from .worker import WorkItem
 
-Note = Callable[[int, Sample], None]
-"""Takes a setting, and what was answered under it or why not."""
-LIVES = 2
-"""A question fails under a setting when it has lost so many processes. The first loss may have another cause."""
-FRUITLESS = 3
-"""When so many questions lose a process, with no answer in between, the model or the machine is at fault."""
-PATIENCE = 5.0
-"""Seconds that processes have to end by themselves."""
-DOWNLOADING = 86400.0
-"""Seconds that a process has to load a model that is no local directory."""
-
-
-class Unsuitable(Exception):
-    """The model cannot be loaded, or a compressor cannot serve it."""
+Pairs = tuple[tuple[Key, int], ...]
+"""Questions, each with a setting."""
+MAX_CRASHES = 2
+"""A question may crash this many workers before it counts as failed. The first crash may have another cause."""
+MAX_CRASHES_IN_A_ROW = 3
+"""When this many questions crash a worker, with no answer in between, the model or the machine is at fault."""
+STOP_SECONDS = 5.0
+"""Workers have this many seconds to clean up and end when the pool is closed."""
+DOWNLOAD_SECONDS = 86400.0
+"""A worker must have loaded its model after this many seconds if the model may have to be downloaded."""
 
 
-@contextmanager
-def loading(flag: str) -> Iterator[None]:
-    """Where a model is loaded: Unsuitable for what is wrong with it. flag: what named it, "--model NAME"."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, SafetensorError) as error:
-        raise Unsuitable(f"{flag} cannot be loaded: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise Unsuitable(f"{flag} does not fit into the device's memory: {error}") from error
+class WorkerPool:
+    """Worker processes; each loads the model as soon as the pool is made.
 
+    Args:
+        setup: What workers are made of.
+        device_groups: The devices of each worker.
+        report: Called with a line of text for each worker that crashes.
+    """
 
-@contextmanager
-def fitting(flag: str) -> Iterator[None]:
-    """Where compressors are tried on a model: Unsuitable for one that cannot serve it. flag: as in `loading`."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise Unsuitable(f"on {flag}, {error}") from error
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a process that answers is made of. specs: of the compressors. Picklable."""
-
-    config: RunConfig
-    protocol: Protocol
-    specs: tuple[str, ...]
-
-    def answering(self, device: str) -> Answering:
-        """device: "cpu", "cuda:0" or "auto". Raises Unsuitable."""
-        config = self.config
-        flag, together = f"--model {config.model}", config.zero3 is not None
-        with loading(flag):
-            engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
-        if device == "cpu":
-            suit_threads(engine.model)
-        with fitting(flag):
-            return Answering(engine, self.specs, config.workers, config.timeout, config.batch_size, together)
-
-    @property
-    def ahead(self) -> int:
-        """Jobs to hold: one for each that reads ahead, and the one that is answered."""
-        return max(2, self.config.workers + 1)
-
-
-class Alone:
-    """This process answers itself; if it dies, so does the run. ahead: jobs to hold, as `Setup.ahead`."""
-
-    def __init__(self, answering: Answering, ahead: int):
-        self._answering, self._ahead = answering, ahead
-
-    def answer(self, jobs: Iterator[Job], note: Note) -> None:
-        """As `Crew.answer`."""
-        planned: deque[Job] = deque()
-        while True:
-            for job in islice(jobs, self._ahead - len(planned)):
-                self._answering.plan(job)
-                planned.append(job)
-            if not planned:
-                return
-            self._answering.see(planned[0])
-            for setting, sample in self._answering.answers(planned.popleft()):
-                note(setting, sample)
-
-    def close(self) -> None:
-        self._answering.close()
-
-
-class Crew:
-    """The processes of `teams`; they load the model at once. say: told of each that dies."""
-
-    def __init__(self, setup: Setup, teams: Sequence[Team], say: Callable[[str], None]):
-        self._setup, self._say = setup, say
-        self._again: deque[Job] = deque()  # what was left when a process died
-        self._blamed: Counter[tuple[tuple[Key, int], ...]] = Counter()  # questions, each with a setting
-        self._fruitless = 0
-        self._members: list[_Member] = []
+    def __init__(self, setup: WorkerSetup, device_groups: Sequence[DeviceGroup], report: Callable[[str], None]):
+        self._setup, self._report = setup, report
+        self._retries: deque[WorkItem] = deque()  # what crashed workers left
+        self._crashes: Counter[Pairs] = Counter()  # by what the worker worked on
+        self._crashes_in_a_row = 0
+        self._workers: list[_WorkerProcesses] = []
         try:
-            for team in teams:
-                self._members.append(_Member(setup, team, len(teams)))
+            for devices in device_groups:
+                self._workers.append(_WorkerProcesses(setup, devices, len(device_groups)))
         except BaseException:
             self.close()
             raise
 
-    def answer(self, jobs: Iterator[Job], note: Note) -> None:
-        """Answer, in no particular order; `note` is called here, as answers come.
+    def answer(self, items: Iterator[WorkItem], on_answer: OnAnswer) -> None:
+        """Answer all items, in no particular order; `on_answer` is called in this process as the answers come.
 
-        A question that kills its process twice under a setting is noted as failed under that one; all questions about a
-        video under all settings, if it dies of that.
-        Raises Unsuitable, and RuntimeError where processes die before they are ready, or whatever they are asked.
+        A single question that crashes its worker `MAX_CRASHES` times under a compressor is noted as failed under it.
+        If a batch crashes, its questions are retried one by one, so there it is one crash more. If a video crashes its
+        worker while it is read or encoded, all questions about it are noted as failed under all compressors.
+
+        Raises:
+            Unsuitable: The model cannot be loaded, or a compressor cannot serve it.
+            RuntimeError: A worker died before it was ready, or workers crash whatever they are asked.
         """
         while True:
-            for member in self._members:
-                while len(member.jobs) < self._setup.ahead and (job := self._next(jobs)):
-                    member.give(job, self._setup.config.stuck_after)
-            busy = [member for member in self._members if member.jobs]
+            for worker in self._workers:
+                while len(worker.items) < self._setup.ahead and (item := self._next(items)):
+                    worker.give(item)
+            busy = [worker for worker in self._workers if worker.items]
             if not busy:
                 return
-            first = min(member.heard + self._limit(member)[0] for member in busy) - time.monotonic()
-            ready = set(wait([one for member in busy for one in member.signs], max(0.0, first)))
-            for i, member in enumerate(self._members):
-                if not member.jobs:
-                    continue
-                seconds, whose = self._limit(member)
-                if not ready.isdisjoint(member.signs):
-                    if not self._listen(member, note):
-                        self._members[i] = self._replace(member, note)
-                elif time.monotonic() > member.heard + seconds:  # it may have been stopped
-                    member.cause = f"it said nothing for {seconds:g} s, {whose}"
-                    self._members[i] = self._replace(member, note)
+            for worker, overdue in wait_any(busy):
+                if overdue:  # it hangs, or was stopped
+                    seconds, flag = worker.limit
+                    worker.cause = f"it said nothing for {seconds:g} s, {flag}"
+                if overdue or not self._handle_message(worker, on_answer):
+                    self._workers[self._workers.index(worker)] = self._replace(worker, on_answer)
 
     def close(self) -> None:
-        dismiss_all([child for member in self._members for child in member.children], PATIENCE)
+        """Stop the workers."""
+        stop_all([child for worker in self._workers for child in worker.children], STOP_SECONDS)
 
-    def _limit(self, member: _Member) -> tuple[float, str]:
-        """Seconds in which it has to say something, and whose they are."""
-        config = self._setup.config
-        if not member.ready:
-            local = Path(config.model).is_dir()
-            return (config.stuck_after, "--stuck-after") if local else (DOWNLOADING, "for the download of a model")
-        if config.workers:
-            return config.stuck_after + config.timeout * len(member.jobs[0].parts), "--stuck-after and --timeout"
-        return config.stuck_after, "--stuck-after"
+    def _next(self, items: Iterator[WorkItem]) -> WorkItem | None:
+        return self._retries.popleft() if self._retries else next(items, None)
 
-    def _next(self, jobs: Iterator[Job]) -> Job | None:
-        return self._again.popleft() if self._again else next(jobs, None)
-
-    def _listen(self, member: _Member, note: Note) -> bool:
-        """Take what the member has to say; False if it is dead."""
-        heard = member.hear()
-        if heard is None:
+    def _handle_message(self, worker: _WorkerProcesses, on_answer: OnAnswer) -> bool:
+        """Receive a worker's next message and act on it. Returns False if the worker is dead."""
+        message = worker.receive()
+        if message is None:
             return False
-        member.heard = time.monotonic()
-        kind, what = heard
+        kind, content = message
         match kind:
             case "unsuitable":
-                raise Unsuitable(what)
+                raise Unsuitable(content)
             case "unfit":
-                raise RuntimeError(f"a process that answers on {', '.join(member.team)} cannot start:\n{what}")
+                raise RuntimeError(f"{worker} cannot start:\n{content}")
             case "ready":
-                member.ready = True
-            case "seen":
-                batches = member.jobs[0].batches(self._setup.config.batch_size)
-                member.seen = [[(one.key, i) for one in batch for i in one.settings] for batch in batches]
+                worker.ready = True
+            case "encoded":
+                batches = worker.items[0].batches(self._setup.config.batch_size)
+                worker.batches = [[(one.key, i) for one in batch for i in one.settings] for batch in batches]
             case "answer":
-                self._fruitless = 0
-                member.answered(*what)
-                note(*what)
+                self._crashes_in_a_row = 0
+                worker.remove_answered(*content)
+                on_answer(*content)
             case "done":
-                member.jobs.popleft()
-                member.seen = []
+                worker.items.popleft()
+                worker.batches = []
             case "dying":
-                member.cause = what
+                worker.cause = content
         return True
 
-    def _replace(self, dead: _Member, note: Note) -> _Member:
-        cause, name = dead.end(), f"the process that answers on {', '.join(dead.team)}"
+    def _replace(self, dead: _WorkerProcesses, on_answer: OnAnswer) -> _WorkerProcesses:
+        """Kill what is left of a worker, take back its items, and start another worker on its devices."""
+        cause = dead.kill()
         if not dead.ready:
-            raise RuntimeError(f"{name} died before it was ready ({cause})")
-        job, *others = dead.jobs
-        if not job.questions:
-            self._say(f"a process died ({cause}) after its last answer to a question; another one takes over")
-            self._again.extend(others)
-            return _Member(self._setup, dead.team, len(self._members))
-        left = [(question.key, i) for question in job.questions for i in question.settings]
-        if dead.seen:  # of the first batch that lacks answers, those under the first setting that lacks them
-            batch = next(lacking for batch in dead.seen if (lacking := [pair for pair in batch if pair in left]))
-            setting = min(i for _, i in batch)
-            left = [pair for pair in batch if pair[1] == setting]
-        blamed = tuple(left)
-        before = {key for pairs in self._blamed for key, _ in pairs}
-        self._fruitless += not any(key in before for key, _ in blamed)
-        self._blamed[blamed] += 1
-        if self._fruitless == FRUITLESS:
-            raise RuntimeError(f"{name} died ({cause}), as others did at the {FRUITLESS - 1} questions before")
-        suspects = job.left(lambda one: tuple(i for i in one.settings if (one.key, i) in blamed))
-        rest = job.left(lambda one: tuple(i for i in one.settings if (one.key, i) not in blamed))
-        under = f" under {self._setup.specs[blamed[0][1]]}" if dead.seen else ""
-        self._say(f"a process died ({cause}) at {suspects}{under}; another one takes over")
-        if self._blamed[blamed] == LIVES:
+            raise RuntimeError(f"{dead} died before it was ready ({cause})")
+        item, *others = dead.items
+        if item.questions:
+            self._retry_or_fail(dead, item, cause, on_answer)
+        else:
+            self._report(f"a process died ({cause}) after its last answer to a question; another one takes over")
+        self._retries.extend(others)
+        return _WorkerProcesses(self._setup, dead.devices, len(self._workers))
+
+    def _retry_or_fail(self, dead: _WorkerProcesses, item: WorkItem, cause: str, on_answer: OnAnswer) -> None:
+        """Blame what the worker worked on: retry it, or note it as failed. The rest of the item is retried anyway."""
+        blamed = dead.in_progress()
+        blamed_before = {key for pairs in self._crashes for key, _ in pairs}
+        self._crashes_in_a_row += not any(key in blamed_before for key, _ in blamed)
+        self._crashes[blamed] += 1
+        if self._crashes_in_a_row == MAX_CRASHES_IN_A_ROW:
+            others = f"as others did at the {MAX_CRASHES_IN_A_ROW - 1} questions before"
+            raise RuntimeError(f"{dead} died ({cause}), {others}")
+        suspect = item.remaining(lambda one: tuple(i for i in one.settings if (one.key, i) in blamed))
+        rest = item.remaining(lambda one: tuple(i for i in one.settings if (one.key, i) not in blamed))
+        under = f" under {self._setup.compressors[blamed[0][1]].spec}" if dead.batches else ""
+        self._report(f"a process died ({cause}) at {suspect}{under}; another one takes over")
+        if self._crashes[blamed] == MAX_CRASHES:
             error = RuntimeError(
-                f"{suspects}: the process that answered{under} died {LIVES} times, at last of: {cause}"
+                f"{suspect}: the process that answered{under} died {MAX_CRASHES} times, at last of: {cause}"
             )
-            for part in suspects.parts:
-                for question in part.questions:
+            for one in suspect.videos:
+                for question in one.questions:
                     for setting in question.settings:
-                        note(setting, Sample.failed(question.key, part.video, error))
-        else:  # next time one by one, to see which it is
-            self._again.extend(suspects.apart(by_question=bool(dead.seen)))
-        self._again.extend(([rest] if rest.parts else []) + others)
-        return _Member(self._setup, dead.team, len(self._members))
+                        on_answer(setting, Sample.failed(question.key, one.video, error))
+        else:  # one by one, to find out which it is
+            self._retries.extend(suspect.split(by_question=bool(dead.batches)))
+        self._retries.extend([rest] if rest.videos else [])
 
 
-class _Member:
-    """A team of processes that answers; mostly of one.
+class _WorkerProcesses:
+    """A worker: one process, or one for each of its devices, which share a sharded model.
 
-    jobs: given and not done; the first is being worked on, and has lost the questions that are answered. ready: its
-    model is loaded. seen: once the first job's video is encoded, its batches, of questions with settings. signs: ready
-    to be waited for when it speaks or dies. heard: when it last said something or, if that was later, was given its
-    first job, on time.monotonic's clock.
+    Attributes:
+        devices: A device for each process.
+        items: Given and not done. The first is being worked on; questions that are answered are taken out of it.
+        ready: The model is loaded.
+        batches: The first item's batches, of questions with settings. Empty until its videos are encoded.
+        cause: What the worker died of, as far as it is known.
+        last_message: When it last said something or, if that is later, got its first item (`time.monotonic`).
     """
 
-    def __init__(self, setup: Setup, team: Team, members: int):
-        self.team = team
-        self.jobs: deque[Job] = deque()
+    def __init__(self, setup: WorkerSetup, devices: DeviceGroup, workers: int):
+        self._config = setup.config
+        self.devices = devices
+        self.items: deque[WorkItem] = deque()
         self.ready = False
-        self.seen: list[list[tuple[Key, int]]] = []
+        self.batches: list[list[tuple[Key, int]]] = []
         self.cause = ""
-        self.heard = time.monotonic()
-        on_gpu = team[0] == "auto" or team[0].startswith("cuda")
-        # A server that forks starts processes in no time, but its imports may have woken CUDA, which no fork survives.
-        context = multiprocessing.get_context("spawn" if on_gpu else "forkserver")
-        if not on_gpu:
-            context.set_forkserver_preload([__name__])
-        threads = max(1, (os.cpu_count() or 1) // members) if not on_gpu else None
-        meeting = str(Path(mkdtemp(), "meeting")) if len(team) > 1 else None
-        # No daemons: they have children, the processes that read ahead.
+        self.last_message = time.monotonic()
+        on_gpu = devices[0] == "auto" or devices[0].startswith("cuda")
+        # A fork server's imports may have initialised CUDA, which does not survive a fork.
+        context = multiprocessing.get_context("spawn") if on_gpu else fork_server(__name__)
+        threads = max(1, (os.cpu_count() or 1) // workers) if not on_gpu else None
+        meeting = str(Path(mkdtemp(), "meeting")) if len(devices) > 1 else None
+        # Not daemons, which may not have children: these start the processes that read ahead.
         self.children = [
-            Child.start(context, _work, setup, team, rank, meeting, threads, daemon=False) for rank in range(len(team))
+            Child.start(context, _work, setup, devices, rank, meeting, threads, daemon=False)
+            for rank in range(len(devices))
         ]
 
+    def __str__(self) -> str:
+        return f"the process that answers on {', '.join(self.devices)}"
+
     @property
-    def signs(self) -> list[Any]:
-        return [sign for child in self.children for sign in (child.connection, child.process.sentinel)]
+    def limit(self) -> tuple[float, str]:
+        """Seconds in which it must say something, and the flags that set them."""
+        config = self._config
+        if not self.ready:
+            local = Path(config.model).is_dir()
+            return (config.stuck_after, "--stuck-after") if local else (DOWNLOAD_SECONDS, "for the download of a model")
+        if config.workers:
+            return config.stuck_after + config.timeout * len(self.items[0].videos), "--stuck-after and --timeout"
+        return config.stuck_after, "--stuck-after"
 
-    def hear(self) -> tuple[str, Any] | None:
-        """What one of them has to say, None where it is only that it is dead."""
+    @property
+    def deadline(self) -> float:
+        return self.last_message + self.limit[0]
+
+    def receive(self) -> tuple[str, Any] | None:
+        """Return the next message of one of its processes, or None if one of them is dead."""
         try:
-            return next((child.hear() for child in self.children if child.connection.poll()), None)
-        except (EOFError, ConnectionError):
+            message = next((child.receive() for child in self.children if child.connection.poll()), None)
+        except (ChildDied, ConnectionError):
             return None
+        self.last_message = time.monotonic()
+        return message
 
-    def give(self, job: Job, seconds: float) -> None:
-        """seconds: in which it has to take it; much text has to wait for it to read what it was given before."""
-        if not self.jobs and self.ready:
-            self.heard = time.monotonic()
-        self.jobs.append(job)
-        with suppress(ConnectionError):  # if one is dead, `signs` will tell
+    def give(self, item: WorkItem) -> None:
+        """Send an item. The worker must take it within --stuck-after seconds: a long one waits until it reads."""
+        if not self.items and self.ready:
+            self.last_message = time.monotonic()
+        self.items.append(item)
+        with suppress(ConnectionError):  # if a process is dead, `wait_any` reports it
             for child in self.children:
-                with child.hurried(seconds):
-                    child.connection.send(job)
+                with child.kill_after(self._config.stuck_after):
+                    child.connection.send(item)
 
-    def answered(self, setting: int, sample: Sample) -> None:
-        self.jobs[0] = self.jobs[0].left(
-            lambda one: tuple(i for i in one.settings if (one.key, i) != (sample.key, setting))
+    def remove_answered(self, setting: int, sample: Sample) -> None:
+        """Take an answer's question and setting out of the item that is being worked on."""
+        answered = (sample.key, setting)
+        self.items[0] = self.items[0].remaining(
+            lambda one: tuple(i for i in one.settings if (one.key, i) != answered)
         )
 
-    def end(self) -> str:
-        """Kill it; returns what it had died of, if it had."""
-        ended = [child.end() for child in self.children]
+    def in_progress(self) -> Pairs:
+        """Return what it works on: of the first batch that lacks answers, the questions under the first setting.
+
+        Before its videos are encoded, that is all questions of the item under all settings.
+        """
+        left = [(question.key, i) for question in self.items[0].questions for i in question.settings]
+        if self.batches:
+            batch = next(lacking for batch in self.batches if (lacking := [pair for pair in batch if pair in left]))
+            setting = min(i for _, i in batch)
+            left = [pair for pair in batch if pair[1] == setting]
+        return tuple(left)
+
+    def kill(self) -> str:
+        """Kill its processes. Returns what the worker died of, or "killed"."""
+        ended = [child.kill() for child in self.children]
         return self.cause or next((how for how in ended if how != "killed"), "killed")
 
 
 def _work(
-    connection: Connection, setup: Setup, team: Team, rank: int, meeting: str | None, threads: int | None
+    connection: Connection, setup: WorkerSetup, devices: DeviceGroup, rank: int, meeting: str | None, threads: int | None
 ) -> None:
-    """Answer, as the member `rank` of a team, which meets at a new file, `meeting`; the first one tells the answers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that hands out the questions ends it
-    if threads is not None and "OMP_NUM_THREADS" not in os.environ:
+    """A worker's process: load the model, then answer items until the pipe ends.
+
+    Args:
+        connection: Items come in. Out go (kind, content): see `WorkerPool._handle_message`.
+        setup: What the worker is made of.
+        devices: The devices of the worker's processes.
+        rank: This process's index among them. Only rank 0 sends answers.
+        meeting: For several processes, a new file through which they form a torch.distributed group.
+        threads: For torch on a CPU.
+    """
+    if threads is not None and not environment.sets_threads():
         torch.set_num_threads(threads)
 
-    def tell(kind: str, what: Any = None) -> None:
+    def send(kind: str, content: Any = None) -> None:
         if rank == 0:
-            connection.send((kind, what))
+            connection.send((kind, content))
 
-    on_gpu = team[rank].startswith("cuda")
+    on_gpu = devices[rank].startswith("cuda")
     try:
-        if on_gpu:  # else what names no GPU, such as NCCL and kernels written in Triton, takes the first one
-            torch.cuda.set_device(team[rank])
+        if on_gpu:  # NCCL, Triton kernels and others that name no GPU would take the first one
+            torch.cuda.set_device(devices[rank])
         if meeting is not None:
             backend = "nccl" if on_gpu else "gloo"
             torch.distributed.init_process_group(
-                backend, init_method=f"file://{meeting}", rank=rank, world_size=len(team)
+                backend, init_method=f"file://{meeting}", rank=rank, world_size=len(devices)
             )
-        answering = setup.answering(team[rank])
+        worker = setup.load_worker(devices[rank])
     except Unsuitable as error:
         connection.send(("unsuitable", str(error)))
         return
     except Exception:
         connection.send(("unfit", traceback.format_exc()))
         return
-    tell("ready")
-    waiting: deque[Job] = deque()
+    send("ready")
+    waiting: deque[WorkItem] = deque()
     try:
         while True:
             while not waiting or connection.poll():
                 waiting.append(connection.recv())
-                answering.plan(waiting[-1])
-            job = waiting.popleft()
-            answering.see(job)
-            tell("seen")
-            for answer in answering.answers(job):
-                tell("answer", answer)
-            tell("done")
+                worker.plan(waiting[-1])
+            item = waiting.popleft()
+            worker.encode(item)
+            send("encoded")
+            for answer in worker.answers(item):
+                send("answer", answer)
+            send("done")
     except (EOFError, ConnectionError):
         pass  # the run is over
     except Exception as error:
         connection.send(("dying", f"{type(error).__name__}: {error}"))
         raise
     finally:
-        answering.close()
+        worker.close()

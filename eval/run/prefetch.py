@@ -1,9 +1,7 @@
-"""Videos are read by worker processes while the model works on the ones before."""
+"""Reading videos ahead: worker processes decode the next videos while the model works on the current one."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,32 +16,38 @@ from llava.video import VideoError
 
 from .. import models
 from . import transfer
-from .process import SPEAKING, Child, dismiss_all
+from .process import Child, ChildDied, fork_server, stop_all
 
 Read = Callable[[str], Any]
-"""What a reader makes of a video file; VideoError where it cannot."""
-BEGINNING = 60.0
-"""Seconds in which a process that has nothing else to do has to begin with a file; else it was stopped."""
-STARTING = 600.0
-"""Seconds in which a process that reads has to have imported what it needs."""
+"""Reads a video file. Raises VideoError if it cannot."""
+BEGIN_SECONDS = 60.0
+"""A reader that has nothing else to do must begin with a file after this many seconds. If not, it was stopped."""
+START_SECONDS = 600.0
+"""A reader must have imported what it needs after this many seconds."""
 
 
 class ReadNow:
-    """No workers: a video is read when it is wanted. A decoder that crashes ends the process."""
+    """Reads a video when it is wanted, in this process. A decoder that crashes ends the process."""
 
     def __init__(self, read: Read):
         self.take = read
 
     def plan(self, files: Iterable[str]) -> None:
-        pass
+        """Do nothing."""
 
     def close(self) -> None:
-        pass
+        """Do nothing."""
 
 
 @dataclass(eq=False)
-class _Worker:
-    """files: to be taken from it. sent: how many of these it knows of."""
+class _Reader:
+    """A process that reads.
+
+    Attributes:
+        child: The process.
+        files: The files that are still to be taken from it, in order.
+        sent: How many of these were sent to it.
+    """
 
     child: Child
     files: deque[str] = field(default_factory=deque)
@@ -51,99 +55,109 @@ class _Worker:
 
 
 class ReadAhead:
-    """Reads the planned files in order; at most `ahead` of them, those being read included, wait to be taken.
+    """Reads the planned files in order, in worker processes.
 
-    read: picklable. A worker that takes longer than `timeout` seconds for a file, or dies of it, costs that file only.
+    A file that takes too long, or that crashes its worker, fails alone: the worker is replaced.
+
+    Args:
+        read: Reads a file. Picklable.
+        workers: Number of processes.
+        timeout: Seconds for one file.
+        ahead: At most this many files are being read or wait to be taken.
     """
 
     def __init__(self, read: Read, workers: int, timeout: float, ahead: int):
         self._read, self._timeout, self._ahead = read, timeout, ahead
-        # Forked from a server that has imported torch and the decoder once; a plain fork would copy CUDA's state.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([models.__name__, "av"])
-        self._workers: list[_Worker] = []
+        self._context = fork_server(models.__name__, "av")
+        self._readers: list[_Reader] = []
         self._planned: deque[str] = deque()
-        self._order: deque[_Worker] = deque()  # whose turn it is to have a file taken
+        self._order: deque[_Reader] = deque()  # the reader of each file that is still to be taken
         try:
             for _ in range(workers):
-                self._workers.append(_Worker(self._start()))
+                self._readers.append(_Reader(self._start()))
         except BaseException:
             self.close()
             raise
 
     def plan(self, files: Iterable[str]) -> None:
-        """These are going to be taken, in this order, after what was planned before."""
+        """Announce files that will be taken, in this order, after those planned before."""
         self._planned.extend(files)
         self._dispatch()
 
     def take(self, file: str) -> Any:
-        """What was read of the next planned file, which must be `file`. Raises what reading it raised."""
-        worker = self._order.popleft()
-        if worker.files[0] != file:
-            raise ValueError(f"{file} is taken, but {worker.files[0]} was planned")
-        read, answer = self._hear(worker)
-        worker.files.popleft()
-        worker.sent -= 1
+        """Return what was read of the next planned file, which must be `file`. Raises what reading it raised."""
+        reader = self._order.popleft()
+        if reader.files[0] != file:
+            raise ValueError(f"{file} is taken, but {reader.files[0]} was planned")
+        succeeded, result = self._receive(reader)
+        reader.files.popleft()
+        reader.sent -= 1
         self._dispatch()
-        if not read:
-            raise answer
-        return answer
+        if not succeeded:
+            raise result
+        return result
 
     def close(self) -> None:
-        dismiss_all([worker.child for worker in self._workers], 0.0)
+        """Kill the workers."""
+        stop_all([reader.child for reader in self._readers], 0.0)
 
-    def _hear(self, worker: _Worker, again: bool = True) -> tuple[bool, Any]:
-        """Of its next file: whether it was read, and what, or what is wrong. One that is at fault is replaced.
+    def _receive(self, reader: _Reader, retry: bool = True) -> tuple[bool, Any]:
+        """Return whether the reader's next file was read, and the result or the error.
 
-        again: let another one try where this one does not begin, which is no fault of the file.
+        Args:
+            reader: Replaced if it crashes or takes too long.
+            retry: Whether another reader may try if this one does not begin, which is no fault of the file.
         """
-        child = worker.child
         try:
-            if not child.connection.poll(BEGINNING):
-                error = self._failed(worker, f"no process begins to read it within {BEGINNING:g} s")
-                if not again:
-                    return False, error
-                worker.child.connection.send(worker.files[0])
-                return self._hear(worker, again=False)
-            begun = child.hear()
-            if not child.connection.poll(max(0.0, begun + self._timeout - time.monotonic())):
-                return False, self._failed(worker, f"is not read within {self._timeout:g} s")
-            with child.hurried(SPEAKING):
-                return transfer.receive(child.connection)
-        except (EOFError, OSError):
-            return False, self._failed(worker, "the process that read it died ({})")
+            begun = reader.child.receive(BEGIN_SECONDS)
+        except TimeoutError:
+            error = self._replace(reader, f"no process begins to read it within {BEGIN_SECONDS:g} s")
+            if not retry:
+                return False, error
+            with suppress(OSError):  # if it is dead, the next receive finds out
+                reader.child.connection.send(reader.files[0])
+            return self._receive(reader, retry=False)
+        except ChildDied:
+            return False, self._replace(reader, "the process that read it died ({})")
+        try:
+            return reader.child.receive(max(0.0, begun + self._timeout - time.monotonic()), transfer.receive)
+        except TimeoutError:
+            return False, self._replace(reader, f"is not read within {self._timeout:g} s")
+        except ChildDied:
+            return False, self._replace(reader, "the process that read it died ({})")
 
-    def _failed(self, worker: _Worker, cause: str) -> VideoError:
-        """Replace it; the new one has only heard of the next file. cause: may have a place for what it had died of."""
-        error = VideoError(worker.files[0], cause.format(worker.child.end()))
-        worker.child, worker.sent = self._start(), 1
+    def _replace(self, reader: _Reader, cause: str) -> VideoError:
+        """Start a new process, which counts the next file as sent. cause: may have "{}" for how the old one ended."""
+        error = VideoError(reader.files[0], cause.format(reader.child.kill()))
+        reader.child, reader.sent = self._start(), 1
         return error
 
     def _dispatch(self) -> None:
+        """Send the planned files to the readers, as far ahead as allowed."""
         while self._planned and len(self._order) < self._ahead:
-            worker = min(self._workers, key=lambda worker: len(worker.files))
-            worker.files.append(self._planned.popleft())
-            self._order.append(worker)
-        for worker in self._workers:
-            with suppress(OSError):  # if it is dead, `take` will find out
-                while worker.sent < len(worker.files):
-                    worker.child.connection.send(worker.files[worker.sent])
-                    worker.sent += 1
+            reader = min(self._readers, key=lambda reader: len(reader.files))
+            reader.files.append(self._planned.popleft())
+            self._order.append(reader)
+        for reader in self._readers:
+            with suppress(OSError):  # if it is dead, `take` finds out
+                while reader.sent < len(reader.files):
+                    reader.child.connection.send(reader.files[reader.sent])
+                    reader.sent += 1
 
     def _start(self) -> Child:
         child = Child.start(self._context, _work, self._read, daemon=True)
-        how = f"is not ready within {STARTING:g} s"
         try:
-            if child.connection.poll(STARTING):
-                child.hear()  # it is ready: importing does not count against the timeout
-                return child
-        except (EOFError, OSError):
+            child.receive(START_SECONDS)  # it is ready: imports do not count against the timeout
+            return child
+        except TimeoutError:
+            how = f"is not ready within {START_SECONDS:g} s"
+        except ChildDied:
             how = "died before it was ready"
-        raise RuntimeError(f"a process that reads videos {how} ({child.end()})")
+        raise RuntimeError(f"a process that reads videos {how} ({child.kill()})")
 
 
 def _work(connection: Connection, read: Read) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that takes the videos ends it
+    """The reader's process: send "ready", then for each file the time at which reading began, and the result."""
     torch.set_num_threads(1)
     connection.send("ready")
     while True:
@@ -151,10 +165,10 @@ def _work(connection: Connection, read: Read) -> None:
             file = connection.recv()
         except EOFError:  # the run is over
             return
-        connection.send(time.monotonic())  # which all processes of a machine share
+        connection.send(time.monotonic())  # a clock that all processes of a machine share
         try:
             packed = transfer.pack((True, read(file)))
         except Exception as error:
             packed = transfer.pack((False, error))
         transfer.send(connection, packed)
-        del packed  # its memory may be needed for the next one
+        del packed  # the next file may need its memory

@@ -1,43 +1,75 @@
-"""A process of ours, and what became of it. Nothing here waits without a limit."""
+"""Child processes: start them, talk to them, and kill them. Nothing here waits without a time limit.
+
+Three kinds of children are built on this: the workers that answer (pool.py), the workers that read videos ahead
+(prefetch.py), and the doctor's checks of videos.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, TypeVar
 
-LONGEST = 1e6
-"""Seconds: the longest limit that can be asked for, some of the system's clocks hold no more."""
-SPEAKING = 60.0
-"""Seconds in which a message that has begun must be there."""
-DYING = 10.0
-"""Seconds that a killed process has to be gone. One that waits for a dead mount may never be."""
+MAX_SECONDS = 1e6
+"""The longest time limit that can be set. Some of the system's clocks hold no more."""
+MESSAGE_SECONDS = 60.0
+"""A message that has begun must be complete after this many seconds."""
+KILL_SECONDS = 10.0
+"""A killed process must be gone after this many seconds. One that waits for a dead mount never is."""
 left_behind: list[int] = []
-"""Ids of the processes that could not be ended."""
+"""Ids of the processes that survived being killed."""
+
+
+class ChildDied(EOFError):
+    """The process ended, or broke off in the middle of a message."""
 
 
 def require_seconds(flag: str, seconds: float) -> None:
-    """ValueError for what is no limit in seconds. flag: what said it, "--timeout"."""
-    if not 0 < seconds <= LONGEST:
-        raise ValueError(f"{flag} {seconds:g} must be a number of seconds above 0, at most {LONGEST:.0f}")
+    """Check a time limit.
+
+    Args:
+        flag: What set it, such as "--timeout".
+        seconds: The limit.
+
+    Raises:
+        ValueError: The limit is not above 0 and at most `MAX_SECONDS`.
+    """
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"{flag} {seconds:g} must be a number of seconds above 0, at most {MAX_SECONDS:.0f}")
+
+
+def fork_server(*modules: str) -> Any:
+    """Return the multiprocessing context that forks processes from a server.
+
+    The server imports `modules` once, so that starting a process takes no time. A plain fork would copy CUDA's state.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*modules])
+    return context
 
 
 @dataclass(frozen=True)
 class Child:
-    """connection: our end of a pipe to it, which ends when the process does."""
+    """A process that we started.
+
+    Attributes:
+        connection: Our end of a duplex pipe to the process. The pipe ends when the process does.
+        process: The multiprocessing process.
+    """
 
     connection: Connection
-    process: Any  # of the context's kind
+    process: Any  # the context's own class
 
     @classmethod
     def start(cls, context: Any, target: Callable[..., None], *arguments: Any, daemon: bool) -> Child:
-        """Call `target` with its end of the pipe and the arguments, in a process of a multiprocessing context."""
+        """Call `target(connection, *arguments)` in a new process of a multiprocessing context."""
         ours, theirs = context.Pipe()
         process = context.Process(target=_run, args=(target, theirs, *arguments), daemon=daemon)
         process.start()
@@ -45,8 +77,8 @@ class Child:
         return cls(ours, process)
 
     @contextmanager
-    def hurried(self, seconds: float) -> Iterator[None]:
-        """Within, sending and receiving end: it is killed after so many seconds, which ends its pipe."""
+    def kill_after(self, seconds: float) -> Iterator[None]:
+        """Kill the process if the block takes longer. That ends the pipe, and with it a blocked send or receive."""
         clock = threading.Timer(seconds, self.process.kill)
         clock.daemon = True
         clock.start()
@@ -55,30 +87,44 @@ class Child:
         finally:
             clock.cancel()
 
-    def hear(self) -> Any:
-        """What it says next, which has begun to come; EOFError, ConnectionError where it dies or stops before the
-        end of it."""
-        with self.hurried(SPEAKING):
-            return self.connection.recv()
+    def receive(self, seconds: float | None = None, read: Callable[[Connection], Any] = Connection.recv) -> Any:
+        """Return the next message.
 
-    def dismiss(self, seconds: float) -> None:
-        """See `dismiss_all`."""
-        dismiss_all([self], seconds)
+        Args:
+            seconds: The message must begin within this time. None if it has begun.
+            read: What reads a message from the pipe.
 
-    def end(self) -> str:
-        """Kill it; returns how it had ended before, if it had."""
+        Raises:
+            TimeoutError: No message began in time.
+            ChildDied: The process ended, or did not complete the message within `MESSAGE_SECONDS`.
+        """
+        try:
+            begun = seconds is None or self.connection.poll(seconds)
+            if begun:
+                with self.kill_after(MESSAGE_SECONDS):
+                    return read(self.connection)
+        except (EOFError, OSError) as error:
+            raise ChildDied(str(error)) from error
+        raise TimeoutError(f"process {self.process.pid} said nothing for {seconds:g} s")
+
+    def stop(self, seconds: float) -> None:
+        """See `stop_all`."""
+        stop_all([self], seconds)
+
+    def kill(self) -> str:
+        """Kill the process. Returns how it had ended before: "SIGSEGV", "exit status 1", or "killed" if it had not."""
         self.process.join(0.1)
         code = self.process.exitcode
         self.process.kill()
-        self.see_dead()
+        self.await_death()
         self.connection.close()
         return "killed" if code is None else signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
-    def see_dead(self) -> None:
-        """It has been killed."""
+    def await_death(self) -> None:
+        """Wait for a killed process. One that does not die is reported and added to `left_behind`."""
         if self.process.pid in left_behind:
             return
-        self.process.join(DYING)
+        self.process.join(KILL_SECONDS)
         if self.process.exitcode is None:
             left_behind.append(self.process.pid)
             print(
@@ -88,9 +134,11 @@ class Child:
             )
 
 
-def dismiss_all(children: Iterable[Child], seconds: float) -> None:
-    """Wait for them to end by themselves, as their pipes do, so that they can put their things away; then kill them,
-    also where the waiting is interrupted."""
+def stop_all(children: Iterable[Child], seconds: float) -> None:
+    """Close the pipes, give the processes `seconds` to clean up and end, then kill them.
+
+    They are killed as well if the waiting is interrupted.
+    """
     children = [child for child in children if child.process.pid not in left_behind]
     for child in children:
         child.connection.close()
@@ -102,13 +150,42 @@ def dismiss_all(children: Iterable[Child], seconds: float) -> None:
         for child in children:
             child.process.kill()
         for child in children:
-            child.see_dead()
+            child.await_death()
+
+
+class Watched(Protocol):
+    """Processes that work on one thing, and the time (on `time.monotonic`'s clock) by which they must say something."""
+
+    @property
+    def children(self) -> Sequence[Child]: ...
+
+    @property
+    def deadline(self) -> float: ...
+
+
+W = TypeVar("W", bound=Watched)
+
+
+def wait_any(watched: Sequence[W]) -> list[tuple[W, bool]]:
+    """Wait until one of them sends a message, dies, or passes its deadline.
+
+    Returns:
+        Those that did, each with whether it is overdue (True), or has something to receive or died (False).
+    """
+    signs = [[s for child in one.children for s in (child.connection, child.process.sentinel)] for one in watched]
+    first = min(one.deadline for one in watched) - time.monotonic()
+    ready = set(wait([sign for own in signs for sign in own], max(0.0, first)))
+    now = time.monotonic()
+    silent = [ready.isdisjoint(own) for own in signs]
+    return [(one, quiet) for one, quiet in zip(watched, silent, strict=True) if not quiet or now > one.deadline]
 
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:
-    """In the new process. Its progress bars share their lock with nobody: of tqdm's usual one, which is for several
-    processes, Python's resource_tracker would say, as the last line of a run, that whoever was killed has leaked it."""
+    """The first function of a new process."""
     from tqdm import tqdm
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that started this one ends it
+    # tqdm's usual lock is shared between processes. Python's resource_tracker would report it as leaked, in the last
+    # line of a run, whenever a process is killed.
     tqdm.set_lock(threading.RLock())
     target(*arguments)

@@ -1,4 +1,8 @@
-"""A loaded model at work: videos and their questions in, answers under one or several settings out."""
+"""A worker is a loaded model that answers: videos and their questions in, answers under each compressor out.
+
+Videos are read and encoded once for all questions about them and all compressors. A *setting* is one of the compressors
+of a run, given by its index.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 import torch
 
 from llava.video import VideoError
-from vidcom2 import compressor
+from vidcom2 import Compressor
 
 from ..models.base import Engine
 from ..results.sample import Key, Sample
@@ -19,8 +23,14 @@ from .prefetch import ReadAhead, ReadNow
 
 @dataclass(frozen=True)
 class Question:
-    """text: without image slot. generation: lmms-eval's generation_kwargs. settings: indices of those it has no answer
-    under yet."""
+    """A question that lacks answers.
+
+    Attributes:
+        key: lmms-eval's task and doc_id.
+        text: The prompt's text, without a slot for the video.
+        generation: lmms-eval's generation_kwargs.
+        settings: Indices of the compressors under which it has no answer yet.
+    """
 
     key: Key
     text: str
@@ -29,123 +39,133 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A video, and all questions about it that wait for an answer."""
+class VideoQuestions:
+    """A video file and the questions about it that lack answers."""
 
     video: str
     questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is read, encoded and answered together: a video, or for a batch as many as give it enough questions."""
+class WorkItem:
+    """What a worker reads, encodes and answers in one go: one video, or as many as give it questions for a batch."""
 
-    parts: tuple[Part, ...]
+    videos: tuple[VideoQuestions, ...]
 
     @property
     def questions(self) -> list[Question]:
-        return [question for part in self.parts for question in part.questions]
+        """The questions about all its videos."""
+        return [question for one in self.videos for question in one.questions]
 
     def __str__(self) -> str:
-        return ", ".join(part.video for part in self.parts)
+        return ", ".join(one.video for one in self.videos)
 
     def batches(self, size: int) -> Iterator[list[Question]]:
-        """Up to `size` questions in a row with the same generation arguments."""
+        """Yield batches of up to `size` questions, in order, that have the same generation arguments."""
         for _, alike in groupby(self.questions, key=lambda question: question.generation):
             questions = list(alike)
             for start in range(0, len(questions), size):
                 yield questions[start : start + size]
 
-    def left(self, unanswered: Callable[[Question], tuple[int, ...]]) -> Job:
-        """What remains, given the settings that each question still has."""
-        parts = [
-            Part(part.video, tuple(replace(one, settings=left) for one in part.questions if (left := unanswered(one))))
-            for part in self.parts
+    def remaining(self, lacking: Callable[[Question], tuple[int, ...]]) -> WorkItem:
+        """Return the item with the settings that `lacking` gives for each question, without what lacks nothing."""
+        videos = [
+            VideoQuestions(
+                one.video, tuple(replace(q, settings=left) for q in one.questions if (left := lacking(q)))
+            )
+            for one in self.videos
         ]
-        return Job(tuple(part for part in parts if part.questions))
+        return WorkItem(tuple(one for one in videos if one.questions))
 
-    def apart(self, by_question: bool) -> list[Job]:
-        """In single questions, or videos."""
+    def split(self, by_question: bool) -> list[WorkItem]:
+        """Return an item for each of its questions, or for each of its videos."""
         return [
-            Job((Part(part.video, questions),))
-            for part in self.parts
-            for questions in ([(one,) for one in part.questions] if by_question else [part.questions])
+            WorkItem((VideoQuestions(one.video, questions),))
+            for one in self.videos
+            for questions in ([(q,) for q in one.questions] if by_question else [one.questions])
         ]
 
 
-def jobs_of(parts: Iterable[Part], batch: int) -> list[Job]:
-    """Videos in order, until there are questions enough for a batch."""
-    jobs: list[Job] = []
-    together: list[Part] = []
-    for part in parts:
-        together.append(part)
-        if sum(len(one.questions) for one in together) >= batch:
-            jobs.append(Job(tuple(together)))
-            together = []
-    return jobs + ([Job(tuple(together))] if together else [])
+def work_items(videos: Iterable[VideoQuestions], batch_size: int) -> list[WorkItem]:
+    """Group videos, in order, until each group has `batch_size` questions or more."""
+    items: list[WorkItem] = []
+    group: list[VideoQuestions] = []
+    for one in videos:
+        group.append(one)
+        if sum(len(member.questions) for member in group) >= batch_size:
+            items.append(WorkItem(tuple(group)))
+            group = []
+    return items + ([WorkItem(tuple(group))] if group else [])
 
 
 def without_tensors(error: Exception) -> Exception:
-    """The error, which would keep everything alive that the functions had that it went through."""
+    """Return the error without its traceback, which keeps the tensors of all functions it passed through alive."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
-class Answering:
-    """A loaded model, and `workers` processes that read videos ahead for it.
+class Worker:
+    """A loaded model with processes that read videos ahead for it.
 
-    specs: of the compressors; a setting is an index of it. timeout: seconds for one video. batch: questions that are
-    answered together. together: it has a part of the model only, and the others of torch.distributed's group do the
-    same things at the same time. Raises ValueError, TypeError for a compressor that cannot serve the model.
+    Args:
+        engine: The loaded model.
+        compressors: What to answer under; a setting is an index into it.
+        workers: Number of processes that read videos ahead. 0: videos are read here, without a time limit.
+        timeout: Seconds for reading one video.
+        batch_size: Questions that are answered together.
+        sharded: The model is spread over the processes of torch.distributed's group, which all do the same calls.
+
+    Raises:
+        ValueError: A compressor cannot serve the model. TypeError likewise.
     """
 
     def __init__(
         self,
         engine: Engine,
-        specs: Sequence[str],
+        compressors: Sequence[Compressor],
         workers: int,
         timeout: float,
-        batch: int,
-        together: bool = False,
+        batch_size: int,
+        sharded: bool = False,
     ):
-        self.engine, self.batch, self.together = engine, batch, together
-        self.compressors = [compressor(spec) for spec in specs]
-        for one in self.compressors:
-            self.engine.check(one)
+        self.engine, self.compressors = engine, tuple(compressors)
+        self.batch_size, self.sharded = batch_size, sharded
+        for compressor in self.compressors:
+            self.engine.check(compressor)
         self.reader: ReadNow | ReadAhead = ReadNow(engine.read)
         if workers:
-            self.reader = ReadAhead(engine.read, workers, timeout, ahead=workers + batch - 1)
-        # Where one of several runs out of memory, the others wait for it: only their end can end that.
-        self.excused = () if together else (torch.OutOfMemoryError,)
-        self.seen: dict[Key, tuple[str, Any]] = {}  # a question's video and what was seen of it
+            self.reader = ReadAhead(engine.read, workers, timeout, ahead=workers + batch_size - 1)
+        # If one process of a sharded model runs out of memory, the others wait for it. Only its death frees them.
+        self.survives: tuple[type[Exception], ...] = () if sharded else (torch.OutOfMemoryError,)
+        self.encoded: dict[Key, tuple[str, Any]] = {}  # each question's video, and the encoded video or an error
 
-    def plan(self, job: Job) -> None:
-        """It is going to be worked on, after those planned before."""
-        self.reader.plan([part.video for part in job.parts])
+    def plan(self, item: WorkItem) -> None:
+        """Announce an item that will be worked on, after those planned before."""
+        self.reader.plan([one.video for one in item.videos])
 
-    def see(self, job: Job) -> None:
-        """Read and encode the videos of the job planned next."""
-        self.seen.clear()  # before the next ones take memory
-        for part in job.parts:
-            seen = self._see(part.video)
-            self.seen |= {question.key: (part.video, seen) for question in part.questions}
+    def encode(self, item: WorkItem) -> None:
+        """Read and encode the videos of the item planned next."""
+        self.encoded.clear()  # before the next ones take memory
+        for one in item.videos:
+            encoded = self._encode(one.video)
+            self.encoded |= {question.key: (one.video, encoded) for question in one.questions}
 
-    def answers(self, job: Job) -> Iterator[tuple[int, Sample]]:
-        """Of the job that was seen last: (setting, answer or failure), batch by batch."""
-        for batch in job.batches(self.batch):
+    def answers(self, item: WorkItem) -> Iterator[tuple[int, Sample]]:
+        """Answer the item that was encoded last, batch by batch; yields (setting, answer or failure)."""
+        for batch in item.batches(self.batch_size):
             for setting in sorted({setting for question in batch for setting in question.settings}):
                 for sample in self._answer([one for one in batch if setting in one.settings], setting):
                     yield setting, sample
 
-    def _see(self, video: str) -> Any:
-        """As the engine's `see` gives it, or what has gone wrong."""
+    def _encode(self, video: str) -> Any:
+        """Return the video as the engine's `see` gives it, or the error."""
         read: Any = None
         failure: Exception | None = None
         try:
             read = self.reader.take(video)
         except VideoError as error:
             failure = error
-        if self.together:  # one that could not read it would leave the others waiting
+        if self.sharded:  # if one process cannot read the video, none may go on with it
             everyone: list[Exception | None] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(everyone, failure)
             failure = next((one for one in everyone if one is not None), None)
@@ -153,29 +173,30 @@ class Answering:
             return failure
         try:
             return self.engine.see(read)
-        except self.excused as error:
+        except self.survives as error:
             return without_tensors(error)
 
     def _answer(self, batch: Sequence[Question], setting: int) -> Iterator[Sample]:
         asked = []
         for question in batch:
-            video, seen = self.seen[question.key]
-            if isinstance(seen, Exception):
-                yield Sample.failed(question.key, video, seen)
+            video, encoded = self.encoded[question.key]
+            if isinstance(encoded, Exception):
+                yield Sample.failed(question.key, video, encoded)
             else:
-                asked.append((question, video, seen))
+                asked.append((question, video, encoded))
         if not asked:
             return
         generation, compressor = asked[0][0].generation, self.compressors[setting]
         answers: list[Any] = []
         try:
             answers = self.engine.answer_all(
-                [(seen, question.text) for question, _, seen in asked], generation, compressor
+                [(encoded, question.text) for question, _, encoded in asked], generation, compressor
             )
-        except self.excused as error:
+        except self.survives as error:
             if len(asked) == 1:
                 answers = [without_tensors(error)]
-        if not answers:  # The memory may do for one at a time; not before the error is gone, which holds the batch's.
+        if not answers:
+            # Try one question at a time, which needs less memory. Only here is the error gone, which held the batch's.
             for question, _, _ in asked:
                 yield from self._answer([question], setting)
             return
@@ -184,4 +205,5 @@ class Answering:
             yield Sample.failed(question.key, video, answer) if failed else Sample.made(question.key, video, answer)
 
     def close(self) -> None:
+        """Stop the processes that read."""
         self.reader.close()

@@ -137,7 +137,7 @@ def test_without_workers(tmp_path):
 
 
 def test_a_process_that_is_stopped_before_it_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.run.prefetch.BEGINNING", 2.0)
+    monkeypatch.setattr("eval.run.prefetch.BEGIN_SECONDS", 2.0)
     reader = ReadAhead(read, workers=1, timeout=60, ahead=1)
     try:
         reader.plan([str(tmp_path / "fine-1"), str(tmp_path / "fine-2")])
@@ -166,7 +166,7 @@ def dies_at_once(connection: Any, read: Any) -> None:
     [(stops_at_once, r"is not ready within 3 s \(killed\)"), (dies_at_once, r"died before it was ready \(exit")],
 )
 def test_processes_that_do_not_start(start, why, monkeypatch):
-    monkeypatch.setattr("eval.run.prefetch.STARTING", 3.0)
+    monkeypatch.setattr("eval.run.prefetch.START_SECONDS", 3.0)
     monkeypatch.setattr("eval.run.prefetch._work", start)
     with pytest.raises(RuntimeError, match=f"a process that reads videos {why}"):
         ReadAhead(read, workers=1, timeout=60, ahead=1)

@@ -16,7 +16,7 @@ import pytest
 from tqdm import tqdm
 
 from eval.run import process as children
-from eval.run.process import Child, dismiss_all, require_seconds
+from eval.run.process import Child, stop_all, require_seconds
 
 
 class Immortal:
@@ -42,7 +42,7 @@ def left_behind(monkeypatch):
     return left
 
 
-@pytest.mark.parametrize("how", [lambda child: child.end(), lambda child: child.dismiss(0.1)])
+@pytest.mark.parametrize("how", [lambda child: child.kill(), lambda child: child.stop(0.1)])
 def test_what_cannot_be_ended_is_left_behind(how, left_behind, capsys):
     ours, _ = multiprocessing.Pipe()
     child = Child(ours, Immortal())
@@ -62,11 +62,11 @@ def waits(connection: Connection) -> None:
 def test_an_interrupt_while_they_are_waited_for():
     context = multiprocessing.get_context("fork")
     both = [Child.start(context, waits, daemon=True) for _ in range(2)]
-    pids = [child.hear() for child in both]
+    pids = [child.receive() for child in both]
     signal.signal(signal.SIGALRM, signal.default_int_handler)  # Ctrl-C
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     with pytest.raises(KeyboardInterrupt):
-        dismiss_all(both, 60.0)
+        stop_all(both, 60.0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for pid in pids:
         with pytest.raises(ProcessLookupError):
@@ -79,13 +79,13 @@ def half_a_message(connection: Connection) -> None:
 
 
 def test_a_message_without_an_end(monkeypatch):
-    monkeypatch.setattr(children, "SPEAKING", 1.0)
+    monkeypatch.setattr(children, "MESSAGE_SECONDS", 1.0)
     # A fork, because the server that forks is one for all tests, and the first to need it says what it imports.
     child = Child.start(multiprocessing.get_context("fork"), half_a_message, daemon=True)
     assert child.connection.poll(60)
     with pytest.raises((EOFError, OSError)):
-        child.hear()
-    assert child.end() == "SIGKILL"
+        child.receive()
+    assert child.kill() == "SIGKILL"
 
 
 def never_ends(connection: Connection) -> None:
@@ -103,10 +103,10 @@ def main():
     child = eval.run.process.Child.start(multiprocessing.get_context("forkserver"), never_ends, daemon=False)
     print(child.process.pid, child.connection.recv(), flush=True)
     type(child.process).kill = lambda self: None  # it is one that nothing can end
-    child.end()
+    child.kill()
     return 3
 
-eval.run.process.DYING = 0.1
+eval.run.process.KILL_SECONDS = 0.1
 sys.modules["eval.cli"] = types.ModuleType("eval.cli")
 sys.modules["eval.cli"].main = main
 if __name__ == "__main__":
@@ -142,7 +142,7 @@ from tests.eval.run.test_process import shows_progress
 if __name__ == "__main__":
     child = Child.start(multiprocessing.get_context("forkserver"), shows_progress, daemon=False)
     child.connection.recv()
-    print(child.end())
+    print(child.kill())
 """
 
 
