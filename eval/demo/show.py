@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from ..benchmarks import Benchmark
+from ..benchmarks import Benchmark, select_tasks
 from ..results.files import prepare_directory
 from ..run.config import RunConfig
 from ..run.distributed import Place
+from ..run.flags import environment, status
 from ..run.store import reserved
 from ..run.sweep import Sweep, canonical, folder
 from .minibench import WRITERS
@@ -32,6 +35,29 @@ PARTS = ("data", *map(folder, SETTINGS))
 """What a demo leaves in its directory, and the next one there replaces."""
 MARKER = ".demo"
 """The file that says that a directory's PARTS are a demo's."""
+
+
+def prepare_demo(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Check the flags of `run --demo`. Return a function that runs the demo.
+
+    Raises:
+        ValueError: A flag or an environment variable chooses what the demo chooses itself.
+        FileExistsError: As `require_own`.
+    """
+    benchmark, _ = select_tasks(arguments.tasks)
+    per_task = PER_TASK if arguments.limit is None else arguments.limit
+    if per_task < 1:
+        raise ValueError(f"--limit {per_task} must be at least 1")
+    kept = ("command", "start", "default_of", "tasks", "output", "limit")
+    own = {name: arguments.default_of(name) for name in vars(arguments)} | {"device": "cpu"}
+    given = [name for name, value in vars(arguments).items() if value not in (None, own[name])]
+    without = [f"--{name.replace('_', '-')}" for name in given if name not in kept]
+    without += [f"{name} in the environment" for name in environment() if name not in ("OUTPUT", "LIMIT")]
+    if without:
+        raise ValueError(f"--demo has its own model, videos and settings: leave out {', '.join(without)}")
+    output = arguments.output or Path("outputs/demo") / benchmark.name
+    require_own(output)
+    return lambda: status(show(benchmark, output, per_task))
 
 
 def require_own(output: Path) -> None:

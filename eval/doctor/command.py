@@ -36,38 +36,13 @@ from ..results.files import prepare_file, prepare_json, write_json, write_whole
 from ..results.terminal import stdout
 from ..run.process import Child, dismiss_all, require_seconds
 from ..run.questions import HEAD, Problem, Questions, check_questions, disguise, files_of, look_into
+from .flags import PROBLEMS_FOUND
 
-PROBLEMS_FOUND = 3
-"""Exit status where something is missing or broken."""
 ELSEWHERE = {
     "mvbench_fine_grained_pose": "if the download lacks them: for their licence, NTU RGB+D's videos are given out by "
     "NTU's ROSE Lab only, on request",
 }
 """Tasks whose videos the benchmark's hub dataset may lack, and where those are."""
-
-
-def add_doctor(commands: argparse._SubParsersAction) -> None:
-    doctor = commands.add_parser(
-        "doctor",
-        help="check a local benchmark's questions and videos",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog=f"Exit status: 0 all fine, {PROBLEMS_FOUND} problems found (listed), 1 could not check.",
-    )
-    doctor.add_argument("--tasks", required=True, help="a benchmark (mvbench), or some of its lmms-eval tasks")
-    doctor.add_argument("--data", type=Path, help="the local benchmark, as for run")
-    doctor.add_argument("--deep", action="store_true", help="decode 32 frames of each video instead of 3")
-    doctor.add_argument("--workers", default=os.cpu_count() or 1, type=int, help="videos checked at a time")
-    doctor.add_argument("--timeout", default=60.0, type=float, help="seconds after which a video counts as broken")
-    doctor.add_argument(
-        "--checksums",
-        type=Path,
-        help="file of sha256 sums, which notice what decoders do not: videos in it are compared, others are added",
-    )
-    doctor.add_argument(
-        "--sampling", default="uniform:32", help="frames that raw decord, which other harnesses read with, is asked for"
-    )
-    doctor.add_argument("--json", type=Path, help="file for the report")
-    doctor.set_defaults(prepare=prepare_doctor)
 
 
 def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -13,21 +13,15 @@ from ..results.files import markdown_table, write_whole
 from ..results.load import Run, load_run
 from ..results.stats import paired_interval
 from ..results.terminal import stdout
+from ..run.command import run_config
 from ..run.distributed import Place
-from ..run.flags import run_config, status
+from ..run.flags import status
 from ..run.sweep import Rows, Sweep, canonical
+from .flags import RATIOS
 from .tables import fingerprint
 
-RATIOS = "0.25,0.5,0.75"
 DROPS = {"redundant": "most redundant dropped", "unique": "most unique dropped", "even": "evenly spaced kept"}
 """In words, by the setting of `vidcom2.methods.frames.Frames`."""
-
-
-def add_frame_drop(parser: argparse.ArgumentParser) -> None:
-    """parser: of the subcommand, with the flags that all evaluations have."""
-    parser.add_argument("--ratios", default=RATIOS, help="shares of the frames to drop")
-    parser.add_argument("--positions", choices=("original", "repack"), help="of kept tokens; as released if unset")
-    parser.set_defaults(prepare=prepare_frame_drop)
 
 
 def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:

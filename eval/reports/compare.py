@@ -15,10 +15,10 @@ from rich.table import Table
 from ..results.files import prepare_json, write_json
 from ..results.load import Run, load_run
 from ..results.sample import Key
+from ..results.settings import flat
 from ..results.stats import Overall, accuracy, mcnemar, paired_interval
 from ..results.summary import Line
 from ..results.terminal import stdout
-from ..run.identity import flat
 
 NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 """Settings of a run that may differ: what is compared, and what changes no answer."""
@@ -78,15 +78,6 @@ class Comparison:
     warnings: list[str]
     rows: list[Row]
     flips: list[Flip]
-
-
-def add_compare(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("compare", help="compare two finished runs over the same questions")
-    parser.add_argument("a", type=Path, metavar="A", help="directory of a run, such as dense")
-    parser.add_argument("b", type=Path, metavar="B", help="directory of another; differences are B - A")
-    parser.add_argument("--flips", action="store_true", help="list every question that only one of them has right")
-    parser.add_argument("--json", type=Path, help="write the same numbers, and the flips, to this file")
-    parser.set_defaults(prepare=prepare_compare)
 
 
 def prepare_compare(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -27,25 +27,11 @@ from ..results.summary import Line, notes
 from ..run.sweep import Rows, side_by_side
 from .compare import differing_settings, pair
 from .figures import Point, accuracy_retention, point
+from .flags import FRAMES, VIDEOS
 
 TEMPLATE = Path(__file__).with_name("report.html")
-FRAMES, VIDEOS = 6, 200
 SIDE = 160
 """Pixels of a frame's longer side."""
-
-
-def add_report(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "report",
-        help="write finished runs over the same questions into one HTML file",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write")
-    parser.add_argument("--samples", type=int, help="questions to show, evenly taken from all; all of them if unset")
-    parser.add_argument("--videos", type=int, default=VIDEOS, help="to show frames of, evenly taken from all")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="to show of each of these videos; 0 for none")
-    parser.set_defaults(prepare=prepare_report)
 
 
 def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -30,8 +30,6 @@ from ..results.files import prepare_directory
 from ..run.pool import fitting, loading
 from .figures import COLOURS, save
 
-FRAMES = 16
-QUESTION = "What happens in this video?"
 PER_LINE = 8
 DIMMED = 0.2
 """Brightness of what was dropped."""
@@ -50,25 +48,6 @@ class Look:
     features: Tensor
     kept: np.ndarray
     covered: float = 1.0
-
-
-def add_visualize(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "visualize",
-        help="draw how unique a video's frames are, and which of their tokens a method keeps",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("video", type=Path, metavar="VIDEO", help="video file")
-    parser.add_argument("--model", help="checkpoint directory or hub name; without it, the small one that comes along")
-    parser.add_argument(
-        "--compressor",
-        default="vidcom2@0.25",
-        help=f"one of {', '.join(METHODS)} with settings; for those inside the LLM, what is left after the last stage",
-    )
-    parser.add_argument("--question", default=QUESTION, help="what methods inside the LLM may look at")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="taken from the video")
-    parser.add_argument("--output", type=Path, help="directory; without it, outputs/visualize/<name of the video>")
-    parser.set_defaults(prepare=prepare_visualize)
 
 
 def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from .errors import UserError
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Unwritable(OSError):
+class Unwritable(UserError, OSError):
     """A file that cannot be written; the message names it, and what helps."""
 
     def __init__(self, path: Path | str, error: OSError) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from llava.video import OpenVideo
-from llava.video.against_decord import against_decord
-from vidcom2 import Record
+if TYPE_CHECKING:  # commands that only read results start without torch
+    from vidcom2 import Record
 
 STAGES = ("decode", "preprocess", "vision", "compress", "prefill", "generate")
 """decode the video file; resize and normalise frames; tower and projector; pool, compress, arrange and splice; the
@@ -36,19 +32,6 @@ class Reading:
     why: str
     decord_differs: int | None
     decord: str
-
-    @classmethod
-    def of(
-        cls,
-        file: str,
-        video: OpenVideo,
-        choose: Callable[[int, float], list[int]],
-        frames: np.ndarray,
-        rows: Sequence[int] | None = None,
-    ) -> Reading:
-        """Of `frames`, which the opened `video` gave for `choose`; rows: see against_decord."""
-        against = against_decord(file, video, choose, frames, rows)
-        return cls(video.name, video.why, against.differ, against.why)
 
 
 @dataclass(frozen=True)

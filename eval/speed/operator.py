@@ -27,11 +27,8 @@ from vidcom2 import VidCom2
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .pipeline import add_pipeline
 from .reference_operator import slow_reference
 from .rounds import bench_device, in_turns, machine, require_repeats, with_mark
-from .tower import add_tower
-from .video import add_decode, add_preprocess
 
 SIZES = "32x196x3584,64x169x3584,128x196x3584"
 RETENTION = 0.25
@@ -89,27 +86,6 @@ class Measured:
             for line in self.milliseconds
         }
         return {**asdict(self), "lines": lines}
-
-
-def add_bench(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("bench", help="measure speed and memory")
-    benchmarks = parser.add_subparsers(dest="what", required=True)
-    add_decode(benchmarks)
-    add_preprocess(benchmarks)
-    add_tower(benchmarks)
-    add_pipeline(benchmarks)
-    operator = benchmarks.add_parser(
-        "operator",
-        help="VidCom²'s selection on random features, against a slow reference",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    operator.add_argument("--sizes", default=SIZES, help="frames x tokens per frame x channels")
-    operator.add_argument("--dtype", help="float16, bfloat16 or float32; if unset, bfloat16, on CPU float32")
-    operator.add_argument("--device", choices=("cuda", "cpu"), help="if unset, cuda where there is one")
-    operator.add_argument("--compile", action="store_true", help=f"{PAPER} and {RELEASED} by torch.compile as well")
-    operator.add_argument("--repeats", default=20, type=int, help="rounds")
-    operator.add_argument("--json", type=Path, help="write every time, and where they come from, to this file")
-    operator.set_defaults(prepare=prepare_bench)
 
 
 def prepare_bench(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -19,23 +19,12 @@ from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
 from .rounds import bench_device, in_turns, machine, require_repeats, with_mark
-from .video import add_benchmark, new_table, show
+from .video import new_table, show
 
 NOTES = (
     "random weights; ms: median, all lines take turns; max: largest difference from the first line, which runs today",
     "patches: frames to patch embeddings, once per frame; layer: one transformer layer, of which the tower has many",
 )
-
-
-def add_tower(benchmarks: argparse._SubParsersAction) -> None:
-    tower = add_benchmark(benchmarks, "tower", "parts of a vision tower, as they are and otherwise")
-    tower.add_argument("--tower", default="google/siglip-so400m-patch14-384", help=f"one of {', '.join(KNOWN_TOWERS)}")
-    tower.add_argument("--frames", default=4, type=int, help="at a time")
-    tower.add_argument("--dtype", help="float16, bfloat16 or float32; if unset, float16, on CPU float32")
-    tower.add_argument("--device", choices=("cuda", "cpu"), help="if unset, cuda where there is one")
-    tower.add_argument("--repeats", default=5, type=int, help="rounds")
-    tower.add_argument("--compile", action="store_true", help="torch.compile a layer as well")
-    tower.set_defaults(prepare=prepare_tower)
 
 
 def prepare_tower(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -50,33 +50,6 @@ PREPROCESS_NOTES = (
 )
 
 
-def add_decode(benchmarks: argparse._SubParsersAction) -> None:
-    decode = add_benchmark(benchmarks, "decode", "evenly spaced frames of H.264 files, with every decoder")
-    decode.add_argument("--seconds", default="10,180,3600", help="how long the videos are")
-    decode.add_argument("--size", default="640x360", help="of their frames, width x height, both even")
-    decode.add_argument("--frames", default=32, type=int, help="read from each")
-    decode.add_argument("--source", type=Path, help="a video to make them of; without it, drawn hills with grain")
-    decode.add_argument("--grain", type=float, help=f"of the hills: standard deviation in levels (default: {GRAIN:g})")
-    decode.add_argument("--repeats", default=5, type=int, help="rounds")
-    decode.set_defaults(prepare=prepare_decode)
-
-
-def add_preprocess(benchmarks: argparse._SubParsersAction) -> None:
-    preprocess = add_benchmark(benchmarks, "preprocess", "frames to a SigLIP tower's pixels: exact, fast")
-    preprocess.add_argument("--sizes", default="640x360,1920x1080", help="of frames, width x height")
-    preprocess.add_argument("--frames", default=32, type=int, help="at a time")
-    preprocess.add_argument("--tower", default=384, type=int, help="pixels that the tower takes, each way")
-    preprocess.add_argument("--repeats", default=5, type=int, help="rounds")
-    preprocess.add_argument("--device", choices=("cuda", "cpu"), help="the tower's; if unset, cuda where there is one")
-    preprocess.set_defaults(prepare=prepare_preprocess)
-
-
-def add_benchmark(benchmarks: argparse._SubParsersAction, name: str, what: str) -> argparse.ArgumentParser:
-    parser = benchmarks.add_parser(name, help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write every time, and where they come from, to this file")
-    return parser
-
-
 def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything; returns what makes videos, measures, prints and writes."""
     (size,) = parse_sizes("--size", arguments.size)

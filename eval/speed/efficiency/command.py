@@ -22,8 +22,7 @@ from ...models import Protocol, canary, load_engine, protocol_for
 from ...models.base import Unanswerable
 from ...models.cores import Waiting, suit_threads
 from ...models.qwen import QwenProtocol, Reader
-from ...models.random_weights import PRESETS, random_engine, random_model, write_files
-from ...paper.published import ONEVISION
+from ...models.random_weights import random_engine, random_model, write_files
 from ...results.files import prepare_directory, prepare_json, write_json, write_whole
 from ...results.provenance import provenance
 from ...results.terminal import stdout
@@ -38,53 +37,6 @@ QUESTION = "What happens in this video?"
 NEW_TOKENS = 16
 VERSION = 1
 """Of the JSON file's layout."""
-
-
-def add_efficiency(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "efficiency",
-        help="time and memory from video file to answer, step by step, compressors in turns; the paper's table 4",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Writes efficiency.json (every time of every round), efficiency.md, breakdown.png and .pdf; of several "
-        "numbers of frames growth.png and .pdf; with --table4 table4.md, .tex and .csv.",
-    )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", default=ONEVISION[1], help="checkpoint directory or hub name")
-    model.add_argument(
-        "--random-weights",
-        metavar="CONFIG",
-        help=f"no checkpoint, but a model of these dimensions: {', '.join(PRESETS)} (for CPUs), or a config.json",
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--compressors", default="none,vidcom2@0.25", help="specs; dense is what others are compared with"
-    )
-    what.add_argument("--table4", action="store_true", help="all settings of the paper's table 4, and the table itself")
-    parser.add_argument("--frames", default="32", help="numbers of frames, such as 16,32,64,128,256")
-    parser.add_argument(
-        "--attn",
-        help="the LLM's attention, such as sdpa,eager for each; the best installed if unset. Compressors with "
-        "attention=eager get eager",
-    )
-    parser.add_argument("--video", type=Path, help="video file; if unset, one is made")
-    parser.add_argument("--question", default=QUESTION, help="what is asked")
-    parser.add_argument(
-        "--new-tokens",
-        type=int,
-        help=f"of each answer; {NEW_TOKENS}, with --table4 {table4.NEW_TOKENS} (a letter and the end)",
-    )
-    parser.add_argument("--rounds", default=10, type=int, help="samples of each setting")
-    parser.add_argument("--warmup", default=2, type=int, help="rounds before these")
-    parser.add_argument("--seed", default=0, type=int, help="of the order in each round, random weights and the video")
-    parser.add_argument(
-        "--dtype",
-        help="float16, bfloat16 or float32; if unset, float32 on CPU, else as released, bfloat16 for random weights",
-    )
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="if unset, cuda where there is one")
-    parser.add_argument("--output", type=Path, default=Path("outputs/efficiency"), help="directory for all files")
-    parser.add_argument("--json", type=Path, help="another place for efficiency.json")
-    parser.add_argument("--render", type=Path, metavar="JSON", help="measure nothing, write the files of this one anew")
-    parser.set_defaults(prepare=prepare_efficiency)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -19,11 +18,12 @@ import pytest
 
 from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
+from eval.cli import parse
 from eval.demo.benchmark import write_video
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
 from eval.doctor import command as doctor
-from eval.doctor.command import PROBLEMS_FOUND, Finding, add_doctor, check_videos
+from eval.doctor.command import PROBLEMS_FOUND, Finding, check_videos, prepare_doctor
 from eval.run.questions import check_options
 
 MVBENCH_TASKS = ",".join(f"mvbench_{task}" for task in TASKS)
@@ -43,10 +43,7 @@ def data(benchmarks: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def prepare(*flags: object) -> Callable[[], int]:
-    parser = argparse.ArgumentParser()
-    add_doctor(parser.add_subparsers(dest="command", required=True))
-    arguments = parser.parse_args(["doctor", *map(str, flags)])
-    return arguments.prepare(arguments)
+    return prepare_doctor(parse(["doctor", *map(str, flags)]))
 
 
 def diagnose(tmp_path: Path, *flags: object) -> tuple[int, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import io
@@ -24,9 +23,10 @@ import torch
 from matplotlib.figure import Figure
 
 from eval.benchmarks import BENCHMARKS
+from eval.cli import parse
 from eval.demo import minibench
 from eval.paper.published import TITLES, Part, Row, average_pct, next_below, paper_table
-from eval.paper.tables import add_table, escaped, measure, render, write
+from eval.paper.tables import escaped, measure, prepare_table, render, write
 from eval.results.sample import STAGES
 from eval.results.stats import paired_interval
 from eval.results.summary import Line, summarise, write_results
@@ -565,10 +565,7 @@ def test_runs_that_are_not_what_they_should_be(kind, message, tmp_path, monkeypa
 
 def call(*arguments: object) -> int:
     """What the command line does."""
-    parser = argparse.ArgumentParser()
-    add_table(parser.add_subparsers())
-    parsed = parser.parse_args(["table", *map(str, arguments)])
-    return parsed.prepare(parsed)()
+    return prepare_table(parse(["table", *map(str, arguments)]))()
 
 
 def test_render_only(tmp_path, capsys):

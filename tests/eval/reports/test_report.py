@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import re
@@ -18,8 +17,9 @@ import pytest
 from PIL import Image
 
 from eval.benchmarks.mvbench import MVBENCH
+from eval.cli import parse
 from eval.demo.benchmark import write_video
-from eval.reports.html import add_report, for_script, method_name
+from eval.reports.html import for_script, method_name, prepare_report
 from eval.results.summary import Line
 from eval.run.sweep import side_by_side
 from tests.eval.reports.test_compare import COMPRESSED, DENSE, line, write
@@ -94,10 +94,7 @@ def runs(tmp_path, video) -> tuple[Path, Path]:
 
 def call(*arguments: object) -> int:
     """What the command line does."""
-    parser = argparse.ArgumentParser()
-    add_report(parser.add_subparsers())
-    parsed = parser.parse_args(["report", *map(str, arguments)])
-    return parsed.prepare(parsed)()
+    return prepare_report(parse(["report", *map(str, arguments)]))()
 
 
 def html_of(tmp_path: Path, *arguments: object) -> str:

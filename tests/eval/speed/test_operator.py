@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from functools import partial
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.cli import parse
 from eval.speed.operator import (
     COPY,
     GATHER,
@@ -17,21 +17,18 @@ from eval.speed.operator import (
     RELEASED,
     SELECTIONS,
     SLOW,
-    add_bench,
     features,
     measure,
     parse_sizes,
     peak_bytes,
+    prepare_bench,
 )
 
 CPU = torch.device("cpu")
 
 
 def prepare(*arguments: str):
-    parser = argparse.ArgumentParser()
-    add_bench(parser.add_subparsers(required=True))
-    parsed = parser.parse_args(["bench", "operator", "--device", "cpu", *arguments])
-    return parsed.prepare(parsed)
+    return prepare_bench(parse(["bench", "operator", "--device", "cpu", *arguments]))
 
 
 def test_table_and_json(tmp_path: Path, capsys):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from eval.cli import function, parse
 from eval.speed import video as bench_video
-from eval.speed.operator import add_bench
 from eval.speed.video import FPS, SEGMENT, join, measure_preprocessing, parse_sizes, pictures, write_segment
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 from llava.video import READERS, require
@@ -19,10 +18,8 @@ from llava.video.raw import DecordVideo, PyavVideo
 
 
 def prepare(*arguments: str):
-    parser = argparse.ArgumentParser()
-    add_bench(parser.add_subparsers(required=True))
-    parsed = parser.parse_args(["bench", *arguments])
-    return parsed.prepare(parsed)
+    parsed = parse(["bench", *arguments])
+    return function(parsed.start)(parsed)
 
 
 def decoded(path: Path) -> np.ndarray:
