@@ -1,4 +1,8 @@
-"""A LLaVA-NeXT compatible tree: upstream's public names, config fields and checkpoint keys, our own code."""
+"""A tree compatible with LLaVA-NeXT: it keeps upstream's public names, config fields and checkpoint keys.
+
+The code is our own. `llava.model` holds the models, `llava.video` reads video files, `llava.mm_utils` turns images and
+prompts into model inputs, and `llava.conversation` writes prompts.
+"""
 
 from importlib.util import find_spec
 

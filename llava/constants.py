@@ -1,10 +1,10 @@
-"""Token strings and marker ids shared by the whole tree."""
+"""Token strings and marker ids that the whole tree shares, as in upstream's `llava/constants.py`."""
 
 IGNORE_INDEX = -100
-"""Label of positions that do not count towards the loss."""
+"""Label of the positions that the loss ignores."""
 
 IMAGE_TOKEN_INDEX = -200
-"""Stands in `input_ids` where the features of one image or video are spliced in; never a vocabulary id."""
+"""Marks a slot in `input_ids`: the features of one image or video replace it. No vocabulary has this id."""
 
 DEFAULT_IMAGE_TOKEN = "<image>"
 DEFAULT_IMAGE_PATCH_TOKEN = "<im_patch>"

@@ -1,4 +1,7 @@
-"""Prompt templates: how the turns of a conversation are written out for each family of language models."""
+"""Prompt templates: each language model family writes the turns of a conversation in its own form.
+
+Names, fields and prompts are those of upstream's `llava/conversation.py`. `conv_templates` holds the templates.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 
 class SeparatorStyle(Enum):
-    """How turns are joined. QWEN is a name only: no template uses it."""
+    """The forms in which turns are joined. No template uses QWEN: `get_prompt` refuses it."""
 
     SINGLE = auto()
     TWO = auto()
@@ -24,10 +27,20 @@ class SeparatorStyle(Enum):
 
 @dataclass
 class Conversation:
-    """A template plus the turns said so far.
+    """A template and the turns so far.
 
-    `messages` holds [role, text] pairs, user and assistant in turn; a text of None (or "") is the turn that the
-    model is about to write. The first `offset` messages are examples that belong to the template.
+    Attributes:
+        system: System text.
+        roles: What stands before the user's and the assistant's turns.
+        messages: [role, text] pairs; user and assistant alternate. A text of None or "" marks the turn that the model
+            writes next.
+        offset: How many of the first messages are the template's own examples.
+        sep_style: How the turns are joined.
+        sep: Separator after a turn.
+        sep2: Separator after the assistant's turn, in the styles TWO, PLAIN and LLAMA_2.
+        version: Upstream's name of the prompt version.
+        stop_str: Text that ends generation. Upstream's field; no template here sets it.
+        stop_token_ids: Token ids that end generation.
     """
 
     system: str
@@ -42,7 +55,14 @@ class Conversation:
     stop_token_ids: list[int] | None = None
 
     def get_prompt(self) -> str:
-        """The whole conversation as one string. ValueError when the style cannot write it."""
+        """Write the whole conversation as one string.
+
+        Returns:
+            The prompt. It ends where the model writes next if the last text is None.
+
+        Raises:
+            ValueError: If there is no form for `sep_style`, or if the style needs `sep2` and there is none.
+        """
         try:
             render = _RENDERERS[self.sep_style]
         except KeyError:
@@ -51,21 +71,26 @@ class Conversation:
         return render(self)
 
     def append_message(self, role: str, message: str | None) -> None:
-        """Add a turn; None leaves it open for the model."""
+        """Add a turn.
+
+        Args:
+            role: One of `roles`.
+            message: Its text, or None for the turn that the model writes next.
+        """
         self.messages.append([role, message])
 
     def copy(self) -> Conversation:
-        """The same conversation with turns of its own."""
+        """Return a copy with its own list of turns."""
         return replace(self, messages=[list(turn) for turn in self.messages])
 
 
 def _turns(conv: Conversation) -> list[tuple[bool, str, str | None]]:
-    """(said by the user, role, text) of every turn; the speaker goes by position, as roles may be equal."""
+    """Return (is it the user's?, role, text) of every turn. Position decides, as both roles may have one name."""
     return [(i % 2 == 0, role, text) for i, (role, text) in enumerate(conv.messages)]
 
 
 def _reply_end(conv: Conversation) -> str:
-    """The separator after a reply, in the styles where it is not the one after a question."""
+    """Return the separator after a reply, in the styles that use another one after a question."""
     if conv.sep2 is None:
         raise ValueError(f"style {conv.sep_style.name} needs sep2 to close a reply, but this conversation has none")
     return conv.sep2
@@ -113,7 +138,7 @@ def _llama_2(conv: Conversation) -> str:
 
 
 def _llama_3(conv: Conversation) -> str:
-    # What the chat template of the Llama 3 tokenizer writes, which always ends where the model is to answer.
+    # The form of the Llama 3 tokenizer's chat template. It always ends with the head of the model's turn.
     turns = [("system", conv.system), *((role, text) for _, role, text in _turns(conv) if text)]
     head = "<|start_header_id|>{}<|end_header_id|>\n\n".format
     written = "".join(f"{head(role)}{text.strip()}{conv.sep}" for role, text in turns)
@@ -148,7 +173,7 @@ def _qwen(system: str) -> Conversation:
 
 
 def _marked(system: str) -> Conversation:
-    """Between <|im_start|> and <|im_end|>, with nothing after the latter."""
+    """Return a template whose turns stand between <|im_start|> and <|im_end|>, with no line break after the latter."""
     return Conversation(
         system=f"<|im_start|>system\n{system}",
         roles=("<|im_start|>user\n", "<|im_start|>assistant\n"),
@@ -281,6 +306,6 @@ conv_templates: dict[str, Conversation] = {
     "qwen_2": _qwen_2,
     "qwen_2_5": _qwen("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
 }
-"""Templates by name. Take a `.copy()` before adding turns: names of the same template share one object."""
+"""The templates by name. Call `.copy()` before you add turns: several names may share one object."""
 
 default_conversation = conv_templates["default"]

@@ -1,4 +1,7 @@
-"""Images to model input, prompts with image slots to token ids, and stopping at a phrase."""
+"""Images to pixels, prompts with image slots to token ids, and stopping at a phrase.
+
+Names, signatures and results are those of upstream's `llava/mm_utils.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,32 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 Size = tuple[int, int]
-"""(width, height) in pixels, as PIL has it."""
+"""(width, height) in pixels, in PIL's order."""
 
 Pinpoints = str | Sequence[Sequence[int]]
-"""`image_grid_pinpoints` of a config: a list of sizes, that list as a string, or "(1x1),...,(6x6)" in tiles."""
+"""`image_grid_pinpoints` of a config: a list of sizes, that list as a string, or a range of tiles "(1x1),...,(6x6)"."""
 
 RANGE_PATCH_SIZES = (224, 336, 384, 448, 512)
+"""Tile sides in pixels for which upstream accepts a range of tiles."""
 
 
 def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Sequence[int]]) -> Size:
-    """The resolution that keeps most of the image's pixels, then wastes least; the first one on ties."""
+    """Choose the resolution that keeps most of the image's pixels, then the one with the least padding.
+
+    The first one wins a tie (upstream's `select_best_resolution`).
+
+    Args:
+        original_size: (width, height) of the image in pixels.
+        possible_resolutions: (width, height) pairs in pixels.
+
+    Returns:
+        One of `possible_resolutions`.
+
+    Raises:
+        ValueError: If there are no resolutions.
+    """
     if not possible_resolutions:
-        raise ValueError("there is no resolution to choose from")
+        raise ValueError("possible_resolutions is empty: give at least one (width, height)")
     width, height = original_size
 
     def merit(resolution: Sequence[int]) -> tuple[int, int]:
@@ -41,7 +58,7 @@ def select_best_resolution(original_size: Size, possible_resolutions: Sequence[S
 
 
 def _resolutions(pinpoints: Pinpoints | None, patch_size: int) -> list[Size]:
-    """The sizes that `pinpoints` stands for. ValueError when it cannot be read."""
+    """Return the sizes in pixels that `pinpoints` lists. Raises ValueError if it is in none of the forms."""
     if isinstance(pinpoints, str):
         tiles = re.findall(r"\((\d+)x(\d+)\)", pinpoints)
         if tiles:
@@ -60,13 +77,34 @@ def _resolutions(pinpoints: Pinpoints | None, patch_size: int) -> list[Size]:
 
 
 def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Pinpoints, patch_size: int) -> tuple[int, int]:
-    """(columns, rows) of the tiles that an image of `image_size` is cut into."""
+    """Return the grid of tiles that an image is cut into (upstream's `get_anyres_image_grid_shape`).
+
+    Args:
+        image_size: (width, height) of the image in pixels.
+        grid_pinpoints: The config's `image_grid_pinpoints`.
+        patch_size: Side of a tile in pixels.
+
+    Returns:
+        (columns, rows).
+
+    Raises:
+        ValueError: If `grid_pinpoints` is in none of its forms, or a range is given for another tile side than
+            `RANGE_PATCH_SIZES`.
+    """
     width, height = select_best_resolution(image_size, _resolutions(grid_pinpoints, patch_size))
     return width // patch_size, height // patch_size
 
 
 def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.Image:
-    """Fit the image into `target_resolution` keeping its aspect ratio, centred on black."""
+    """Resize an image to fit into a resolution, keep its aspect ratio, and centre it on black.
+
+    Args:
+        image: A PIL image.
+        target_resolution: (width, height) in pixels.
+
+    Returns:
+        An RGB image of `target_resolution` (upstream's `resize_and_pad_image`).
+    """
     target_w, target_h = target_resolution
     scale_w, scale_h = target_w / image.width, target_h / image.height
     if scale_w < scale_h:
@@ -79,7 +117,15 @@ def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.I
 
 
 def expand2square(pil_img: Image.Image, background_color: int | tuple[int, ...]) -> Image.Image:
-    """Pad the shorter side with `background_color`, the image in the middle."""
+    """Pad the shorter side, with the image in the middle (upstream's `expand2square`).
+
+    Args:
+        pil_img: A PIL image.
+        background_color: Colour of the padding, in the image's mode.
+
+    Returns:
+        A square image; `pil_img` itself if it is square already.
+    """
     side = max(pil_img.size)
     if pil_img.size == (side, side):
         return pil_img
@@ -89,7 +135,15 @@ def expand2square(pil_img: Image.Image, background_color: int | tuple[int, ...])
 
 
 def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
-    """Square tiles, row by row; tiles that stick out of the image are filled with black."""
+    """Cut an image into square tiles, row by row (upstream's `divide_to_patches`).
+
+    Args:
+        image: A PIL image.
+        patch_size: Side of a tile in pixels.
+
+    Returns:
+        The tiles. A tile that reaches over the image's edge is black there.
+    """
     return [
         image.crop((left, top, left + patch_size, top + patch_size))
         for top in range(0, image.height, patch_size)
@@ -98,7 +152,19 @@ def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
 
 
 def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Pinpoints | None) -> torch.Tensor:
-    """(1 + tiles, 3, S, S): the whole image squashed to a square, then its tiles row by row."""
+    """Make the views of one image in "anyres" mode (upstream's `process_anyres_image`).
+
+    Args:
+        image: A PIL image.
+        processor: The vision tower's image processor.
+        grid_pinpoints: The config's `image_grid_pinpoints`.
+
+    Returns:
+        float32 [1 + tiles, 3, S, S]: the whole image squashed to a square, then its tiles row by row.
+
+    Raises:
+        ValueError: If `grid_pinpoints` is in none of its forms.
+    """
     size = processor.size
     if isinstance(size, dict):
         side = size["shortest_edge"] if "shortest_edge" in size else min(size["height"], size["width"])
@@ -110,19 +176,28 @@ def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Pin
 
 
 def _pixels(images: list[Image.Image], processor: Any) -> torch.Tensor:
-    """(n, 3, S, S) float."""
+    """Return float32 [n, 3, S, S]."""
     return processor.preprocess(images, return_tensors="pt")["pixel_values"]
 
 
 def process_images(
     images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
 ) -> torch.Tensor | list[torch.Tensor]:
-    """Pixels of every image, as `model_cfg.image_aspect_ratio` asks.
+    """Turn images into pixels in the mode `model_cfg.image_aspect_ratio` (upstream's `process_images`).
 
-    "anyres" and "anyres_max_<k>" give (1 + tiles, 3, S, S) per image: one tensor with a leading image axis when
-    all images have the same number of tiles, else a list. "pad" (to a square in the mean colour) and any other
-    name ("square": no care for the aspect ratio) give (n, 3, S, S). Raises ValueError for None, "highres" and
-    "crop_split", which are not supported.
+    Args:
+        images: n PIL images.
+        image_processor: The vision tower's image processor.
+        model_cfg: A config with `image_aspect_ratio`. "anyres" and "anyres_max_<k>" read `image_grid_pinpoints` too and
+            cut each image into tiles. "pad" pads to a square in the mean colour. Any other name, such as "square",
+            resizes to a square and ignores the aspect ratio.
+
+    Returns:
+        float32 [n, 3, S, S]. In the "anyres" modes [n, 1 + tiles, 3, S, S] if all images have equally many tiles, else
+        a list of [1 + tiles, 3, S, S].
+
+    Raises:
+        ValueError: If the mode is None, "highres" or "crop_split", which are not supported.
     """
     aspect = getattr(model_cfg, "image_aspect_ratio", None)
     if aspect is None or aspect in ("highres", "crop_split"):
@@ -141,7 +216,11 @@ def process_images(
 
 
 def load_image_from_base64(image: str | bytes) -> Image.Image:
-    """The image in a base64-encoded file."""
+    """Open an image file that is encoded in base64 (upstream's `load_image_from_base64`).
+
+    Args:
+        image: The encoded file.
+    """
     return Image.open(BytesIO(base64.b64decode(image)))
 
 
@@ -164,10 +243,21 @@ def tokenizer_image_token(
     return_tensors: str | None = None,
     slots: int | None = None,
 ) -> list[int] | torch.Tensor:
-    """Token ids of `prompt` with `image_token_index` for every "<image>", or for the first `slots` of them: what
-    stands behind those is text.
+    """Turn a prompt into token ids with a marker for each "<image>" (upstream's `tokenizer_image_token`).
 
-    A list, or with return_tensors="pt" an int64 tensor (L,). A BOS that the tokenizer adds stays in front only.
+    Args:
+        prompt: Text with "<image>" for each image or video.
+        tokenizer: The model's tokenizer. A BOS token that it adds appears once, in front.
+        image_token_index: The marker id.
+        return_tensors: "pt" for a tensor, None for a list.
+        slots: How many of the "<image>" strings are slots; later ones are plain text. None means all. Upstream has no
+            such argument.
+
+    Returns:
+        The L token ids: a list, or int64 [L].
+
+    Raises:
+        ValueError: If `return_tensors` is neither None nor "pt".
     """
     if return_tensors not in (None, "pt"):
         raise ValueError(f"return_tensors must be None or 'pt', got {return_tensors!r}")
@@ -182,16 +272,28 @@ def tokenizer_image_token(
 
 
 def get_model_name_from_path(model_path: str) -> str:
-    """The last component of a path or hub name; a training checkpoint is named after its run as well."""
+    """Return the last component of a path or hub name (upstream's `get_model_name_from_path`).
+
+    Args:
+        model_path: A directory or a hub name.
+
+    Returns:
+        The last component. For "checkpoint-<step>" the parent's name comes before it: "<run>_checkpoint-<step>".
+    """
     *parents, name = model_path.strip("/").split("/")
     return f"{parents[-1]}_{name}" if name.startswith("checkpoint-") and parents else name
 
 
 class KeywordsStoppingCriteria(StoppingCriteria):
-    """Stops each sequence of a batch once one of the keywords shows up in what the model wrote.
+    """Stops each sequence of a batch once the model has written a keyword (upstream's `KeywordsStoppingCriteria`).
 
-    `input_ids` (B, L) is the prompt, whose own text never counts. Empty keywords are ignored: templates without
-    a separator have "" as their stop string, and "" is in every text.
+    Text of the prompt never counts. Empty keywords are ignored: templates without a separator have the stop string "",
+    which is in every text.
+
+    Args:
+        keywords: Texts that end generation.
+        tokenizer: The model's tokenizer.
+        input_ids: int64 [B, L], the prompt.
     """
 
     def __init__(self, keywords: Sequence[str], tokenizer: PreTrainedTokenizerBase, input_ids: torch.Tensor) -> None:
@@ -203,18 +305,27 @@ class KeywordsStoppingCriteria(StoppingCriteria):
         self.tail = max((len(keyword.encode()) for keyword in self.keywords), default=0)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any = None, **kwargs: Any) -> torch.Tensor:
-        """(B,) bool: which sequences are finished."""
+        """Tell which sequences are finished.
+
+        Args:
+            input_ids: int64 [B', L'], with or without the prompt in front. B' is a multiple of the prompt's B.
+            scores: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            bool [B'].
+        """
         if not self.keywords:
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         done = [self._ends(row) for row in self._written(input_ids)[:, -self.tail :].tolist()]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
     def _written(self, ids: torch.Tensor) -> torch.Tensor:
-        """`ids` without the prompt, which `generate` leaves out by itself when it started from embeddings."""
+        """Return `ids` without the prompt. `generate` itself leaves the prompt out if it started from embeddings."""
         length = self.prompt.shape[1]
         if ids.shape[1] < length:
             return ids
-        # Beams and several answers per prompt repeat each row of the prompt.
+        # Beam search and several answers per prompt repeat each row of the prompt.
         prompt = self.prompt.to(ids.device).repeat_interleave(ids.shape[0] // self.prompt.shape[0], dim=0)
         return ids[:, length:] if torch.equal(ids[:, :length], prompt) else ids
 

@@ -1,11 +1,10 @@
-"""What the README and docs/ print as Python must run as printed, one block of a page after the other."""
+"""What README and docs/ print must be so: Python runs as printed, commands have their flags, numbers are measured."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,17 +14,20 @@ import torch
 import transformers
 from packaging.version import Version
 
-import vidcom2.models.transformers as layouts
-from eval.demo.benchmark import make_mvbench
-from eval.demo.checkpoint import make_checkpoint
+from eval.cli import main
 from tests.eval.qwen_tiny import make_qwen
+from tests.fixtures.checkpoint import make_checkpoint
+from tests.fixtures.mvbench import make_mvbench
 from vidcom2 import METHODS, VidCom2, compressor
+from vidcom2.models.transformers import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ENCODED = "mm_encoder_outputs"
 """Blocks with it are for transformers 5.23 and later, as the page says."""
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+COMMAND = re.compile(r"(?:(?:^|`)vidcom2|-m (?:vidcom2_)?eval) ((?:bench )?[a-z][a-z-]*)((?: [^\n`#]*)?)", re.MULTILINE)
+"""A subcommand that a page prints, and its arguments."""
 
 Run = Callable[..., dict[str, Any]]
 
@@ -37,12 +39,15 @@ def blocks(page: Path) -> list[str]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a page's blocks in a module; whatever they register is forgotten after the test."""
-    monkeypatch.setattr(layouts, "LAYOUTS", dict(layouts.LAYOUTS))
-    monkeypatch.setattr(import_module("vidcom2.specs"), "METHODS", dict(METHODS))
+    registries: list[dict[str, Any]] = [METHODS, LAYOUTS]
+    before = [dict(registry) for registry in registries]
 
-    def run(page: str, stand_ins: dict[str, Path] | None = None, **given: Any) -> dict[str, Any]:
+    def run(
+        page: str, stand_ins: dict[str, Path] | None = None, first: int | None = None, **given: Any
+    ) -> dict[str, Any]:
+        """first: so many blocks of the page only."""
         module = ModuleType("printed")
         vars(module).update(given)
         monkeypatch.setitem(sys.modules, "printed", module)
@@ -50,11 +55,14 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         for shown, ours in (stand_ins or {}).items():
             assert any(shown in block for block in code)
             code = [block.replace(f'"{shown}"', f'"{ours}"') for block in code]
-        for i, block in enumerate(code):
+        for i, block in enumerate(code[:first]):
             exec(compile(block, f"{page}, block {i + 1}", "exec"), vars(module))
         return vars(module)
 
-    return run
+    yield run
+    for registry, content in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(content)
 
 
 @pytest.fixture
@@ -71,19 +79,64 @@ def read_output(printed: str) -> tuple[int, int, list[str]]:
     return before, after, more
 
 
-def test_readme(run, video, tmp_path, capsys):
+def qwen(run: Run, checkpoint: Path, video: Path, first: int | None = None) -> dict[str, Any]:
+    """What the page about transformers' models leaves behind, on a small checkpoint."""
+    return run("docs/transformers.md", {"Qwen/Qwen2-VL-7B-Instruct": checkpoint, "video.mp4": video}, first)
+
+
+@pytest.mark.parametrize("kind", QWEN)
+def test_readme(run, video, tmp_path, capsys, kind):
+    """Its five lines, on a model and inputs of transformers."""
+    made = qwen(run, make_qwen(tmp_path / "model", kind), video, first=1)
+    tokens_before, tokens_after, _ = read_output(capsys.readouterr().out)
+    shown = run("README.md", model=made["model"], inputs=made["inputs"])
+    assert capsys.readouterr().out == f"{tokens_before} -> {tokens_after}\n"
+    assert tokens_after < tokens_before / 2
+    assert shown["tokens"].shape[1] > made["inputs"].input_ids.shape[1]
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """The lines of a text's tables, by their first cell."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {name: cells for name, *cells in lines}
+
+
+def test_readme_prints_measured_numbers():
+    """Its table is a part of the one in docs/demo-methods.md, which a command writes."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/demo-methods.md").read_text(encoding="utf-8")
+    original, repack = re.split(r"^## .*numbered anew.*$", page, flags=re.MULTILINE)
+    measured, shown = table(original), table(readme)
+    for method in ("VidCom²", "DyCoke", "VisionZip", "FastV", "random tokens"):
+        name = "vidcom2" if method == "VidCom²" else method.split()[0].lower()
+        assert shown[method] == [cell.partition(" at ")[0] for cell in measured[name]]
+    dense = re.search(r"Dense: (.+) at", page)[1]
+    assert f"Dense has {dense}" in readme
+    anew = table(repack.partition("\n## ")[0])
+    limit = float(re.search(r"no method gets above (\d+)", readme)[1])
+    assert max(float(cell.split()[0]) for cells in list(anew.values())[2:] for cell in cells) < limit
+
+
+def test_python_page(run, video, tmp_path, capsys):
     checkpoint = make_checkpoint(tmp_path, "onevision")
-    run("README.md", {"lmms-lab/llava-onevision-qwen2-7b-ov": checkpoint, "video.mp4": video})
+    made = run("docs/python.md", {"lmms-lab/llava-onevision-qwen2-7b-ov": checkpoint, "video.mp4": video})
     before, after, more = read_output(capsys.readouterr().out)
     assert before == 32 * 16 + 1
     assert after < before / 2
-    assert not more
+    attached, methods, other = more
+    for answer in (attached, other):
+        assert re.fullmatch(r"'.*' in \d+\.\d\d s", answer)
+    assert methods == str(sorted(METHODS))
+    assert made["kept"].apply(made["x"]).shape == (len(made["kept"].index), 64)
+    with VidCom2(retention=0.25)(made["model"]) as again:  # what the page attached is off
+        made["answer"]()
+    assert again.records[0].tokens_after == after
 
 
 @pytest.mark.parametrize("kind", QWEN)
 def test_transformers(run, video, tmp_path, capsys, kind):
     checkpoint = make_qwen(tmp_path / "model", kind)
-    made = run("docs/transformers.md", {"Qwen/Qwen2-VL-7B-Instruct": checkpoint, "video.mp4": video})
+    made = qwen(run, checkpoint, video)
     before, after, more = read_output(capsys.readouterr().out)
     assert len(made["video"].frames) == 16
     # Sixteen pictures, two to a frame; without the metadata Qwen3-VL's processor keeps four.
@@ -94,7 +147,7 @@ def test_transformers(run, video, tmp_path, capsys, kind):
     if kind == "qwen3_vl":
         stamps = re.findall(r"<([\d.]+) seconds>", made["processor"].decode(made["inputs"].input_ids[0]))
         assert float(stamps[-1]) == pytest.approx(made["video"].duration, abs=0.2)
-    assert "my_video_llm" in layouts.LAYOUTS
+    assert "my_video_llm" in LAYOUTS
     if Version(transformers.__version__) >= Version("5.23"):
         # Encoded once, answered as from pixels.
         assert [line.partition(":")[0] for line in more[1:]] == ["0.25", "0.15"]
@@ -113,8 +166,47 @@ def test_every_page_with_python_is_run():
     assert {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page)} == {
         "README.md",
         "docs/adding-a-method.md",
+        "docs/python.md",
         "docs/transformers.md",
     }
+
+
+def documented() -> dict[str, set[str]]:
+    """The subcommands that the pages print, each with all flags that stand behind it."""
+    flags: dict[str, set[str]] = {}
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+        for command, arguments in COMMAND.findall(text):
+            flags.setdefault(command, set()).update(re.findall(r"(?<= )--[a-z][a-z0-9-]*", arguments))
+    return flags
+
+
+def test_documented_commands_have_their_flags(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # no flag is cut
+    found = documented()
+    assert {"run", "sweep", "compare", "report", "doctor", "see", "frame-drop", "table", "bench pipeline"} <= set(found)
+    for command, flags in found.items():
+        with pytest.raises(SystemExit) as end:
+            main([*command.split(), "--help"])
+        assert end.value.code == 0, command
+        known = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+        assert flags <= known, (command, flags - known)
+
+
+PATH = re.compile(r"`((?:eval|llava|vidcom2|scripts|tests|docs|findings)/[\w./-]*)`")
+"""A file or folder of this repository that a page names."""
+
+
+def test_files_named_in_the_pages_exist():
+    named = {(page.name, path) for page in PAGES for path in PATH.findall(page.read_text(encoding="utf-8"))}
+    assert named
+    assert [pair for pair in sorted(named) if not (ROOT / pair[1]).exists()] == []
+
+
+def test_tests_named_in_the_pages_exist():
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in PAGES:
+        assert {*re.findall(r"\btest_\w+\.py", page.read_text(encoding="utf-8"))} <= there, page
 
 
 def test_scripts_named_in_the_readme_exist():

@@ -53,16 +53,16 @@ def test_the_commit_is_of_our_own_repository(tmp_path, monkeypatch):
     (tmp_path / "theirs.txt").touch()
     commit(tmp_path, "theirs.txt")
     monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
-    assert provenance.provenance()["git_commit"] is None
+    assert provenance.provenance().git_commit is None
 
     ours = tmp_path / "checkout" / "eval"
     ours.mkdir(parents=True)
     shutil.copy(provenance.__file__, ours)
     monkeypatch.setattr(provenance, "__file__", str(ours / "provenance.py"))
     made = commit(ours.parent, "eval/provenance.py")
-    assert provenance.provenance()["git_commit"] == made
+    assert provenance.provenance().git_commit == made
     (ours / "provenance.py").write_text("changed")
-    assert provenance.provenance()["git_commit"] == f"{made}-dirty"
+    assert provenance.provenance().git_commit == f"{made}-dirty"
 
 
 def second_checkout(path: Path) -> Path:

@@ -6,18 +6,22 @@
 >>> run.records                                           # what the LLM really saw
 """
 
-from vidcom2.compressor import Attachment, Compressor, Kept
+from vidcom2.attachment import Attachment
+from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import NotFinite
 from vidcom2.frame_adjustment import FrameAdjustment
 from vidcom2.inside import InsideLLM
 from vidcom2.methods.dense import Dense
 from vidcom2.methods.vidcom2 import Explanation, VidCom2
 from vidcom2.models.transformers import Layout
+from vidcom2.plugins import PluginError
 from vidcom2.ranking import Ranking
 from vidcom2.records import Record
-from vidcom2.specs import METHODS, compressor, compressor_from_env, register
+from vidcom2.specs import METHODS, all_methods, compressor, compressor_from_env, method_names, register
 
+# The only place of the version; setup.py reads this line.
 __version__ = "0.1.0"
+
 __all__ = [
     "METHODS",
     "Attachment",
@@ -29,10 +33,13 @@ __all__ = [
     "Kept",
     "Layout",
     "NotFinite",
+    "PluginError",
     "Ranking",
     "Record",
     "VidCom2",
+    "all_methods",
     "compressor",
     "compressor_from_env",
+    "method_names",
     "register",
 ]

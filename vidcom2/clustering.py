@@ -1,6 +1,6 @@
 """DPC-KNN, density peaks clustering over nearest neighbours (Rodriguez and Laio 2014; Du et al. 2016).
 
-Without the random noise that published uses of it add to the density; so equal input gives equal clusters.
+Published code adds random noise to the density. This one does not, so equal input gives equal clusters.
 """
 
 from __future__ import annotations
@@ -10,11 +10,21 @@ from torch import Tensor
 
 
 def centres(x: Tensor, clusters: int, neighbours: int) -> Tensor:
-    """The tokens that cluster centres are: int64 [clusters] into x [n, D], best first.
+    """Return which tokens are the centres of clusters, best first.
 
-    With d the Euclidean distance over sqrt(D): density = exp(-mean of d² to the `neighbours` nearest, itself
-    included), and a token's score is its density times its distance to the nearest denser token (to the farthest pair
-    of all, where none is denser). Equal scores: the earlier token.
+        density = exp(-mean of d² to the `neighbours` nearest tokens, itself included)
+        score   = density times d to the nearest denser token
+
+    d is the Euclidean distance over sqrt(D). Where no token is denser, the largest distance of any two tokens takes
+    the place of d. The centres are the tokens with the highest scores; of equal scores, the earlier token wins.
+
+    Args:
+        x: Tokens, float [n, D].
+        clusters: How many centres to return, at most n.
+        neighbours: How many nearest tokens the density looks at; it takes all n if there are fewer.
+
+    Returns:
+        int64 [clusters], indices into x.
     """
     distance = torch.cdist(x, x) / x.shape[-1] ** 0.5
     nearest = distance.topk(min(neighbours, len(x)), largest=False).values
@@ -25,9 +35,14 @@ def centres(x: Tensor, clusters: int, neighbours: int) -> Tensor:
 
 
 def nearest_centre(x: Tensor, chosen: Tensor) -> Tensor:
-    """Which of the centres `chosen` (from `centres`) each token of x [n, D] belongs to: int64 [n] in [0, clusters).
+    """Return which centre is the nearest to each token. A centre belongs to itself.
 
-    The first of equally near ones; a centre belongs to itself.
+    Args:
+        x: Tokens, float [n, D].
+        chosen: int64 [clusters], the centres, from `centres`.
+
+    Returns:
+        int64 [n], each an index into `chosen`; of equally near centres, the first.
     """
     owner = torch.cdist(x, x[chosen]).argmin(dim=-1)
     owner[chosen] = torch.arange(len(chosen), device=x.device)

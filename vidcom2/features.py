@@ -1,4 +1,4 @@
-"""What is required of features, and how scores are computed from them."""
+"""What methods require of features, and the precision in which they compute scores."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidcom2.uniqueness import by_frames
+from vidcom2.kernels import kernels_for
 
 
 def full_precision(device: torch.device) -> Any:
-    """A context without autocast, in which scores are computed, so that they do not depend on the caller's."""
+    """Return a context without autocast. Scores are computed in it, so that they do not depend on the caller's."""
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def has_float64(device: torch.device) -> bool:
+    """Return whether the device has float64. Apple's GPUs do not."""
     return device.type != "mps"
 
 
 def check_features(x: Tensor) -> None:
-    """Raise ValueError unless x is a non-empty [T, M, D] float tensor."""
+    """Check that x is a non-empty float tensor [T, M, D].
+
+    Raises:
+        ValueError: It is not.
+    """
     if x.ndim != 3:
         raise ValueError(f"features of shape {tuple(x.shape)} are not [T, M, D]; pass one video, split into its frames")
     if 0 in x.shape:
@@ -31,19 +36,27 @@ def check_features(x: Tensor) -> None:
 
 
 def all_finite(x: Tensor) -> Tensor:
-    """0-d bool tensor: x [T, ...] holds no NaN or Inf, and is not so large that its sum overflows float32."""
-    if x.device.type == "cpu":  # where a sum in another dtype casts all of x first
-        (sums,) = by_frames(lambda x: (x.flatten(1).sum(dim=1, dtype=torch.float32),), x)
-        return sums.sum().isfinite()
-    return x.sum(dtype=torch.float32).isfinite()
+    """Return whether x [T, ...] holds no NaN or Inf, as a 0-d bool tensor on its device.
+
+    The answer is also False if the sum of x overflows float32.
+    """
+    return kernels_for(x).total(x).isfinite()
 
 
 class NotFinite(ValueError):
-    """Features hold NaN or Inf: no token can be chosen."""
+    """Features hold NaN or Inf, so no token can be chosen."""
 
 
 def require_finite(finite: bool, x: Tensor) -> None:
-    """Raise NotFinite, naming the tensor, where `finite` is False."""
+    """Refuse features that are not finite.
+
+    Args:
+        finite: Whether they are finite, as `all_finite` says.
+        x: The features, for the message.
+
+    Raises:
+        NotFinite: They are not.
+    """
     if not finite:
         raise NotFinite(
             f"features of shape {tuple(x.shape)} and {x.dtype} hold NaN or Inf (or overflow {torch.float32}): "

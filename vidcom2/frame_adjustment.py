@@ -1,9 +1,12 @@
-"""Stage 1 of VidCom² by itself: how many tokens each frame may keep. VidCom² uses it, and so does `name+fca`."""
+"""Stage 1 of VidCom², Frame Compression Adjustment: how many tokens each frame may keep.
+
+`VidCom2` uses it, and so does every method that is written `name+fca`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -19,11 +22,20 @@ class FrameAdjustment:
         u_video = -cos(x, g_v)      u_t = mean_m u_video      sigma = softmax over frames of u_t / tau
         r_t = R (1 + sigma_t - 1/T), at most 1                k_t = r_t M, rounded
 
-    score: u_t is the "mean" or "max" of the frame's u_video; "uniform" gives frames equal shares (table 6).
-    rounding: see `token_budgets`. "exact", the default here, makes any method keep as much as without adjustment.
-    window, similarity, channels: as in `VidCom2`.
+    with g_v the mean of all tokens x of the video.
 
-    Raises ValueError for settings out of range.
+    Args:
+        tau: Temperature of the softmax. A lower one favours the most unique frame more.
+        score: u_t is the "mean" or the "max" of the frame's u_video. "uniform" gives all frames equal shares
+            (table 6).
+        rounding: See `token_budgets`. With "exact", the default here, a method keeps as many tokens as without
+            adjustment.
+        window: Take g_v over windows of that many frames; None takes it over the whole video (table 7).
+        similarity: "cosine", as in the paper, or "gaussian", as in the authors' code; see `uniqueness.gaussian`.
+        channels: The share of the channels that "gaussian" uses.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     tau: float = 0.01
@@ -46,21 +58,44 @@ class FrameAdjustment:
         if not 0 < self.channels <= 1:
             raise ValueError(f"channels={self.channels!r} must be in (0, 1]; the released code uses 0.5")
 
-    def budgets(self, x: Tensor, retention: float) -> Tensor:
-        """Tokens each frame may keep, int64 [T] in [1, M], for x [T, M, D]. Stays on the device of x.
+    @staticmethod
+    def check(fca: Any, name: str) -> None:
+        """Check the setting `fca` of the method `name`.
 
-        Does not wait for the device, so it cannot refuse NaN: whoever calls it has to look at the features.
+        Raises:
+            ValueError: It is neither a FrameAdjustment nor None.
         """
-        return self.rounded(self.shares(self.uniqueness(-self.measure(x).video), retention), x.shape[1], retention)
+        if fca is not None and not isinstance(fca, FrameAdjustment):
+            raise ValueError(f"fca={fca!r} must be a FrameAdjustment or None; in a spec, write {name}+fca")
+
+    def budgets(self, x: Tensor, retention: float) -> Tensor:
+        """Return the tokens that each frame may keep.
+
+        This does not wait for the device, so it cannot refuse NaN. The caller has to check the features.
+
+        Args:
+            x: Features [T, M, D].
+            retention: R in (0, 1].
+
+        Returns:
+            int64 [T], each in [1, M], on the device of x.
+        """
+        return self.budgets_from(self.measure(x), retention)
 
     def measure(self, x: Tensor) -> Similarity:
-        """Similarity of each token of x [T, M, D] to its video's and to its frame's mean."""
+        """Return how similar each token of x [T, M, D] is to the mean of its video and to that of its frame."""
         if self.similarity == "gaussian":
             return gaussian(x, self.window, self.channels)
         return cosine(x, self.window)
 
-    def uniqueness(self, u_video: Tensor) -> Tensor:
-        """u_t [T], from u_video [T, M]."""
+    def budgets_from(self, similarity: Similarity, retention: float) -> Tensor:
+        """Return `budgets`, int64 [T], from what `measure` found."""
+        shares = self.shares(self.uniqueness(similarity), retention)
+        return token_budgets(shares, similarity.video.shape[1], self.rounding, retention)
+
+    def uniqueness(self, similarity: Similarity) -> Tensor:
+        """Return u_t [T], the uniqueness of each frame."""
+        u_video = -similarity.video
         if self.score == "mean":
             return u_video.mean(dim=1)
         if self.score == "max":
@@ -68,9 +103,5 @@ class FrameAdjustment:
         return u_video.new_zeros(len(u_video))
 
     def shares(self, uniqueness: Tensor, retention: float) -> Tensor:
-        """r_t [T], from u_t [T]."""
+        """Return r_t [T], the share of its tokens that each frame may keep, from u_t [T]."""
         return frame_retention(uniqueness, retention, self.tau)
-
-    def rounded(self, shares: Tensor, tokens_per_frame: int, retention: float) -> Tensor:
-        """k_t int64 [T], from r_t [T]."""
-        return token_budgets(shares, tokens_per_frame, self.rounding, retention)

@@ -1,6 +1,6 @@
-"""What methods that drop visual tokens between the layers of the LLM have in common: schedules, scores, budgets.
+"""Base of the methods that drop visual tokens between the layers of the LLM: schedules, scores, budgets.
 
-How they meet a model is in vidcom2/models/layers.py.
+vidcom2/models/layers.py attaches them to a model.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from vidcom2.compressor import Compressor, Kept, keep_all
 from vidcom2.frame_adjustment import FrameAdjustment
 
 NOMINAL = 576
-"""Visual tokens of the prompt that a setting is checked with before there is one: those of LLaVA-1.5."""
+"""Visual tokens that `check` assumes, since it runs before there is a prompt: those of an image in LLaVA-1.5."""
 EXPLICIT_TOLERANCE = 0.02
-"""How far `retention` may be from what a schedule given by hand amounts to."""
+"""How far `retention` may be from the mean that a schedule given by hand has."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Visual tokens are dropped once. Layers count from 0.
+    """One point in the LLM where visual tokens are dropped. Layers count from 0.
 
-    rank: the layer whose queries and keys rank them. cut: the first layer that has fewer rows, `rank` or the next one.
-    keep: how many of the video's patch tokens stay, if there are so many.
+    Attributes:
+        rank: The layer that ranks the tokens, by its queries and keys.
+        cut: The first layer that processes fewer tokens: `rank` or the next one.
+        keep: How many of the video's patch tokens stay, if there are as many.
     """
 
     rank: int
@@ -37,7 +39,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Merged:
-    """Dropped tokens that stay as means: features [C, D], and the dropped token in the centre of each, int64 [C]."""
+    """Dropped tokens that stay as means of clusters.
+
+    Attributes:
+        features: [C, D], the means.
+        centre: int64 [C], the dropped token in the centre of each cluster, whose position the mean takes.
+    """
 
     features: Tensor
     centre: Tensor
@@ -47,18 +54,21 @@ class Merged:
 class InsideLLM(Compressor):
     """Base of methods that drop visual tokens inside the LLM, once or several times, ranked by attention.
 
-    retention: R is the mean over the LLM's layers of (patch tokens the layer really processes, merged ones included)
-        over (patch tokens without compression). The schedule is solved for it, within one token per frame, and the
-        outcome checked after each prefill.
-    positions: None takes the method's own. "original": rows that stay keep their rotary positions, and new tokens go on
-        as if nothing had been dropped. "repack": what stays is numbered 0..N'-1 at every stage, and a new token's
-        position in a layer is the number of rows that this layer has seen.
-    fca: at each stage, the tokens that stay are shared among the frames as VidCom² would ("name+fca"), by the features
-        before the LLM, and ranked within their frame. A frame keeps one token at least.
+    Tokens are dropped in the prefill. Separators (newlines) and images stay. Each video of a prompt is ranked for
+    itself. A subclass defines `_schedule`; it may override `scores`, `raters` and `merge`.
 
-    Separators (newlines) are no patches and stay. Several videos in a prompt are ranked each for itself. Images stay.
+    Args:
+        retention: R is a mean over the LLM's layers: the patch tokens that a layer really processes, merged ones
+            included, over the patch tokens without compression. The schedule is solved for R within one token per
+            frame, and the outcome is checked after each prefill.
+        positions: "original" lets the tokens that stay keep their rotary positions, and new tokens go on as if nothing
+            had been dropped. "repack" numbers the tokens that stay 0..N'-1 at every stage; the position of a new
+            token in a layer is then the number of tokens that this layer has seen. None takes `numbering`.
+        fca: Share the tokens that stay at each stage among the frames as VidCom² would ("name+fca"), by the features
+            before the LLM. Tokens are then ranked within their frame, and every frame keeps at least one.
 
-    A method has `_schedule`, and `raters` and `merge` where it uses them.
+    Attributes:
+        numbering: The method's own `positions`.
     """
 
     fca: FrameAdjustment | None = field(default=None, kw_only=True)
@@ -69,8 +79,7 @@ class InsideLLM(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fca is not None and not isinstance(self.fca, FrameAdjustment):
-            raise ValueError(f"fca={self.fca!r} must be a FrameAdjustment or None; in a spec, write {self.name}+fca")
+        FrameAdjustment.check(self.fca, self.name)
         if self.fca is not None and self.fca.rounding != "exact":
             raise ValueError(
                 f"fca.rounding={self.fca.rounding!r}: {self.name} solves for how many tokens stay, so its frames' "
@@ -78,19 +87,25 @@ class InsideLLM(Compressor):
             )
 
     def _select(self, x: Tensor) -> Kept:
-        """Before the LLM, everything stays."""
+        """Before the LLM, every token stays."""
         return keep_all(x)
 
     @property
     def numbers(self) -> Literal["repack", "original"]:
-        """`positions`, or the method's own."""
+        """`positions`, or the method's own if that is None."""
         return self.positions or self.numbering
 
     # ---- when and how many
 
     def schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
-        """The stages for an LLM of `layers` layers and a video of `tokens` patch tokens; their layers do not depend on
-        the video. None for R = 1. Raises ValueError for a retention that the method cannot reach, and says the floor.
+        """Return the stages; there are none for R = 1.
+
+        Args:
+            layers: Number of layers of the LLM.
+            tokens: Patch tokens of the video. The layers of the stages do not depend on it.
+
+        Raises:
+            ValueError: The method cannot reach the retention; the message says the lowest one that it can.
         """
         return () if self.retention == 1 else self._schedule(layers, tokens)
 
@@ -98,15 +113,15 @@ class InsideLLM(Compressor):
         raise NotImplementedError
 
     def limit(self, keep: int, present: int) -> int:
-        """How many of `present` tokens a stage can keep that is to keep `keep`."""
+        """Return how many of `present` tokens a stage keeps if its `keep` is this."""
         return min(keep, present)
 
     def extra(self, present: int, keep: int) -> int:
-        """How many merged tokens a stage makes that keeps `keep` of `present` tokens."""
+        """Return how many merged tokens a stage makes that keeps `keep` of `present` tokens."""
         return 0
 
     def processed(self, stages: tuple[Stage, ...], layers: int, tokens: int) -> tuple[int, ...]:
-        """Patch and merged tokens of the video in each layer."""
+        """Return how many patch and merged tokens of the video each layer processes."""
         counts, cuts = [], {stage.cut: stage.keep for stage in stages}
         for layer in range(layers):
             if layer in cuts:
@@ -116,27 +131,41 @@ class InsideLLM(Compressor):
         return tuple(counts)
 
     def check(self, layers: int) -> None:
-        """Raise ValueError where the settings do not suit an LLM of so many layers."""
+        """Check the settings against the number of layers of an LLM.
+
+        Raises:
+            ValueError: The settings do not suit it.
+        """
         stages = self.schedule(layers, NOMINAL)
         amounts = sum(self.processed(stages, layers, NOMINAL)) / layers / NOMINAL
         if abs(amounts - self.retention) > EXPLICIT_TOLERANCE:
             raise ValueError(
-                f"{self.spec} amounts to retention {amounts:.3f} on the {layers} layers of this LLM: say so, or leave "
-                "its stages to be solved for the retention"
+                f"{self.spec} amounts to retention {amounts:.3f} on the {layers} layers of this LLM: write "
+                f"@{amounts:.3f}, or leave its stages out, so that they are solved for the retention"
             )
 
     def verify(self, counts: Sequence[int], tokens: int, frames: int) -> None:
-        """Raise RuntimeError where `counts`, a video's tokens in each layer, are not the retention asked for."""
+        """Check that a prefill had the retention that was asked for.
+
+        Args:
+            counts: Tokens of a video in each layer.
+            tokens: Its patch tokens.
+            frames: Its frames.
+
+        Raises:
+            RuntimeError: It had another one.
+        """
         off = abs(sum(counts) / len(counts) - self.retention * tokens)
         if off > frames + 1 + EXPLICIT_TOLERANCE * tokens * self.by_hand:
             raise RuntimeError(f"{self.spec} left {tuple(counts)} of {tokens} tokens in the layers: this is a bug")
 
     @property
     def by_hand(self) -> bool:
-        """Whether the settings say how many tokens stay, instead of `retention`."""
+        """Whether settings, and not `retention`, say how many tokens stay."""
         return False
 
     def unreachable(self, floor: float, layers: int, remedy: str) -> ValueError:
+        """Return the error for a retention below the method's floor."""
         return ValueError(
             f"{self.name} cannot reach retention={self.retention} on the {layers} layers of this LLM: its floor is "
             f"{floor:.3f}; {remedy}"
@@ -145,43 +174,70 @@ class InsideLLM(Compressor):
     # ---- which
 
     def raters(self, visual: Tensor, question: Tensor) -> Tensor | None:
-        """Which text tokens' attention ranks, bool [Q]; None for the prompt's last token.
+        """Return which text tokens rank the visual ones by their attention.
 
-        visual: [V, D], the video's rows as they enter the LLM; question: [Q, D], the text rows after them.
+        Args:
+            visual: [V, D], the video's tokens as they enter the LLM.
+            question: [Q, D], the text tokens behind them.
+
+        Returns:
+            bool [Q]; None for the last token of the prompt.
         """
         return None
 
     def scores(self, attention: Tensor, rotary: Tensor | None) -> Tensor:
-        """What each visual token deserves, float32 [V].
+        """Return how much each visual token deserves to stay.
 
-        attention: float32 [heads, rows, V], probabilities over all keys that a row sees. rotary: see `wants_rotary`.
+        Args:
+            attention: float32 [heads, raters, V], attention probabilities over all keys that a rater sees.
+            rotary: float32 [raters, V] if `wants_rotary`, otherwise None.
+
+        Returns:
+            float32 [V].
         """
         return attention.mean(dim=(0, 1))
 
     @property
     def wants_rotary(self) -> bool:
-        """Whether `scores` needs, [rows, V], the product of all-ones vectors at the positions of row and token over
-        sqrt(head dimension)."""
+        """Whether `scores` needs `rotary`.
+
+        That is the product of two all-ones vectors, rotated to the positions of rater and token, over sqrt(head size).
+        """
         return False
 
     @property
     def eager(self) -> bool:
-        """Whether to rank by the weights that the layer's own eager attention returned."""
+        """Whether to rank by the weights that the layer's own eager attention returns."""
         return getattr(self, "attention", "rows") == "eager"
 
     def merge(self, hidden: Tensor, scores: Tensor) -> Merged | None:
-        """What becomes of the dropped tokens: hidden [n, D] as they leave the ranking layer, their scores [n]."""
+        """Return what becomes of the dropped tokens; None if they are gone.
+
+        Args:
+            hidden: [n, D], the dropped tokens as they leave the ranking layer.
+            scores: [n], their scores.
+        """
         return None
 
 
 def choose(scores: Tensor, keep: int) -> Tensor:
-    """The `keep` highest of scores [V], ascending int64; of equal ones the earlier."""
+    """Return where the `keep` highest of scores [V] are, int64 [keep], ascending; of equal scores, the earlier win."""
     return scores.argsort(descending=True, stable=True)[:keep].sort().values
 
 
 def choose_per_frame(scores: Tensor, frame: Tensor, budgets: Tensor) -> Tensor:
-    """The budgets[t] highest of scores [V] in each frame, ascending int64; frame: int64 [V]. What a frame lacks goes
-    to those with the most tokens to spare."""
+    """Return where the `budgets[t]` highest scores of each frame are.
+
+    If a frame has fewer tokens than its budget, the frames with the most tokens to spare get the rest.
+
+    Args:
+        scores: [V].
+        frame: int64 [V], the frame of each token.
+        budgets: int64 [T].
+
+    Returns:
+        int64, indices into scores, ascending.
+    """
     present = torch.bincount(frame, minlength=len(budgets))
     given = torch.minimum(budgets, present)
     lacking, spare = int((budgets - given).sum()), (present - given).cpu()
@@ -190,18 +246,26 @@ def choose_per_frame(scores: Tensor, frame: Tensor, budgets: Tensor) -> Tensor:
     given = present - spare.to(present.device)
     best = scores.argsort(descending=True, stable=True)
     best = best[frame[best].argsort(stable=True)]  # frame by frame, each from its best token down
-    place = torch.arange(len(best), device=best.device) - (present.cumsum(0) - present)[frame[best]]
-    return best[place < given[frame[best]]].sort().values
+    rank = torch.arange(len(best), device=best.device) - (present.cumsum(0) - present)[frame[best]]
+    return best[rank < given[frame[best]]].sort().values
 
 
 def layer_numbers(setting: str, value: Any) -> None:
-    """ValueError unless value is a tuple of ascending positive whole numbers."""
+    """Check that a setting is a tuple of ascending layer numbers, counted from 0.
+
+    Raises:
+        ValueError: It is not.
+    """
     whole = isinstance(value, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
     if not whole or not value or value[0] < 0 or any(a >= b for a, b in pairwise(value)):
         raise ValueError(f"{setting}={value!r} must be a tuple of ascending layer numbers, such as (8, 16, 24)")
 
 
 def shares_of(setting: str, value: Any) -> None:
-    """ValueError unless value is a tuple of numbers that are not negative."""
+    """Check that a setting is a tuple of numbers that are not negative.
+
+    Raises:
+        ValueError: It is not.
+    """
     if not isinstance(value, tuple) or any(not isinstance(i, (int, float)) or i < 0 for i in value):
         raise ValueError(f"{setting}={value!r} must be a tuple of shares of the visual tokens, such as (0.5, 0.25)")

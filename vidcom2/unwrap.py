@@ -1,6 +1,6 @@
-"""Finding the model behind what wraps it, such as peft's PeftModel, which hands on the attributes of its model.
+"""Finds the model inside a wrapper, such as peft's PeftModel, which forwards attribute look-ups to its model.
 
-What is set on such a wrapper never reaches the model, so families ask for attributes that a model has itself.
+Setting an attribute on such a wrapper does not reach the model. So families ask which attributes a model has itself.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _MISSING = object()
 
 
 def has(thing: Any, *names: str) -> bool:
-    """Whether `thing` has all these attributes itself: on the instance, as a submodule or by its class."""
+    """Return whether `thing` has all these attributes itself: on the instance, as a submodule, or by its class."""
     modules = vars(thing).get("_modules", {}) if hasattr(thing, "__dict__") else {}
     return all(name in modules or inspect.getattr_static(thing, name, _MISSING) is not _MISSING for name in names)
 
 
 def unwrap(model: Any, supports: Callable[[Any], bool]) -> Iterator[Any]:
-    """`model` itself where `supports` takes it, else the outermost modules in it that `supports` takes.
+    """Yield `model` if `supports` takes it, otherwise the outermost modules in it that `supports` takes.
 
-    nn.DataParallel is not looked into: it copies the model for every call, so attributes and hooks do not follow.
+    The search skips nn.DataParallel, which copies its model for every call: attributes and hooks do not follow.
     """
     if supports(model):
         yield model

@@ -1,27 +1,31 @@
-"""MiniBench: the world's scenes as real H.264 files, with questions in the schemas of the benchmarks.
+"""MiniBench: the world's scenes as real H.264 files, with questions in the schemas of six benchmarks.
 
-Every question has a scene of its own. Scenes are drawn from seeds that training never uses (from HELD_OUT on).
+Every question has its own scene. Scenes are drawn from seeds that training never uses (from HELD_OUT on).
+
+Each `write_*` function writes one edition into a directory `root` and returns it. `per_task` is the number of questions
+per task, `seed` the seed of the scenes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..benchmarks.mvbench import MVBENCH_FOLDERS
-from .benchmark import write_video
+from .encode import write_video
 from .world import COLOURS, TASKS, UNITS, Question, ask, draw_scene, render
 
 HELD_OUT = 1_000_000
 """Seeds from here on are for evaluation only."""
 FPS = 8
-ZOOM = 2  # files are 112x112 pixels, and the model's processor makes 56x56 of them again
+ZOOM = 2
+"""Files have 112x112 pixels. The model's processor resizes them to 56x56 again."""
 DURATIONS = {"short": 2, "medium": 6, "long": 20}
-"""Frames per unit: 4, 12 and 40 seconds."""
+"""Frames per unit of time. Videos have 4, 12 and 40 seconds."""
 MLVU_TYPES = {
     "action_count": "count",
     "action_localization": "order",
@@ -33,7 +37,7 @@ MLVU_TYPES = {
     "scene_transition": "anomaly_reco",
     "state_change": "ego",
 }
-"""What MLVU would call each task: the nearest of its seven types, all of which occur."""
+"""The MLVU task type that is nearest to each task. All seven types occur."""
 PERCEPTION_AREAS = {
     "action_count": "abstraction",
     "action_localization": "memory",
@@ -45,16 +49,16 @@ PERCEPTION_AREAS = {
     "scene_transition": "memory",
     "state_change": "memory",
 }
-"""The area of skill that Perception Test would count each task to; all four occur."""
+"""The area of Perception Test that is nearest to each task. All four areas occur."""
 
 
 def write_mvbench(root: Path, per_task: int, seed: int = HELD_OUT) -> Path:
-    """`json/<task>.json` and `video/<folder>/<file>` for the world's tasks; returns root."""
+    """Write MVBench's layout: `json/<task>.json` and `video/<folder>/<file>`."""
     for task in TASKS:
         docs = []
-        for number, question, frames in questions(task, per_task, seed):
+        for number, question, pictures in questions(task, per_task, seed):
             name = f"{task}_{number}.mp4"
-            save(root / "video" / MVBENCH_FOLDERS[task] / name, frames, "short")
+            save(root / "video" / MVBENCH_FOLDERS[task] / name, pictures, "short")
             docs.append(
                 {
                     "video": name,
@@ -68,12 +72,12 @@ def write_mvbench(root: Path, per_task: int, seed: int = HELD_OUT) -> Path:
 
 
 def write_mlvu(root: Path, per_task: int, seed: int = HELD_OUT + 1) -> Path:
-    """`test.json` and `video/<video_name>`; returns root."""
+    """Write MLVU's layout: `test.json` and `video/<video_name>`."""
     docs = []
     for task in TASKS:
-        for number, question, frames in questions(task, per_task, seed):
+        for number, question, pictures in questions(task, per_task, seed):
             name = f"{task}_{number}.mp4"
-            save(root / "video" / name, frames, "medium")
+            save(root / "video" / name, pictures, "medium")
             options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", question.options, strict=True))
             docs.append(
                 {
@@ -88,13 +92,13 @@ def write_mlvu(root: Path, per_task: int, seed: int = HELD_OUT + 1) -> Path:
 
 
 def write_videomme(root: Path, per_task: int, seed: int = HELD_OUT + 2) -> Path:
-    """`videomme/test.json` and `data/<videoID>.mp4`, durations in turn; returns root."""
+    """Write Video-MME's layout: `videomme/test.json` and `data/<videoID>.mp4`. The durations take turns."""
     docs: list[dict[str, Any]] = []
     for task in TASKS:
-        for number, question, frames in questions(task, per_task, seed):
+        for number, question, pictures in questions(task, per_task, seed):
             video = f"{task}_{number}"
             duration = list(DURATIONS)[number % len(DURATIONS)]
-            save(root / "data" / f"{video}.mp4", frames, duration)
+            save(root / "data" / f"{video}.mp4", pictures, duration)
             docs.append(
                 {
                     "video_id": f"{len(docs):03d}",
@@ -115,13 +119,13 @@ def write_videomme(root: Path, per_task: int, seed: int = HELD_OUT + 2) -> Path:
 
 
 def write_longvideobench(root: Path, per_task: int, seed: int = HELD_OUT + 3) -> Path:
-    """`validation.json` and `videos/<video_path>`, of two duration groups in turn; returns root."""
+    """Write LongVideoBench's layout: `validation.json` and `videos/<video_path>`. Two duration groups take turns."""
     docs = []
     for task in TASKS:
-        for number, question, frames in questions(task, per_task, seed):
+        for number, question, pictures in questions(task, per_task, seed):
             name = f"{task}_{number}"
             duration, group = (("medium", 15), ("long", 60))[number % 2]
-            save(root / "videos" / f"{name}.mp4", frames, duration)
+            save(root / "videos" / f"{name}.mp4", pictures, duration)
             docs.append(
                 {
                     "id": name,
@@ -143,12 +147,12 @@ def write_longvideobench(root: Path, per_task: int, seed: int = HELD_OUT + 3) ->
 
 
 def write_egoschema(root: Path, per_task: int, seed: int = HELD_OUT + 4) -> Path:
-    """`Subset/test.json` and `videos/<video_idx>.mp4`; returns root. The fifth option is a colour, never right."""
+    """Write EgoSchema's layout: `Subset/test.json` and `videos/<video_idx>.mp4`. The fifth option is always wrong."""
     docs: list[dict[str, Any]] = []
     for task in TASKS:
-        for number, question, frames in questions(task, per_task, seed):
+        for number, question, pictures in questions(task, per_task, seed):
             video = f"{task}_{number}"
-            save(root / "videos" / f"{video}.mp4", frames, "long")
+            save(root / "videos" / f"{video}.mp4", pictures, "long")
             fifth = next(colour for colour in COLOURS if colour not in question.options)
             options = zip("ABCDE", (*question.options, fifth), strict=True)
             docs.append(
@@ -165,13 +169,15 @@ def write_egoschema(root: Path, per_task: int, seed: int = HELD_OUT + 4) -> Path
 
 
 def write_perceptiontest(root: Path, per_task: int, seed: int = HELD_OUT + 5) -> Path:
-    """`mc_question_val/validation.json` and `videos/<video_name>.mp4`; returns root. Two of the wrong options stay,
-    the right one is first, second and third in turn."""
+    """Write Perception Test's layout: `mc_question_val/validation.json` and `videos/<video_name>.mp4`.
+
+    A question has three options: two of the wrong ones, and the right one in the first, second and third place in turn.
+    """
     docs: list[dict[str, Any]] = []
     for task in TASKS:
-        for number, question, frames in questions(task, per_task, seed):
+        for number, question, pictures in questions(task, per_task, seed):
             video = f"{task}_{number}"
-            save(root / "videos" / f"{video}.mp4", frames, "medium")
+            save(root / "videos" / f"{video}.mp4", pictures, "medium")
             options = [option for option in question.options if option != question.answer][:2]
             options.insert(number % 3, question.answer)
             docs.append(
@@ -198,23 +204,41 @@ WRITERS = {
     "egoschema": write_egoschema,
     "perceptiontest": write_perceptiontest,
 }
+"""By name of the benchmark."""
 
 
-def questions(task: str, count: int, seed: int) -> Iterable[tuple[int, Question, np.ndarray]]:
-    """(number, question, pictures [UNITS, SIZE, SIZE, 3]); each depends on seed, task and number only."""
+def questions(task: str, count: int, seed: int) -> Iterator[tuple[int, Question, np.ndarray]]:
+    """Make questions of a task.
+
+    Args:
+        task: Key of TASKS.
+        count: How many.
+        seed: Seed of the scenes. A question depends only on seed, task and number.
+
+    Yields:
+        Number, question, and one picture per unit of time: RGB, uint8 [UNITS, SIZE, SIZE, 3].
+    """
     for number in range(count):
         rng = np.random.default_rng([seed, list(TASKS).index(task), number])
         scene = draw_scene(rng)
         yield number, ask(scene, task, rng), render(scene)
 
 
-def save(path: Path, units: np.ndarray, duration: str, zoom: int = ZOOM) -> None:
-    """Every unit's picture, zoomed, for as many frames as the duration says."""
+def save(path: Path, pictures: np.ndarray, duration: str, zoom: int = ZOOM) -> None:
+    """Write pictures as a video.
+
+    Args:
+        path: The file. Its directory is made.
+        pictures: One per unit of time: RGB, uint8 [T, H, W, 3].
+        duration: Key of DURATIONS: for how many frames each picture stays.
+        zoom: How many pixels wide and high each pixel becomes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = units.repeat(DURATIONS[duration], axis=0).repeat(zoom, axis=1).repeat(zoom, axis=2)
+    frames = pictures.repeat(DURATIONS[duration], axis=0).repeat(zoom, axis=1).repeat(zoom, axis=2)
     write_video(path, frames, FPS)
 
 
 def write_json(path: Path, docs: list[dict[str, Any]]) -> None:
+    """Write questions as a JSON list. The file's directory is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(docs, indent=1) + "\n", encoding="utf-8")

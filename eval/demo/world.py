@@ -1,9 +1,9 @@
 """MiniBench's world: short scripted scenes, their pixels, and questions that only the pixels answer.
 
-A scene lasts UNITS units of time. Most of it is redundant: a background, an object at rest. One object moves all the
-time. And a few single units are unlike the rest and carry answers: two objects that flash up for one unit, a lamp
-that lights up, the moments when the background and the resting object change. So a method that keeps only the odd
-frames loses the tasks that need all of them, and one that keeps none of them loses the others.
+A scene lasts UNITS units of time. Most of it is redundant: a background and a resting object. One object moves all the
+time. A few single units differ from the rest and carry answers: two objects flash up for one unit each, a lamp lights
+up, and the background and the resting object change. So a method that keeps only unusual frames fails the tasks that
+need all frames, and a method that drops unusual frames fails the other tasks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 UNITS = 16
-SIZE = 56  # pixels, the side of a square picture as the demo model sees it
+"""Units of time in a scene. The demo model sees one frame per unit."""
+SIZE = 56
+"""Width and height of the demo model's frames, in pixels."""
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -34,14 +36,20 @@ QUARTERS = {
 }
 COUNTS = ("one", "two", "three", "four")
 
-OBJECT = 14  # pixels, the side of an object
+OBJECT = 14  # width and height of an object, in pixels
 LAMP_ROWS, LAMP_COLUMNS = slice(2, 12), slice(SIZE - 12, SIZE - 2)  # the upper right corner
 LAMP_ON, LAMP_OFF = (255, 120, 200), (60, 60, 80)
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: its shape, its colour, and the upper left corner of its box (x, y) in pixels."""
+    """An object.
+
+    Attributes:
+        shape: One of SHAPES.
+        colour: Key of COLOURS.
+        at: Upper left corner (x, y) of its box, in pixels.
+    """
 
     shape: str
     colour: str
@@ -50,8 +58,20 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """quarter: key of QUARTERS; cut: the first unit with the second background. mover goes in `direction`. resting
-    turns into `turned` (a colour) at unit `turn`. flashes: (unit, thing), in time. lit: units with the lamp on."""
+    """A script of what happens.
+
+    Attributes:
+        backgrounds: First and second background, keys of BACKGROUNDS.
+        quarter: Key of QUARTERS, in which the background changes.
+        cut: The first unit with the second background.
+        mover: The object that moves.
+        direction: Key of DIRECTIONS, in which it moves.
+        resting: The object that stays in its place.
+        turned: The colour that the resting object turns.
+        turn: The first unit with that colour.
+        flashes: Unit and object of the two flashes, in order of time.
+        lit: Units in which the lamp is on.
+    """
 
     backgrounds: tuple[str, str]
     quarter: str
@@ -67,7 +87,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Question:
-    """task: one of TASKS, named after MVBench's. options: four, in random order, `answer` among them."""
+    """A multiple-choice question about a scene.
+
+    Attributes:
+        task: Key of TASKS (named after MVBench's) or of STEPPING_STONES.
+        text: The question.
+        options: Four options in random order; one of them is the answer.
+        answer: The right option.
+    """
 
     task: str
     text: str
@@ -76,11 +103,12 @@ class Question:
 
     @property
     def letter(self) -> str:
+        """The right option's letter, A to D."""
         return "ABCD"[self.options.index(self.answer)]
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Objects have different colours, and every answer is equally likely."""
+    """Draw a scene at random. Its objects have different colours, and every answer is equally likely."""
     mover, resting, turned, first, second, _ = rng.permutation(list(COLOURS)).tolist()
     shapes = rng.choice(SHAPES, 3).tolist()
     direction = str(rng.choice(list(DIRECTIONS)))
@@ -103,7 +131,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """One picture per unit: uint8 RGB [UNITS, SIZE, SIZE, 3]."""
+    """Draw one picture per unit: RGB, uint8 [UNITS, SIZE, SIZE, 3]."""
     frames = np.empty((UNITS, SIZE, SIZE, 3), dtype=np.uint8)
     frames[: scene.cut] = BACKGROUNDS[scene.backgrounds[0]]
     frames[scene.cut :] = BACKGROUNDS[scene.backgrounds[1]]
@@ -111,29 +139,30 @@ def render(scene: Scene) -> np.ndarray:
     frames[list(scene.lit), LAMP_ROWS, LAMP_COLUMNS] = LAMP_ON
     for unit, frame in enumerate(frames):
         draw(frame, scene.resting, scene.resting.colour if unit < scene.turn else scene.turned)
-        draw(frame, Thing(scene.mover.shape, scene.mover.colour, place(scene, unit)))
+        draw(frame, Thing(scene.mover.shape, scene.mover.colour, mover_corner(scene, unit)))
     for unit, thing in scene.flashes:
         draw(frames[unit], thing)
     return frames
 
 
-def place(scene: Scene, unit: int) -> tuple[int, int]:
-    """Where the mover is: along the lower edge or the left edge, from end to end over the whole scene."""
+def mover_corner(scene: Scene, unit: int) -> tuple[int, int]:
+    """Upper left corner (x, y) of the mover. It crosses the picture along the lower or the left edge."""
     dx, dy = DIRECTIONS[scene.direction]
-    way = unit / (UNITS - 1)
-    along = round((way if dx + dy > 0 else 1 - way) * (SIZE - OBJECT))
+    done = unit / (UNITS - 1)
+    along = round((done if dx + dy > 0 else 1 - done) * (SIZE - OBJECT))
     x, y = scene.mover.at
     return (along, y) if dx else (x, along)
 
 
 def draw(frame: np.ndarray, thing: Thing, colour: str | None = None) -> None:
+    """Draw an object into a picture, uint8 [SIZE, SIZE, 3], in its own colour or another."""
     x, y = thing.at
     box = frame[y : y + OBJECT, x : x + OBJECT]
     box[_MASKS[thing.shape]] = COLOURS[colour or thing.colour]
 
 
 def _masks() -> dict[str, np.ndarray]:
-    """Which pixels of its box each shape fills: bool [OBJECT, OBJECT]."""
+    """The pixels of its box that each shape fills: bool [OBJECT, OBJECT]."""
     y, x = np.mgrid[:OBJECT, :OBJECT]
     centre = (OBJECT - 1) / 2
     return {
@@ -147,7 +176,7 @@ def _masks() -> dict[str, np.ndarray]:
 _MASKS = _masks()
 
 
-# ---- questions: text, answer, and what the wrong options may be, the most tempting first
+# Questions. Each function gives the text, the answer, and possible wrong options, the most tempting ones first.
 
 
 def _moving_direction(s: Scene) -> tuple[str, str, list[str]]:
@@ -199,9 +228,10 @@ TASKS = {
     "scene_transition": _scene_transition,
     "state_change": _state_change,
 }
+"""MiniBench's tasks, with the functions that ask."""
 
 
-# ---- stepping stones: asked in training only, because what they need is a part of what the tasks need
+# Stepping stones: easier questions that are asked only in training. They need parts of what the tasks need.
 
 
 def _resting_colour(s: Scene) -> tuple[str, str, list[str]]:
@@ -229,9 +259,9 @@ STEPPING_STONES = {
 
 
 def ask(scene: Scene, task: str, rng: np.random.Generator) -> Question:
-    """The question of a task or stepping stone about the scene, with its four options in random order."""
+    """Ask the question of a task or stepping stone about a scene, with four options in random order."""
     text, answer, wrong = (TASKS | STEPPING_STONES)[task](scene)
     options = list(dict.fromkeys([answer, *wrong]))
-    # Two tempting wrong options where there are any, the last at random.
+    # The two most tempting wrong options, and a random one.
     options = [*options[:3], str(rng.choice(options[3:]))]
     return Question(task, text, tuple(rng.permutation(options).tolist()), answer)

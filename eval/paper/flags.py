@@ -60,7 +60,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
         help="directory for the table (default: %(default)s)",
     )
     to.add_argument("--retry-failed", action="store_true", help="ask the failed questions of finished runs again")
-    parser.set_defaults(start="paper.tables:prepare_table")
+    parser.set_defaults(start="paper.command:prepare_table")
     titles = "\n".join(f"  {name:8} {title.partition(': ')[2]}" for name, title in TITLES.items())
     parser.epilog = f"""\
 Tables and figures:
@@ -88,7 +88,7 @@ def add_frame_drop(parser: argparse.ArgumentParser) -> None:
         help="positions of the kept tokens: as in the whole video, or numbered anew (default: as released for the "
         "model family)",
     )
-    parser.set_defaults(start="paper.frame_drop:prepare_frame_drop")
+    parser.set_defaults(start="paper.figure1:prepare_frame_drop")
     parser.epilog = f"""\
 Writes frame-drop.md and a figure into --output.
 

@@ -1,6 +1,6 @@
-"""The tables and figures of the paper that are measured again: their published numbers, and what reproduces each.
+"""The tables and figures of the paper that can be measured again: their published numbers, and what reproduces each.
 
-Numbers: eval/paper/published.json, from "Video Compression Commander", https://arxiv.org/abs/2505.14454.
+The numbers are in published.json. They are from "Video Compression Commander", https://arxiv.org/abs/2505.14454.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from ..run.sweep import canonical
 from .flags import TITLES
 
 PUBLISHED = Path(__file__).with_name("published.json")
-"""Every number of the paper that a table here shows."""
+"""Every number of the paper that a table shows."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """name: as published. benchmark: ours. category: of its questions; None for the overall score."""
+    """A column of a table.
+
+    Attributes:
+        name: As published.
+        benchmark: Our name of the benchmark.
+        category: The category whose accuracy it shows. None for the overall accuracy.
+    """
 
     name: str
     benchmark: str
@@ -30,11 +36,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """label: method and retention, or the ablation's setting. spec: the compressor that reproduces it, "none" of
-    dense.
+    """A row of a table.
 
-    retention: as published. published: by column, accuracy in percent, or percent of dense where the paper has only
-    that. average: as published, in percent; None where there is none.
+    Attributes:
+        label: Method and retention, or the ablation's setting.
+        spec: The compressor that reproduces it, "none" for dense.
+        retention: As published.
+        published: By column, the accuracy in percent, or the percentage of dense where the paper has only that.
+        average: As published, in percent of dense. None where the paper gives none.
     """
 
     label: str
@@ -46,7 +55,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """A table's rows about one model, dense first. protocol: the lmms-eval wrapper of its family."""
+    """The rows of a table about one model.
+
+    Attributes:
+        model: As published.
+        checkpoint: The hub name of the checkpoint.
+        protocol: lmms-eval's wrapper of the model's family.
+        rows: The rows, dense first.
+    """
 
     model: str
     checkpoint: str
@@ -56,7 +72,15 @@ class Part:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """relative: published is the percentage of dense, not the accuracy."""
+    """A table, or a figure, of the paper.
+
+    Attributes:
+        name: Its key in TITLES.
+        title: Its title.
+        columns: Its columns.
+        parts: Its rows by model.
+        relative: The paper gives percentages of dense, not accuracies.
+    """
 
     name: str
     title: str
@@ -66,6 +90,7 @@ class PaperTable:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks of the columns."""
         return tuple(dict.fromkeys(column.benchmark for column in self.columns))
 
     @property
@@ -92,7 +117,7 @@ COLUMNS = {
 ONEVISION = ("LLaVA-OneVision-7B", "lmms-lab/llava-onevision-qwen2-7b-ov", "llava_onevision")
 LLAVA_VIDEO = ("LLaVA-Video-7B", "lmms-lab/LLaVA-Video-7B-Qwen2", "llava_vid")
 QWEN2_VL = ("Qwen2-VL-7B", "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl")
-"""What `Part` says of a model; each has an LLM of 28 layers."""
+"""Model, checkpoint and protocol of a `Part`. The LLM of each has 28 layers."""
 
 METHODS = {
     ("dense", 1.0): "none",
@@ -100,7 +125,7 @@ METHODS = {
     ("random", 0.25): "random@0.25",
     ("fastv", 0.25): "fastv@0.25",
     ("fastv+fca", 0.25): "fastv+fca@0.25",
-    # Its own first stage, layer 7 of 28, is too late for a mean of a quarter or less.
+    # PDrop's own first stage, layer 7 of 28, is too late for a mean of a quarter or less.
     ("pdrop", 0.25): "pdrop@0.25:layers=(2,7,14)",
     ("sparsevlm", 0.25): "sparsevlm@0.25",
     ("sparsevlm+fca", 0.25): "sparsevlm+fca@0.25",
@@ -112,7 +137,7 @@ METHODS = {
     ("sparsevlm", 0.15): "sparsevlm@0.15",
     ("vidcom2", 0.15): "vidcom2@0.15",
 }
-"""Tables 2 to 4, figures 4 and 5: (method, retention) as published."""
+"""The compressors of tables 2 to 4 and of figures 4 and 5, by method and retention as published."""
 
 RANKING = {
     "+s_frame": "vidcom2@0.25:sign=1:frame_score=uniform:video_weight=0",
@@ -121,10 +146,10 @@ RANKING = {
     "-s_video": "vidcom2@0.25:frame_score=uniform:frame_weight=0",
 }
 ABLATIONS = {
-    # Equal budgets for all frames: its -s_frame has the scores of table 6's "uniform", and its last row has others
+    # All frames have equal budgets: -s_frame has the scores of table 6's "uniform", and the last row has other scores
     # than VidCom² in table 2.
     "5": {"dense": "none", **RANKING, "u_frame+u_video": "vidcom2@0.25:frame_score=uniform"},
-    # Tokens ranked by u_frame alone: "uniform" is table 5's -s_frame, and "mean u_video" is not VidCom² of table 2.
+    # Tokens are ranked by u_frame alone: "uniform" is table 5's -s_frame, and "mean u_video" is not VidCom² of table 2.
     "6": {
         "dense": "none",
         "uniform": RANKING["-s_frame"],
@@ -136,9 +161,10 @@ ABLATIONS = {
         "window 4": "vidcom2@0.25:window=4",
         "window 8": "vidcom2@0.25:window=8",
         "window 16": "vidcom2@0.25:window=16",
-        "window 32": "vidcom2@0.25",  # all frames that the model gets
+        "window 32": "vidcom2@0.25",  # the model gets 32 frames
     },
-    # The first two have table 5's scores, so equal budgets; "u_frame+u_video" has those of VidCom² in table 2.
+    # The first two rows have table 5's scores, so they have equal budgets. "u_frame+u_video" has the scores of VidCom²
+    # in table 2.
     "8": {
         "dense": "none",
         "u_frame": RANKING["-s_frame"],
@@ -148,11 +174,21 @@ ABLATIONS = {
         "2u_frame+u_video": "vidcom2@0.25:frame_weight=2",
     },
 }
-"""Tables 5 to 8, by setting as published. What they hold fixed is read off the rows that two of them share."""
+"""The compressors of tables 5 to 8, by setting as published.
+
+The paper does not say what each table holds fixed. Rows that two tables share tell.
+"""
 
 
 def paper_table(name: str) -> PaperTable:
-    """By its key in TITLES; ValueError for another."""
+    """Return a table of the paper.
+
+    Args:
+        name: A key of TITLES.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
     if name not in TITLES:
         raise ValueError(f"{name!r} is none of the tables {', '.join(TITLES)}")
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
@@ -195,7 +231,7 @@ def _bars(chart: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _charted(bars: Mapping[str, Mapping[str, float]]) -> tuple[Row, ...]:
-    """Of a bar chart, all at 25 %; dense is 100 there by definition."""
+    """Return the rows of a bar chart. All methods are at 25 %, and dense is 100 by definition."""
     dense = dict.fromkeys(next(iter(bars.values())), 100.0)
     return (_row("dense", 1.0, dense), *(_row(method, 0.25, shares) for method, shares in bars.items()))
 
@@ -214,9 +250,19 @@ def _ablated(entries: list[dict[str, Any]], specs: Mapping[str, str]) -> tuple[R
 
 
 def average_pct(scores: Mapping[str, float], dense: Mapping[str, float]) -> float:
-    """The paper's average: the mean over the columns of 100 · score / dense score, Video-MME's four among them.
+    """Compute the paper's average: the mean over the columns of 100 · score / dense score.
 
-    ValueError where the two have not the same columns, or dense is 0 in one.
+    Video-MME counts with all of its four columns.
+
+    Args:
+        scores: Accuracy by column.
+        dense: Dense's accuracy by column.
+
+    Returns:
+        The average in percent of dense.
+
+    Raises:
+        ValueError: The two do not have the same columns, or dense is 0 in one.
     """
     if not scores or scores.keys() != dense.keys():
         raise ValueError(f"columns {', '.join(scores)} are not dense's, {', '.join(dense)}")
@@ -226,9 +272,17 @@ def average_pct(scores: Mapping[str, float], dense: Mapping[str, float]) -> floa
 
 
 def next_below(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The method that the paper ranks next below `row`, of those at the same retention, dense left out.
+    """Return the method that the paper ranks next below a row, among those at the same retention.
 
-    By the mean of the published scores in percent of dense, unrounded; of equal ones, the earlier row is better.
+    Rows are ranked by `average_pct` of their published scores. Of equal ones, the earlier row ranks higher. Dense is
+    left out.
+
+    Args:
+        row: One of the rows.
+        rows: All rows of the part, dense first.
+
+    Returns:
+        The row next below. None for the last one and for dense.
     """
     dense, *others = rows
     ranked = sorted(

@@ -1,11 +1,9 @@
-"""Figures of finished runs, and of the demo model's training."""
+"""Figures of finished runs, of published numbers, and of times."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..demo.world import TASKS
 from ..results.files import writing
 from ..results.load import Run
 from ..results.stats import accuracy, bootstrap_interval
@@ -22,12 +19,22 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colour-blind safe (Okabe and Ito, Color Universal Design, 2008), without black and the yellow that white swallows."""
 MARKERS = "osD^vP*X<>ph"
 LINES = ("-", ":")
-"""The colours come twice, with another line; dashes are the dense model's."""
+"""Each colour comes twice, the second time with the other line. Dashes are the dense model's."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """retention: actual share of visual tokens, in (0, 1]. accuracy, and its interval low to high: in percent."""
+    """A point of a curve.
+
+    Attributes:
+        retention: Actual share of the visual tokens that the LLM saw, in (0, 1].
+        accuracy: In percent.
+        low: Lower end of the accuracy's interval.
+        high: Upper end of the accuracy's interval.
+
+    Raises:
+        ValueError: The retention is no share, or the accuracy is outside its interval.
+    """
 
     retention: float
     accuracy: float
@@ -43,8 +50,12 @@ class Point:
 
 
 def point(run: Run) -> Point:
-    """A run's actual retention and overall accuracy with its 95 % bootstrap interval."""
-    retention = run.summary["visual_tokens"]["retention"]
+    """Return a run's actual retention and its overall accuracy with the 95 % bootstrap interval.
+
+    Raises:
+        ValueError: The run answered no question.
+    """
+    retention = run.summary.visual_tokens.retention
     if retention is None:
         raise ValueError(f"{run.directory}: no question was answered, so there is no retention to draw")
     low, high = bootstrap_interval(run.scores, run.categories, run.overall)
@@ -54,11 +65,22 @@ def point(run: Run) -> Point:
 def accuracy_retention(
     curves: Mapping[str, Sequence[Point]], dense: Point, path: Path, title: str, ylabel: str = "accuracy, %"
 ) -> tuple[Path, Path]:
-    """Draw accuracy over actual retention, one line per method, dense as a dashed line; returns the files, png and pdf.
+    """Draw accuracy over actual retention, one line per method, with dense as a dashed line.
 
-    curves: points by method, in any order. dense: the uncompressed model; its retention is not drawn. path: of the
-    files, without ending. The same input gives the same bytes. Raises ValueError for no or more than 12 methods, and
-    for one without points.
+    The same input gives the same bytes.
+
+    Args:
+        curves: Points by method, in any order.
+        dense: The uncompressed model. Its retention is not drawn.
+        path: Path of the files, without ending.
+        title: Title of the figure.
+        ylabel: Label of the accuracies.
+
+    Returns:
+        The files, png and pdf.
+
+    Raises:
+        ValueError: There are no methods or more than 12, or one has no points.
     """
     _check(curves)
     ordered = {method: sorted(points, key=lambda point: point.retention) for method, points in curves.items()}
@@ -68,10 +90,19 @@ def accuracy_retention(
 
 
 def dropped_frames(curves: Mapping[str, Sequence[Point]], dense: Point, path: Path, title: str) -> tuple[Path, Path]:
-    """Draw accuracy over how much was dropped, one line for each choice of frames; returns the files, png and pdf.
+    """Draw accuracy over the share of tokens that was dropped, one line per choice of frames.
 
-    curves: points by choice, in any order. dense: the uncompressed model, where all curves begin. Otherwise as
-    `accuracy_retention`, also for what is raised.
+    Args:
+        curves: Points by choice, in any order.
+        dense: The uncompressed model, where all curves begin.
+        path: Path of the files, without ending.
+        title: Title of the figure.
+
+    Returns:
+        The files, png and pdf.
+
+    Raises:
+        ValueError: As `accuracy_retention`.
     """
     _check(curves)
     ordered = {
@@ -91,7 +122,10 @@ def _check(curves: Mapping[str, Sequence[Point]]) -> None:
 
 
 def _curves(curves: Mapping[str, Sequence[Point]], dense: Point, x: Callable[[Point], float]) -> Figure:
-    """A line with intervals through each curve's points, at x of them; dense as a dashed line, and a legend."""
+    """Draw a line through each curve's points, with their intervals, dense as a dashed line, and a legend.
+
+    x: computes a point's horizontal position.
+    """
     figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     axes.axhspan(dense.low, dense.high, color="black", alpha=0.08, linewidth=0)
@@ -100,7 +134,7 @@ def _curves(curves: Mapping[str, Sequence[Point]], dense: Point, x: Callable[[Po
         axes.errorbar(
             [x(p) for p in points],
             [p.accuracy for p in points],
-            # Not negative: low and accuracy can differ by rounding where there is no spread.
+            # Without spread, low can be above accuracy by a rounding error, and matplotlib refuses negative lengths.
             yerr=[[max(0.0, p.accuracy - p.low) for p in points], [max(0.0, p.high - p.accuracy) for p in points]],
             color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[i],
@@ -119,7 +153,12 @@ def _curves(curves: Mapping[str, Sequence[Point]], dense: Point, x: Callable[[Po
 
 @dataclass(frozen=True)
 class Share:
-    """Percent of dense: as published, and (as measured, low, high) with the interval's ends; None if not measured."""
+    """An accuracy in percent of dense.
+
+    Attributes:
+        published: As published.
+        measured: As measured, and the lower and upper end of its interval. None where it is not measured.
+    """
 
     published: float
     measured: tuple[float, float, float] | None = None
@@ -128,11 +167,21 @@ class Share:
 def beside_published(
     columns: Sequence[str], methods: Mapping[str, Sequence[Share]], path: Path, title: str
 ) -> tuple[Path, Path]:
-    """Draw published numbers as hollow markers and what was measured as filled ones, with intervals, to their right;
-    returns the files, png and pdf.
+    """Draw published numbers as hollow markers, and to their right measured ones as filled markers with intervals.
 
-    methods: a share for each column. path: of the files, without ending. The same input gives the same bytes. Raises
-    ValueError for no or more methods than there are colours, and for one without a share for each column.
+    The same input gives the same bytes.
+
+    Args:
+        columns: Names of the columns.
+        methods: By method, a share for each column.
+        path: Path of the files, without ending.
+        title: Title of the figure.
+
+    Returns:
+        The files, png and pdf.
+
+    Raises:
+        ValueError: There are no methods or more than colours, or one does not have a share for each column.
     """
     if not 0 < len(methods) <= len(COLOURS):
         raise ValueError(f"{len(methods)} methods in a figure that has colours for 1 to {len(COLOURS)}")
@@ -150,7 +199,7 @@ def beside_published(
         measured = [(x + step, *share.measured) for x, share in zip(left, shares, strict=True) if share.measured]
         if measured:
             right, middle, low, high = np.array(measured).T
-            spread = np.maximum(0, [middle - low, high - middle])  # rounding, see _curves
+            spread = np.maximum(0, [middle - low, high - middle])  # a rounding error, see _curves
             axes.errorbar(right, middle, spread, elinewidth=0.8, capsize=2.5, label=f"{method}, measured", **style)
     axes.set_xticks(range(len(columns)), [column.replace("-", "-\n") for column in columns])
     axes.set_xlim(-0.5, len(columns) - 0.5)
@@ -163,41 +212,19 @@ def beside_published(
     return save(figure, path)
 
 
-def training_curve(reports: Path, path: Path) -> tuple[Path, Path]:
-    """Draw what a demo training has learned, and when; returns the files, png and pdf.
-
-    reports: its curve.jsonl. Drawn are the accuracies on held-out scenes over the steps: every task in words, and
-    overall in words and in letters. Grey lines part the lessons.
-    """
-    entries = [json.loads(line) for line in reports.read_text(encoding="utf-8").splitlines()]
-    examined = [entry for entry in entries if "word" in entry]
-    if not examined:
-        raise ValueError(f"{reports} has no accuracies yet: they are reported after the lesson in vision")
-    steps = [entry["step"] for entry in examined]
-    figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
-    axes = figure.add_subplot()
-    for i, task in enumerate(name for name in examined[0]["word"] if name in TASKS):
-        values = [100 * entry["word"][task] for entry in examined]
-        style = LINES[i // len(COLOURS)]
-        axes.plot(steps, values, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=0.9, label=task)
-    for kind, name in (("word", "all tasks, in words"), ("choice", "all tasks, in letters")):
-        values = [100 * entry[kind]["overall"] for entry in examined]
-        axes.plot(steps, values, color="black", linestyle="--" if kind == "word" else "-", linewidth=2, label=name)
-    for entry, following in pairwise(examined):
-        if entry["lesson"] != following["lesson"]:
-            axes.axvline(entry["step"], color="grey", linewidth=0.6)
-    axes.axhline(25, color="grey", linestyle=":", linewidth=0.8, label="chance")
-    axes.set(title="demo model, held-out scenes", xlabel="steps after the vision lesson", ylabel="accuracy, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False)
-    return save(figure, path)
-
-
 def latency_breakdown(bars: Mapping[str, Mapping[str, float]], path: Path, title: str) -> tuple[Path, Path]:
-    """Draw a bar for each setting, stacked of the seconds of its steps; returns the files, png and pdf.
+    """Draw a bar for each setting, stacked from the seconds of its steps.
 
-    bars: seconds by step, in the order of time, by setting; all have the same steps. Raises ValueError for no bars, for
-    other steps in one, and for more steps than there are colours.
+    Args:
+        bars: By setting, seconds by step, in the order of time. All settings have the same steps.
+        path: Path of the files, without ending.
+        title: Title of the figure.
+
+    Returns:
+        The files, png and pdf.
+
+    Raises:
+        ValueError: There are no bars, settings have different steps, or there are more steps than colours.
     """
     shades = (*COLOURS, "#999999")
     steps = list(next(iter(bars.values()), ()))
@@ -224,10 +251,21 @@ def latency_breakdown(bars: Mapping[str, Mapping[str, float]], path: Path, title
 def growth_curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path, title: str, xlabel: str
 ) -> tuple[Path, Path]:
-    """Draw how amounts grow, a panel for each, both axes logarithmic; returns the files, png and pdf.
+    """Draw how amounts grow, a panel for each, with both axes logarithmic.
 
-    panels: points by setting, by the amount's name and unit. A dashed line in each panel is linear growth from its
-    first point. Raises ValueError for more settings than there are markers, and for no points.
+    A dashed line in each panel is linear growth from the first point.
+
+    Args:
+        panels: By the amount's name and unit, points (x, y) by setting.
+        path: Path of the files, without ending.
+        title: Title of the figure.
+        xlabel: Label of x.
+
+    Returns:
+        The files, png and pdf.
+
+    Raises:
+        ValueError: There are no settings, or more than markers.
     """
     settings = list(dict.fromkeys(setting for curves in panels.values() for setting in curves))
     if not 0 < len(settings) <= len(MARKERS):
@@ -264,7 +302,15 @@ def growth_curves(
 
 
 def save(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """path: without ending. The same figure gives the same bytes."""
+    """Save a figure. The same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        path: Path of the files, without ending.
+
+    Returns:
+        The files, png and pdf.
+    """
     png, pdf = (path.with_name(path.name + ending) for ending in (".png", ".pdf"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(png):

@@ -1,4 +1,4 @@
-"""python -m eval report RUN [RUN ...]: finished runs as one HTML file, which needs nothing besides itself."""
+"""python -m eval report RUN [RUN ...]: finished runs in one HTML file that needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from llava.video import FrameSampling, VideoError, read_video
 
 from ..results.files import prepare_file, write_whole
 from ..results.load import Run, load_run
-from ..results.summary import Line, notes
-from ..run.sweep import Rows, side_by_side
+from ..results.schema import ScoredSample
+from ..results.side_by_side import side_by_side
+from ..results.summary import notes
+from ..results.tables import Rows
 from .compare import differing_settings, pair
 from .figures import Point, accuracy_retention, point
 from .flags import FRAMES, VIDEOS
@@ -35,7 +37,7 @@ SIDE = 160
 
 
 def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
-    """Read and check the runs; returns what reads the videos and writes."""
+    """Read and check the runs. Return a function that reads the videos and writes the file."""
     for flag in ("samples", "videos"):
         if (number := getattr(arguments, flag)) is not None and number < 1:
             raise ValueError(f"--{flag} {number} must be at least 1")
@@ -54,8 +56,11 @@ def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
 
 
 def found(directories: Sequence[Path]) -> list[Path]:
-    """Those that hold a run, finished or not, and what names no directory; the others, such as the videos beside the
-    runs of a demo, which DIR/*/ names too, are left out with a note. All of them, where none holds a run."""
+    """Leave out directories that hold no run, with a note on standard error.
+
+    DIR/*/ also names the videos beside a demo's runs. Paths that are no directories stay, and all stay where none holds
+    a run: `load_run` says what is wrong with them.
+    """
     signs = ("results.json", "samples.jsonl", "settings.json", "answers*.jsonl")
     runs = [d for d in directories if not d.is_dir() or any(path for sign in signs for path in d.glob(sign))]
     if not runs:
@@ -67,33 +72,48 @@ def found(directories: Sequence[Path]) -> list[Path]:
 
 
 def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
-    """Runs over the same questions by the name they go by: their compressor, or their directory where that is not one
-    run's only. Their lines are in the first one's order.
+    """Load runs over the same questions.
 
-    Raises ValueError for a directory given twice, and what `load_run` and `pair` raise.
+    Returns:
+        The runs by name: their compressor, or their directory where two have the same compressor. Their questions are
+        in the first run's order.
+
+    Raises:
+        FileNotFoundError: A directory holds no finished run.
+        ValueError: A directory is given twice, a file is damaged, or the questions are not the same.
     """
     if twice := [str(d) for i, d in enumerate(directories) if d in directories[:i]]:
         raise ValueError(f"{', '.join(twice)} is given twice")
     first, *others = [load_run(directory) for directory in directories]
-    runs = [first, *(Run(o.directory, o.summary, [line for _, line in pair(first, o)]) for o in others)]
-    specs = [run.summary["run"]["compressor"] for run in runs]
+    runs = [first, *(Run(o.directory, o.summary, [sample for _, sample in pair(first, o)]) for o in others)]
+    specs = [run.summary.run.compressor for run in runs]
     called = ["dense" if spec == "none" else spec for spec in specs]
     names = called if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
     return dict(zip(names, runs, strict=True))
 
 
 def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VIDEOS, frames: int = FRAMES) -> str:
-    """The HTML. samples: questions to show, None for all. videos: to show frames of; so many frames of each."""
+    """Write the page.
+
+    Args:
+        runs: By name.
+        samples: Number of questions to show. None for all.
+        videos: Number of videos to show frames of.
+        frames: Number of frames to show of each of these videos.
+
+    Returns:
+        The HTML.
+    """
     names, every = list(runs), list(runs.values())
     first = every[0]
-    models = list(dict.fromkeys(run.summary["run"]["model"] for run in every))
-    title = f"{first.summary['benchmark']}, {', '.join(models)}"
+    models = list(dict.fromkeys(run.summary.run.model for run in every))
+    title = f"{first.summary.benchmark}, {', '.join(models)}"
     differences = [
         f"{names[i]} (B) is not set as {names[0]} (A): {difference}"
         for i in range(1, len(every))
         for difference in differing_settings(first, every[i])
     ]
-    total = len(first.lines)
+    total = len(first.samples)
     chosen = spread(samples or total, total)
     data = browser_data(runs, chosen, videos, frames)
     shown = f"{len(chosen)} of {total} questions are in this file"
@@ -116,12 +136,12 @@ def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VI
 
 
 def spread(count: int, total: int) -> list[int]:
-    """Numbers below `total`, ascending and evenly taken: `count` of them, or all where there are fewer."""
+    """Return `count` evenly spaced numbers from 0 to total - 1, ascending, or all of them where there are fewer."""
     return np.unique(np.linspace(0, total - 1, min(count, total), dtype=int)).tolist()
 
 
 def for_script(data: Any) -> str:
-    """JSON that nothing in it can end or change the script element around."""
+    """Write JSON for a script element. No text in it can end the element or begin another."""
     text = json.dumps(data, ensure_ascii=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -129,8 +149,9 @@ def for_script(data: Any) -> str:
 
 
 def html_table(rows: Rows) -> str:
+    """Write a table in HTML. Specs in its header may break at "@", ":" and "+"."""
     head, *body = rows
-    titles = [re.sub("(?=[@:+])", "<wbr>", escape(cell)) for cell in head]  # a spec is long
+    titles = [re.sub("(?=[@:+])", "<wbr>", escape(cell)) for cell in head]
     lines = ["<tr>" + "".join(f'<th scope="col">{title}</th>' for title in titles) + "</tr>"]
     for name, *cells in body:
         total = ' class="total"' if name == "overall" else ""
@@ -140,6 +161,7 @@ def html_table(rows: Rows) -> str:
 
 
 def html_notes(name: str, run: Run) -> str:
+    """Write what was run, what it cost and what failed as a list that opens on a click."""
     facts = "".join(f"<li>{escape(note)}</li>" for note in [str(run.directory), *notes(run.summary)])
     return f"<details><summary>{escape(name)}</summary><ul>{facts}</ul></details>"
 
@@ -148,31 +170,31 @@ def html_notes(name: str, run: Run) -> str:
 
 
 def curve(runs: Mapping[str, Run], title: str) -> str:
-    """The figure as an img element, or a sentence that says why there is none."""
-    dense = [run for run in runs.values() if run.summary["run"]["compressor"] == "none"]
-    others = [run for run in runs.values() if run.summary["run"]["compressor"] != "none"]
+    """Draw accuracy over retention. Return an img element, or a sentence that says why there is no figure."""
+    dense = [run for run in runs.values() if run.summary.run.compressor == "none"]
+    others = [run for run in runs.values() if run.summary.run.compressor != "none"]
     if len(dense) != 1 or not others:
         return f"<p>No figure: it needs one dense run and compressed ones, here are {len(dense)} and {len(others)}.</p>"
-    if len({run.summary["run"]["model"] for run in runs.values()}) > 1:
+    if len({run.summary.run.model for run in runs.values()}) > 1:
         return "<p>No figure: the runs are of several models.</p>"
     points: dict[str, list[Point]] = {}
     try:
         for run in others:
-            points.setdefault(method_name(run.summary["run"]["compressor"]), []).append(point(run))
+            points.setdefault(method_name(run.summary.run.compressor), []).append(point(run))
         with TemporaryDirectory() as folder:
             png, _ = accuracy_retention(points, point(dense[0]), Path(folder) / "curve", title)
             return f'<img class="curve" alt="{escape(described(points))}" src="{data_url("png", png.read_bytes())}">'
-    except ValueError as error:  # a run that read no video, or more methods than can be told apart
+    except ValueError as error:  # a run that answered no question, or more methods than a figure can tell apart
         return f"<p>No figure: {escape(str(error))}.</p>"
 
 
 def method_name(spec: str) -> str:
-    """A spec without its retention: runs that differ in that only are one line."""
+    """Return a spec without its retention. Runs that differ in retention only are one line of the figure."""
     return re.sub(r"@[^:]*", "", spec)
 
 
 def described(points: Mapping[str, Sequence[Point]]) -> str:
-    """The figure for those who do not see it."""
+    """Describe the figure in words, for screen readers."""
     return "; ".join(
         f"{method}: " + ", ".join(f"{p.accuracy:.1f} % at {100 * p.retention:.1f} % of the tokens" for p in mine)
         for method, mine in points.items()
@@ -183,38 +205,52 @@ def described(points: Mapping[str, Sequence[Point]]) -> str:
 
 
 def browser_data(runs: Mapping[str, Run], chosen: Sequence[int], filmed: int, frames: int) -> dict[str, Any]:
-    """What the page's script shows; chosen: which of the runs' lines. filmed: of how many videos frames are shown."""
-    first = next(iter(runs.values()))
-    paths = list(dict.fromkeys(first.lines[i]["video"] for i in chosen))
+    """Return what the page's script shows, JSON-ready.
+
+    Args:
+        runs: By name, over the same questions in the same order.
+        chosen: Indices of the questions to show.
+        filmed: Number of videos to show frames of.
+        frames: Number of frames to show of each.
+    """
+    every = list(runs.values())
+    paths = list(dict.fromkeys(every[0].samples[i].video for i in chosen))
     with_frames = [paths[i] for i in spread(filmed, len(paths))] if frames else []
     films = {path: film(path, frames) for path in track(with_frames, "reading videos", console=Console(stderr=True))}
     why = f"left out (--videos {filmed})" if frames else "left out (--frames 0)"
-    videos = [films.get(path, {"path": path, "error": why}) for path in paths]
     return {
         "runs": list(runs),
-        "videos": videos,
-        "samples": [
+        "videos": [films.get(path, {"path": path, "error": why}) for path in paths],
+        "samples": [question([run.samples[i] for run in every], paths) for i in chosen],
+    }
+
+
+def question(samples: Sequence[ScoredSample], paths: Sequence[str]) -> dict[str, Any]:
+    """Return a question with the answer of each run. paths: of all videos, which the question's index points into."""
+    first = samples[0]
+    return {
+        "task": first.task,
+        "id": first.doc_id,
+        "category": first.category,
+        "video": paths.index(first.video),
+        "prompt": next((sample.prompt for sample in samples if sample.prompt), None),
+        "target": first.target,
+        "answers": [
             {
-                "task": first.lines[i]["task"],
-                "id": first.lines[i]["doc_id"],
-                "category": first.lines[i]["category"],
-                "video": paths.index(first.lines[i]["video"]),
-                "prompt": next((run.lines[i]["prompt"] for run in runs.values() if run.lines[i]["prompt"]), None),
-                "target": first.lines[i]["target"],
-                "answers": [answer_of(run.lines[i]) for run in runs.values()],
+                "answer": sample.answer,
+                "parsed": sample.parsed,
+                "score": sample.score,
+                "error": sample.error,
+                "before": sample.tokens_before,
+                "after": round(sample.tokens_after, 1),
             }
-            for i in chosen
+            for sample in samples
         ],
     }
 
 
-def answer_of(line: Line) -> dict[str, Any]:
-    kept = {key: line[key] for key in ("answer", "parsed", "score", "error")}
-    return {**kept, "before": line["tokens_before"], "after": round(line["tokens_after"], 1)}
-
-
 def film(path: str, frames: int) -> dict[str, Any]:
-    """A few frames of a video as small JPEGs, or why there are none."""
+    """Return some frames of a video as data URLs of small JPEGs, or why there are none."""
     try:
         video = read_video(path, FrameSampling("uniform", max_frames=frames))
     except VideoError as error:
@@ -224,7 +260,7 @@ def film(path: str, frames: int) -> dict[str, Any]:
 
 
 def thumbnail(frame: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as JPEG."""
+    """Encode a frame, uint8 [H, W, 3], as a JPEG of at most SIDE pixels."""
     image = Image.fromarray(frame)
     image.thumbnail((SIDE, SIDE))
     file = BytesIO()
@@ -233,4 +269,5 @@ def thumbnail(frame: np.ndarray) -> bytes:
 
 
 def data_url(kind: str, image: bytes) -> str:
+    """Write an image file as a data URL. kind: "png" or "jpeg"."""
     return f"data:image/{kind};base64,{b64encode(image).decode()}"

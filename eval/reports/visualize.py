@@ -1,4 +1,4 @@
-"""python -m eval visualize VIDEO: which frames of a video are unique, and which tokens a method keeps, as figures."""
+"""python -m eval visualize VIDEO: draw how unique a video's frames are, and which tokens a method keeps."""
 
 from __future__ import annotations
 
@@ -18,30 +18,37 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from llava.video import FrameSampling, VideoError, open_video, read_video
-from vidcom2 import METHODS, Attachment, Compressor, Kept, VidCom2, compressor
+from vidcom2 import Attachment, Compressor, Dense, Kept, VidCom2, compressor, method_names
 from vidcom2.methods.holitom import HoliTom
 from vidcom2.models.layers import LayerHooks
 
 from ..models import canary, load_engine, protocol_for
 from ..models.base import Engine, Unanswerable
 from ..models.llava import LlavaEngine
+from ..models.packaged import DEMO_MODEL
 from ..models.qwen import QwenEngine
 from ..results.files import prepare_directory
 from ..run.pool import fitting, loading
 from .figures import COLOURS, save
 
 PER_LINE = 8
+"""Frames in a line of the figure."""
+DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
+"""The methods that drop tokens."""
 DIMMED = 0.2
-"""Brightness of what was dropped."""
+"""Brightness of dropped tokens, 1 being that of the frame."""
 
 
 @dataclass(frozen=True)
 class Look:
     """What a model saw of a video, and what a method kept of it.
 
-    frames: uint8 [T, H, W, 3], those that tokens are made of; of frames that share their tokens, the first.
-    features: float [T, M, D], as the method got them. kept: bool [T, rows, columns], M = rows · columns.
-    covered: share of a frame's height and of its width, from the top left, that the tokens stand for.
+    Attributes:
+        frames: uint8 [T, H, W, 3], the frames that the tokens come from. Where several frames share their tokens, the
+            first of them.
+        features: float [T, M, D], as the method got them.
+        kept: bool [T, rows, columns], with rows · columns = M. True where the method keeps the token.
+        covered: Share of a frame's height and of its width that the tokens cover, from the top left.
     """
 
     frames: np.ndarray
@@ -51,11 +58,9 @@ class Look:
 
 
 def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
-    """Check everything that can be checked before the model is loaded; returns what answers and draws."""
-    from ..demo.show import MODEL
-
+    """Check everything that can be checked before the model is loaded. Return a function that answers and draws."""
     method = drawable(arguments.compressor)
-    model = arguments.model or str(MODEL)
+    model = arguments.model or str(DEMO_MODEL)
     protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))
     try:
         with open_video(arguments.video):
@@ -78,16 +83,7 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
         except (VideoError, Unanswerable, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        budgets = look.kept.sum(axis=(1, 2))
-        why = (method if isinstance(method, VidCom2) else VidCom2(method.retention)).explain(look.features)
-        uniqueness = why.frame_uniqueness.float().cpu().numpy()
-        shares = budgets / look.kept[0].size
-        title = method.spec if method.stage == "before LLM" else f"{method.spec}, last layer"
-        files = [
-            *draw_uniqueness(look.frames, uniqueness, shares, output / "uniqueness", title),
-            *draw_kept(look.frames, look.kept, output / "kept", title, look.covered),
-        ]
-        for file in files:
+        for file in draw_look(look, method, output):
             print(file)
         return 0
 
@@ -95,43 +91,56 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
 
 
 def drawable(spec: str) -> Compressor:
-    """The method of a spec; ValueError where nothing is dropped, or where nobody knows what is."""
+    """Return the compressor of a spec.
+
+    Raises:
+        ValueError: It drops nothing, or it does not say which tokens it drops.
+    """
     method = compressor(spec)
     if not method.drops:
-        raise ValueError(f"--compressor {spec} drops no token; to be drawn are {', '.join(METHODS)}")
+        raise ValueError(f"--compressor {spec} drops no token; draw one of {DRAWABLE}")
     if isinstance(method, HoliTom) and method.form == "released":
         raise ValueError(
-            f"{method.spec} makes the places of its tokens up, so they cannot be drawn; to be drawn are "
-            f"{', '.join(METHODS)}, this one as holitom without .released"
+            f"{method.spec} gives its tokens positions that are not their own, so they cannot be drawn; draw "
+            f"one of {DRAWABLE}, this one as holitom without .released"
         )
     return method
 
 
-# ---- what a model and a method do
+# ---- observing a model and a method
 
 
 @dataclass(frozen=True, eq=False)
 class Watched(Compressor):
-    """`method` with its own settings, and notes of each video: features [T, M, D], and what it kept of their T·M
-    tokens, int64 [N]. Those merged inside the LLM are no longer at any place and left out."""
+    """A method that notes what it gets and what it keeps.
+
+    Attributes:
+        method: The method.
+        notes: For each video, the features [T, M, D] and the indices int64 [N] of the kept ones among the T·M tokens.
+            Tokens that a method inside the LLM merged have no index and are left out.
+    """
 
     method: Compressor = field(kw_only=True)
     notes: list[tuple[Tensor, Tensor]] = field(default_factory=list, kw_only=True)
 
     @classmethod
     def of(cls, method: Compressor) -> Watched:
+        """Watch a method, with its own settings."""
         return cls(method.retention, positions=method.positions, newlines=method.newlines, method=method)
 
     @property
     def spec(self) -> str:
+        """The method's spec."""
         return self.method.spec
 
     def select(self, x: Tensor) -> Kept:
+        """Select as the method does, and note what it keeps of x, [T, M, D]."""
         kept = self.method.select(x)
         self.notes.append((x, kept.index))
         return kept
 
     def attach(self, model: nn.Module) -> Attachment:
+        """Attach the method, and note what is left of each video after the last layer."""
         if self.method.stage == "before LLM":
             return super().attach(model)
         attachment = self.method.attach(model)
@@ -155,15 +164,24 @@ class Watched(Compressor):
 
 
 def layer_hooks(model: nn.Module) -> LayerHooks:
-    """What drops rows between the layers of a model that a method inside the LLM is attached to."""
+    """Return the hooks that drop rows between a model's layers. A method inside the LLM must be attached."""
     owners = (getattr(hook, "__self__", None) for part in model.modules() for hook in part._forward_hooks.values())
     return next(owner for owner in owners if isinstance(owner, LayerHooks))
 
 
 def watch(engine: Engine, video_file: str, question: str, method: Compressor) -> Look:
-    """Have a question about a video answered under `method`, and see what becomes of the video.
+    """Have a question about a video answered under a method, and watch what becomes of the video.
 
-    Raises VideoError, Unanswerable, and ValueError where the method cannot serve this model or this video.
+    Args:
+        engine: The model.
+        video_file: Path of the video.
+        question: What is asked.
+        method: The method.
+
+    Raises:
+        VideoError: The video cannot be read.
+        Unanswerable: The model cannot answer.
+        ValueError: The method does not suit this model or this video.
     """
     engine.check(method)
     watched = Watched.of(method)
@@ -177,9 +195,15 @@ def watch(engine: Engine, video_file: str, question: str, method: Compressor) ->
 
 
 def seen_by(engine: Engine, video_file: str, seen: Any) -> tuple[np.ndarray, tuple[int, int], float]:
-    """A video's frames, the grid of tokens in each, and the share of their sides that it covers: see `Look`.
+    """Return a video's frames, the rows and columns of tokens in each, and `Look.covered`.
 
-    seen: the engine's, after an answer.
+    Args:
+        engine: The model.
+        video_file: Path of the video.
+        seen: What the engine made of the video, after an answer.
+
+    Raises:
+        ValueError: The engine is of an unknown kind.
     """
     if isinstance(engine, LlavaEngine):
         frames, tower = read_video(video_file, engine.protocol.sampling).frames, engine.model.get_vision_tower()
@@ -187,7 +211,7 @@ def seen_by(engine: Engine, video_file: str, seen: Any) -> tuple[np.ndarray, tup
             frames = central_square(frames)
         side = tower.num_patches_per_side
         stride = getattr(engine.model.config, "mm_spatial_pool_stride", None) or 2
-        # Bilinear pooling stretches over all of a frame; the others leave out what does not fill a stride.
+        # Bilinear pooling covers the whole frame. The other kinds leave out what does not fill a stride.
         bilinear = engine.model.config.mm_spatial_pool_mode == "bilinear"
         pooled = math.ceil(side / stride) if bilinear else side // stride
         return frames, (pooled, pooled), 1.0 if bilinear else pooled * stride / side
@@ -197,11 +221,11 @@ def seen_by(engine: Engine, video_file: str, seen: Any) -> tuple[np.ndarray, tup
         together = engine.model.config.vision_config.temporal_patch_size
         frames = seen.read.frames[::together][:t].permute(0, 2, 3, 1).round().clamp(0, 255).byte().cpu().numpy()
         return frames, (height // merged, width // merged), 1.0
-    raise ValueError(f"{type(engine).__name__} does not say how it lays out a frame's tokens")
+    raise ValueError(f"{type(engine).__name__} has an unknown layout of a frame's tokens: draw with LLaVA or Qwen")
 
 
 def central_square(frames: np.ndarray) -> np.ndarray:
-    """What CLIP's processor leaves of [T, H, W, 3] at the edges of the longer side: nothing."""
+    """Cut [T, H, W, 3] to its central square, as CLIP's processor does."""
     height, width = frames.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -211,20 +235,40 @@ def central_square(frames: np.ndarray) -> np.ndarray:
 # ---- drawing
 
 
+def draw_look(look: Look, method: Compressor, output: Path) -> list[Path]:
+    """Draw both figures into a directory, and return their files."""
+    why = (method if isinstance(method, VidCom2) else VidCom2(method.retention)).explain(look.features)
+    uniqueness = why.frame_uniqueness.float().cpu().numpy()
+    shares = look.kept.sum(axis=(1, 2)) / look.kept[0].size
+    title = method.spec if method.stage == "before LLM" else f"{method.spec}, last layer"
+    return [
+        *draw_uniqueness(look.frames, uniqueness, shares, output / "uniqueness", title),
+        *draw_kept(look.frames, look.kept, output / "kept", title, look.covered),
+    ]
+
+
 def draw_uniqueness(
     frames: np.ndarray, uniqueness: np.ndarray, shares: np.ndarray, path: Path, title: str
 ) -> tuple[Path, Path]:
-    """Draw frames' uniqueness and what is kept of each, over the film; returns the files, png and pdf.
+    """Draw the frames' uniqueness and the share of each that is kept, above the frames.
 
-    frames: uint8 [T, H, W, 3]. uniqueness: u_t [T]. shares: of the frames' tokens, in [0, 1]. path: without ending.
+    Args:
+        frames: uint8 [T, H, W, 3].
+        uniqueness: u_t, float [T].
+        shares: Share of each frame's tokens that is kept, float [T] in [0, 1].
+        path: Path of the files, without ending.
+        title: Title of the figure.
+
+    Returns:
+        The files, png and pdf.
     """
     count, height, width = frames.shape[:3]
     inches = max(7.0, 0.8 * count)
     film = inches / count * height / width
     figure = Figure(figsize=(inches, 3.6 + film), dpi=150, layout="constrained")
-    # More height than the film needs, so that its width is that of the bars.
+    # The film gets more height than it needs, so that it becomes as wide as the bars.
     upper, middle, lower = figure.subplots(3, sharex=True, height_ratios=[1.6, 1.2, film + 0.4])
-    # Only differences count in the softmax over frames: bars begin a little below the lowest.
+    # Only differences count in the softmax over frames. The bars begin a little below the lowest value.
     low, high = float(uniqueness.min()), float(uniqueness.max())
     base = low - max(0.08 * (high - low), 1e-6)
     upper.bar(range(count), uniqueness - base, bottom=base, color=COLOURS[0], width=0.8)
@@ -247,12 +291,20 @@ def draw_uniqueness(
 
 
 def draw_kept(frames: np.ndarray, kept: np.ndarray, path: Path, title: str, covered: float = 1.0) -> tuple[Path, Path]:
-    """Draw the frames, dark where tokens were dropped, kept ones outlined; returns the files, png and pdf.
+    """Draw the frames, dark where tokens were dropped. Kept tokens are outlined.
 
-    Arguments as in `Look`.
+    Args:
+        frames: As in `Look`.
+        kept: As in `Look`.
+        path: Path of the files, without ending.
+        title: Title of the figure.
+        covered: As in `Look`.
+
+    Returns:
+        The files, png and pdf.
     """
     count, height, width = frames.shape[:3]
-    cell = np.array([width / kept.shape[2], height / kept.shape[1]]) * covered  # of a token, in pixels
+    cell = np.array([width / kept.shape[2], height / kept.shape[1]]) * covered  # width and height of a token in pixels
     columns = min(count, PER_LINE)
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(1.5 * columns, (1.5 * height / width + 0.25) * lines + 0.4), dpi=200, layout="constrained")
@@ -269,9 +321,9 @@ def draw_kept(frames: np.ndarray, kept: np.ndarray, path: Path, title: str, cove
 
 
 def darkened(frames: np.ndarray, kept: np.ndarray, covered: float = 1.0) -> np.ndarray:
-    """The frames, uint8 [T, H, W, 3], dark wherever no kept token stands for a pixel. Arguments as in `Look`."""
+    """Return the frames, uint8 [T, H, W, 3], dark at each pixel that no kept token covers. Arguments as in `Look`."""
     rows, columns = kept.shape[1:]
-    lit = np.pad(kept, ((0, 0), (0, 1), (0, 1)))  # no token stands for what is behind the last row and column
+    lit = np.pad(kept, ((0, 0), (0, 1), (0, 1)))  # no token covers the pixels beyond the last row and column
     row, column = (
         np.minimum((np.arange(size) + 0.5) / size / covered * cells, cells).astype(int)
         for size, cells in zip(frames.shape[1:3], (rows, columns), strict=True)

@@ -1,11 +1,11 @@
-"""Files that are there whole or not at all, and Markdown."""
+"""Files that appear whole or not at all, and checks before a run that they can be written."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,10 +14,11 @@ from typing import Any
 from .errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk."""
 
 
 class Unwritable(UserError, OSError):
-    """A file that cannot be written; the message names it, and what helps."""
+    """A file cannot be written. The message names it and the fix."""
 
     def __init__(self, path: Path | str, error: OSError) -> None:
         cure = "free some room there, and start again" if error.errno in NO_ROOM else "choose another place"
@@ -26,7 +27,7 @@ class Unwritable(UserError, OSError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Where a file is written: Unwritable where that fails."""
+    """Raise Unwritable for `path` where the block raises OSError."""
     try:
         yield
     except OSError as error:
@@ -34,35 +35,50 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all; Unwritable where it cannot. Devices and pipes are written to."""
+    """Write a file so that it appears whole or not at all. Devices and pipes are written directly.
+
+    Args:
+        path: The file.
+        text: Its content, which is written as UTF-8.
+
+    Raises:
+        Unwritable: The file cannot be written.
+    """
     device = path.exists() and not path.is_file()
     partial = path if device else path.with_name(path.name + ".partial")
     with writing(path):
         try:
-            # Names of files may hold bytes that are no text; JSON writes those as Python does.
+            # Names of files may hold bytes that are no text. backslashreplace writes them as Python's JSON does.
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")
             if not device:
                 os.replace(partial, path)
         except OSError:
             if not device:
-                partial.unlink(missing_ok=True)  # whose room is needed
+                partial.unlink(missing_ok=True)  # the disk may be full
             raise
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write JSON as `write_whole` does."""
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def prepare_json(path: Path | None) -> None:
-    """As `prepare_file`, for the file that --json names, if any."""
+    """Check the file that --json names, if it names one, as `prepare_file` does."""
     if path is not None:
         prepare_file("--json", path)
 
 
 def prepare_file(flag: str, path: Path) -> None:
-    """Make room for a file that is written later, and see that it can be. flag: what named it.
+    """Make the directory of a file that is written later, and check that the file can be written.
 
-    IsADirectoryError where it is a directory, Unwritable where it cannot be written.
+    Args:
+        flag: The flag that named the file.
+        path: The file.
+
+    Raises:
+        IsADirectoryError: `path` is a directory.
+        Unwritable: The file cannot be written.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{flag} {path} is a directory: name a file, such as {path / 'report'}")
@@ -70,17 +86,20 @@ def prepare_file(flag: str, path: Path) -> None:
 
 
 def prepare_directory(flag: str, path: Path, file: Path | None = None) -> None:
-    """The same for a directory, of files or of the one `file` that was named."""
+    """Make a directory, and check that files can be written there.
+
+    Args:
+        flag: The flag that named the directory, or the file.
+        path: The directory.
+        file: The one file that is written there, if it is one.
+
+    Raises:
+        Unwritable: Nothing can be written there.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if file is None or not file.exists() or file.is_file():
             with TemporaryFile(dir=path) as probe:
-                probe.write(bytes(2**20))  # a full disk is found out now, not after hours
+                probe.write(bytes(2**20))  # finds a full disk now, not after hours
     except OSError as error:
         raise Unwritable(f"{flag} {file or path}", error) from error
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """rows: the header first."""
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,54 +1,67 @@
-"""Finished runs, read back: what tables, figures and comparisons are made of."""
+"""Finished runs, read back. Tables, figures and comparisons are made of them."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..benchmarks import BENCHMARKS
+from .schema import ScoredSample, Summary, record
 from .stats import Overall
-from .summary import Line, Parser, read_by, scores
+from .summary import Parser, read_by, scores_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Run:
-    """summary: results.json. lines: samples.jsonl, by task and question."""
+    """A finished run.
+
+    Attributes:
+        directory: The directory of the run.
+        summary: results.json.
+        samples: samples.jsonl, by task and question.
+    """
 
     directory: Path
-    summary: dict[str, Any]
-    lines: list[Line]
+    summary: Summary
+    samples: list[ScoredSample]
 
     @property
     def overall(self) -> Overall:
-        """What the benchmark's overall accuracy is."""
-        return BENCHMARKS[self.summary["benchmark"]].overall
+        """What the benchmark's overall accuracy is, "macro" or "micro"."""
+        return BENCHMARKS[self.summary.benchmark].overall
 
     @property
     def scores(self) -> list[float]:
-        return [line["score"] for line in self.lines]
+        """The score of each question, 1 for right and 0 for wrong."""
+        return [sample.score for sample in self.samples]
 
     @property
     def categories(self) -> list[str]:
-        return [line["category"] for line in self.lines]
+        """The category of each question."""
+        return [sample.category for sample in self.samples]
 
     def read_by(self, parser: Parser) -> Run:
-        """The same answers, scored as this parser reads them; as the current one does where a benchmark has no such."""
-        lines = read_by(self.lines, parser)
-        summary = {
-            **self.summary,
-            "scores": scores(BENCHMARKS[self.summary["benchmark"]], lines),
-            "run": {**self.summary["run"], "parser": parser},
-        }
-        return Run(self.directory, summary, lines)
+        """Return the same answers, scored by `parser`, or by the current one where the benchmark does not have it."""
+        samples = read_by(self.samples, parser)
+        run = replace(self.summary.run, settings={**self.summary.run.settings, "parser": parser})
+        scores = scores_of(BENCHMARKS[self.summary.benchmark], samples)
+        return Run(self.directory, replace(self.summary, scores=scores, run=run), samples)
 
 
 def load_run(directory: Path) -> Run:
-    """Read what `eval.results.summary.write_results` wrote.
+    """Read what `summary.write_results` wrote.
 
-    Raises FileNotFoundError for a directory that is missing or holds no finished run, ValueError where its files do
-    not fit together or are of no known benchmark.
+    Args:
+        directory: The directory of the run.
+
+    Raises:
+        FileNotFoundError: The directory is missing or holds no finished run.
+        ValueError: A file is damaged, the files do not fit together, or the benchmark is unknown.
     """
     results, samples = directory / "results.json", directory / "samples.jsonl"
     if not directory.is_dir():
@@ -61,30 +74,37 @@ def load_run(directory: Path) -> Run:
     if not samples.exists():
         raise FileNotFoundError(f"{directory} holds results.json but no samples.jsonl: run again with --overwrite")
     summary = read_results(directory)
-    if summary.get("benchmark") not in BENCHMARKS:
+    lines = [
+        _parse(text, samples, lambda content: record(ScoredSample, content))
+        for text in samples.read_bytes().split(b"\n")
+        if text
+    ]
+    if len(lines) != summary.samples:
         raise ValueError(
-            f"{results} is of the benchmark {summary.get('benchmark')!r}, which is none of {', '.join(BENCHMARKS)}"
-        )
-    lines = [_parse(text, samples) for text in samples.read_bytes().split(b"\n") if text]
-    if len(lines) != summary["samples"]:
-        raise ValueError(
-            f"{samples} has {len(lines)} questions, results.json beside it {summary['samples']}: they are not of the "
+            f"{samples} has {len(lines)} questions, results.json beside it {summary.samples}: they are not of the "
             "same run, run again with --overwrite"
         )
     return Run(directory, summary, lines)
 
 
-def read_results(directory: Path) -> dict[str, Any]:
-    """results.json; ValueError where it is damaged."""
+def read_results(directory: Path) -> Summary:
+    """Read results.json.
+
+    Raises:
+        ValueError: The file is damaged, or the benchmark is unknown.
+    """
     path = directory / "results.json"
-    return _parse(path.read_bytes(), path)
+    summary = _parse(path.read_bytes(), path, Summary.from_json)
+    if summary.benchmark not in BENCHMARKS:
+        raise ValueError(f"{path} is of the benchmark {summary.benchmark!r}, which is none of {', '.join(BENCHMARKS)}")
+    return summary
 
 
-def _parse(text: bytes, path: Path) -> dict[str, Any]:
+def _parse(text: bytes, path: Path, read: Callable[[dict[str, Any]], T]) -> T:
     try:
         parsed = json.loads(text)
         if not isinstance(parsed, dict):
             raise ValueError(f"{text[:20].decode()!r} is no JSON object")
+        return read(parsed)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): run again with --overwrite") from error
-    return parsed

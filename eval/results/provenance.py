@@ -1,4 +1,4 @@
-"""Where a result comes from: everything needed to run it again."""
+"""Where a result comes from: everything that is needed to produce it again."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from .schema import Provenance
 
 PACKAGES = (
     *("torch", "transformers", "lmms-eval", "pillow", "decord", "torchcodec", "av", "qwen-vl-utils", "accelerate"),
     *("flash-attn", "deepspeed", "tokenizers"),
 )
+"""Packages whose versions are recorded."""
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, code, command, machine and time, JSON-ready."""
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "git_commit": git_commit(),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-    }
+def provenance() -> Provenance:
+    """Return the versions, the code, the command, the machine and the time of this process."""
+    return Provenance(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=list(sys.argv),
+        git_commit=git_commit(),
+        python=platform.python_version(),
+        versions=versions(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        cuda=torch.version.cuda if torch.cuda.is_available() else None,
+    )
 
 
 def versions() -> dict[str, str | None]:
+    """Return the installed version of each of PACKAGES, None for one that is not installed."""
     return {package: _version(package) for package in PACKAGES}
 
 
@@ -43,8 +46,10 @@ def _version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """This checkout's commit, with "-dirty" where files differ from it; None outside a checkout, which an environment
-    inside of some other repository is."""
+    """Return the commit of this checkout, with "-dirty" where files differ from it.
+
+    None outside a checkout, also where this package is installed in an environment inside another repository.
+    """
     here = Path(__file__)
 
     def git(*arguments: str) -> str:

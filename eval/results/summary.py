@@ -5,201 +5,255 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rich.console import Console
-from rich.table import Table
 
 from ..benchmarks import BENCHMARKS, Benchmark
-from .files import markdown_table, write_json, write_whole
+from .files import write_json, write_whole
 from .sample import LABELS, STAGES, Sample
+from .schema import (
+    CategoryScore,
+    Failure,
+    Parsers,
+    Provenance,
+    RunSettings,
+    ScoredSample,
+    Scores,
+    Seconds,
+    Summary,
+    Videos,
+    VisualTokens,
+)
 from .stats import IN_WORDS, Overall
+from .tables import Rows, markdown_table, print_table
 
 Parser = Literal["current", "legacy"]
+"""A reading of raw answers: that of the installed lmms-eval, or that of lmms-eval 0.5.0, which the paper used."""
 PARSERS = get_args(Parser)
-Line = dict[str, Any]
-"""One question of samples.jsonl."""
 
 
 def join_samples(
-    benchmark: Benchmark, scored: dict[str, list[Line]], answered: list[Sample], parser: Parser = "current"
-) -> list[Line]:
-    """One line per question, lmms-eval's scoring and our answer side by side, by task and question.
+    benchmark: Benchmark,
+    scored: Mapping[str, Sequence[dict[str, Any]]],
+    answered: Sequence[Sample],
+    parser: Parser = "current",
+) -> list[ScoredSample]:
+    """Join lmms-eval's scores with our samples.
 
-    parser: whose reading of the raw answers counts, that of this lmms-eval or of 0.5.0, the paper's; a line's "scores"
-    are by every one that there is for the benchmark. A question without a readable video is wrong, whatever a parser
-    makes of its stand-in answer.
+    A question without a readable video is wrong, whatever a parser reads from its stand-in answer.
+
+    Args:
+        benchmark: What reads lmms-eval's logged samples.
+        scored: lmms-eval's logged samples by task.
+        answered: Our samples of the same questions, in any order.
+        parser: The parser that counts. Where the benchmark does not have it, "current" counts.
+
+    Returns:
+        One record per question, by task and number.
     """
-    ours = {(sample.task, sample.doc_id): sample for sample in answered}
-    lines = []
-    for task in sorted(scored):
-        for logged in sorted(scored[task], key=lambda logged: logged["doc_id"]):
-            sample = ours[task, logged["doc_id"]]
-            failed = sample.error is not None
-            readings = {name: (None, 0.0) if failed else read for name, read in benchmark.readings(logged).items()}
-            parsed, score = readings.get(parser, readings["current"])
-            lines.append(
-                {
-                    "task": task,
-                    "category": benchmark.category(task, logged),
-                    "doc_id": sample.doc_id,
-                    "video": sample.video,
-                    "prompt": sample.prompt,
-                    "answer": None if failed else sample.answer,
-                    "parsed": parsed,
-                    "target": benchmark.target(logged),
-                    "score": score,
-                    "scores": {name: value for name, (_, value) in readings.items()},
-                    "error": sample.error,
-                    "frames": sample.frames,
-                    "duration_s": round(sample.duration_s, 3),
-                    "tokens_before": sample.tokens_before,
-                    "tokens_after": sample.tokens_after,
-                    "positions": sample.positions,
-                    "reading": sample.reading,
-                    "seconds": {stage: round(value, 6) for stage, value in sample.seconds.items()},
-                }
-            )
-    return lines
+    ours = {sample.key: sample for sample in answered}
+    return [
+        _joined(benchmark, task, logged, ours[task, logged["doc_id"]], parser)
+        for task in sorted(scored)
+        for logged in sorted(scored[task], key=lambda logged: logged["doc_id"])
+    ]
 
 
-def summarise(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
-    """Scores in percent per category and overall, tokens, seconds per stage, and every failure."""
-    parsers = {name: scores(benchmark, read_by(lines, name))["overall"] for name in lines[0]["scores"]}
-    seen = [line for line in lines if line["error"] is None]
-    before, after = (sum(line[f"tokens_{when}"] for line in seen) for when in ("before", "after"))
-    return {
-        "benchmark": benchmark.name,
-        "scores": scores(benchmark, lines),
-        "parsers": {
-            "overall": parsers,
-            "differ": sum(len(set(line["scores"].values())) > 1 for line in lines),
-        },
-        "samples": len(lines),
-        "visual_tokens": {
-            "before": before,
-            "after": after,
-            "retention": after / before if before else None,
-            "before_per_sample": before / len(seen) if seen else None,
-            "after_per_sample": after / len(seen) if seen else None,
-        },
-        "videos": videos(lines),
-        "seconds": {stage: _times([line["seconds"][stage] for line in seen]) for stage in STAGES},
-        "failures": [{k: line[k] for k in ("task", "doc_id", "video", "error")} for line in lines if line["error"]],
-    }
+def _joined(benchmark: Benchmark, task: str, logged: dict[str, Any], sample: Sample, parser: Parser) -> ScoredSample:
+    failed = sample.error is not None
+    readings = {name: (None, 0.0) if failed else read for name, read in benchmark.readings(logged).items()}
+    parsed, score = readings.get(parser, readings["current"])
+    return ScoredSample(
+        task=task,
+        category=benchmark.category(task, logged),
+        doc_id=sample.doc_id,
+        video=sample.video,
+        prompt=sample.prompt,
+        answer=None if failed else sample.answer,
+        parsed=parsed,
+        target=benchmark.target(logged),
+        score=score,
+        scores={name: value for name, (_, value) in readings.items()},
+        error=sample.error,
+        frames=sample.frames,
+        duration_s=round(sample.duration_s, 3),
+        tokens_before=sample.tokens_before,
+        tokens_after=sample.tokens_after,
+        positions=sample.positions,
+        reading=sample.reading,
+        seconds={stage: round(value, 6) for stage, value in sample.seconds.items()},
+    )
 
 
-def videos(lines: list[Line]) -> dict[str, Any]:
-    """How many distinct videos were read, by what, and of how many raw decord would have given other frames."""
-    read = {line["video"]: line["reading"] for line in lines if line.get("reading")}  # older runs do not say
-    differ = [reading["decord_differs"] for reading in read.values()]
-    return {
-        "read": len(read),
-        "readers": dict(Counter(reading["reader"] for reading in read.values())),
-        "decord_differs": sum(bool(count) for count in differ),
-        "decord_unknown": differ.count(None),
-    }
+def summarise(
+    benchmark: Benchmark,
+    samples: Sequence[ScoredSample],
+    run: RunSettings,
+    harness_scores: Mapping[str, float | None] | None = None,
+    provenance: Provenance | None = None,
+) -> Summary:
+    """Summarise a run: accuracies, visual tokens, seconds per stage, and every failure.
+
+    Args:
+        benchmark: The benchmark, which says what the overall accuracy is.
+        samples: All questions of the run, at least one.
+        run: What the run was told.
+        harness_scores: lmms-eval's own score by task.
+        provenance: Where the result comes from.
+    """
+    answered = [sample for sample in samples if sample.error is None]
+    return Summary(
+        benchmark=benchmark.name,
+        scores=scores_of(benchmark, samples),
+        parsers=Parsers(
+            overall={name: scores_of(benchmark, read_by(samples, name)).overall for name in samples[0].scores},
+            differ=sum(len(set(sample.scores.values())) > 1 for sample in samples),
+        ),
+        samples=len(samples),
+        visual_tokens=visual_tokens(answered),
+        videos=videos(samples),
+        seconds={stage: _seconds([sample.seconds[stage] for sample in answered]) for stage in STAGES},
+        failures=[Failure(s.task, s.doc_id, s.video, s.error) for s in samples if s.error],
+        harness_scores=dict(harness_scores or {}),
+        run=run,
+        provenance=provenance or Provenance(),
+    )
 
 
-def scores(benchmark: Benchmark, lines: list[Line]) -> dict[str, Any]:
-    """In percent, per category and overall, which is one of the two averages."""
-    names = _categories(lines)
-    categories = {name: _score([line for line in lines if line["category"] == name]) for name in names}
-    averages = {
-        "macro": statistics.fmean(score["accuracy"] for score in categories.values()),
-        "micro": 100 * statistics.fmean(line["score"] for line in lines),
-    }
-    return {"overall": averages[benchmark.overall], **averages, "categories": categories}
+def visual_tokens(answered: Sequence[ScoredSample]) -> VisualTokens:
+    """Add up the visual tokens of answered questions."""
+    before, after = (sum(getattr(sample, name) for sample in answered) for name in ("tokens_before", "tokens_after"))
+    return VisualTokens(
+        before=before,
+        after=after,
+        retention=after / before if before else None,
+        before_per_sample=before / len(answered) if answered else None,
+        after_per_sample=after / len(answered) if answered else None,
+    )
 
 
-def read_by(lines: list[Line], parser: str) -> list[Line]:
-    """The lines with this parser's scores; with the current one's where a benchmark has no such."""
-    return [{**line, "score": line["scores"].get(parser, line["scores"]["current"])} for line in lines]
+def videos(samples: Sequence[ScoredSample]) -> Videos:
+    """Count the distinct videos that were read, by reader, and those of which raw decord gives other frames."""
+    readings = {sample.video: sample.reading for sample in samples if sample.reading is not None}.values()
+    differ = [reading.decord_differs for reading in readings]
+    return Videos(
+        read=len(readings),
+        readers=dict(Counter(reading.reader for reading in readings)),
+        decord_differs=sum(bool(count) for count in differ),
+        decord_unknown=differ.count(None),
+    )
 
 
-def _categories(lines: list[Line]) -> list[str]:
-    return list(dict.fromkeys(line["category"] for line in lines))
+def scores_of(benchmark: Benchmark, samples: Sequence[ScoredSample]) -> Scores:
+    """Compute accuracies in percent, per category and overall. The benchmark says which average is the overall one."""
+    by_category: dict[str, list[ScoredSample]] = {}
+    for sample in samples:
+        by_category.setdefault(sample.category, []).append(sample)
+    categories = {name: _category_score(own) for name, own in by_category.items()}
+    macro = statistics.fmean(score.accuracy for score in categories.values())
+    micro = 100 * statistics.fmean(sample.score for sample in samples)
+    return Scores({"macro": macro, "micro": micro}[benchmark.overall], macro, micro, categories)
 
 
-def _score(lines: list[Line]) -> dict[str, Any]:
-    return {
-        "accuracy": 100 * statistics.fmean(line["score"] for line in lines),
-        "samples": len(lines),
-        "failed": sum(line["error"] is not None for line in lines),
-        "unparsed": sum(line["error"] is None and line["parsed"] is None for line in lines),
-    }
+def read_by(samples: Sequence[ScoredSample], parser: str) -> list[ScoredSample]:
+    """Return the samples with this parser's scores, or with the current one's where the benchmark does not have it."""
+    return [
+        replace(sample, score=sample.scores.get(parser, sample.scores.get("current", sample.score)))
+        for sample in samples
+    ]
 
 
-def _times(values: list[float]) -> dict[str, float]:
-    return {
-        "total": sum(values),
-        "mean": statistics.fmean(values) if values else 0.0,
-        "median": statistics.median(values) if values else 0.0,
-    }
+def _category_score(samples: Sequence[ScoredSample]) -> CategoryScore:
+    return CategoryScore(
+        accuracy=100 * statistics.fmean(sample.score for sample in samples),
+        samples=len(samples),
+        failed=sum(sample.error is not None for sample in samples),
+        unparsed=sum(sample.error is None and sample.parsed is None for sample in samples),
+    )
 
 
-def write_results(output: Path, summary: dict[str, Any], lines: Iterable[Line]) -> None:
-    """Each file appears whole or not at all; results.json last, so that its presence means a finished run."""
-    write_whole(output / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+def _seconds(values: Sequence[float]) -> Seconds:
+    if not values:
+        return Seconds(0, 0.0, 0.0)
+    return Seconds(sum(values), statistics.fmean(values), statistics.median(values))
+
+
+def write_results(output: Path, summary: Summary, samples: Iterable[ScoredSample]) -> None:
+    """Write samples.jsonl, table.md and results.json.
+
+    Each file appears whole or not at all. results.json is written last: where it is, the run is finished.
+    """
+    lines = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+    write_whole(output / "samples.jsonl", "".join(lines))
     write_whole(output / "table.md", markdown(summary))
-    write_json(output / "results.json", summary)
+    write_json(output / "results.json", summary.to_json())
 
 
-def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """One row per category in HEADER's columns, as text; the overall line last."""
-    tasks = summary["scores"]["categories"]
-    lines = [(name, *(f"{t['accuracy']:.1f}", *(str(t[k]) for k in HEADER[2:]))) for name, t in tasks.items()]
-    totals = (str(sum(t[k] for t in tasks.values())) for k in HEADER[2:])
-    return [*lines, ("overall", f"{summary['scores']['overall']:.1f}", *totals)]
-
+# ---- the table of a run
 
 HEADER = ("category", "accuracy", "samples", "failed", "unparsed")
 
 
-def notes(summary: dict[str, Any]) -> list[str]:
-    """The lines below the table: what was run, what it cost, what failed."""
-    tokens, run = summary["visual_tokens"], summary["run"]
-    lines = [f"{run['model']}, {run['compressor']}, {run['sampling']}, {run['dtype']}, {run['attention']}"]
-    if tokens["retention"] is not None:
-        lines.append(
-            f"visual tokens per sample: {tokens['before_per_sample']:.1f} -> {tokens['after_per_sample']:.1f} "
-            f"({100 * tokens['retention']:.2f} % kept, separators included)"
-        )
-        stages = ", ".join(f"{LABELS[stage]} {times['mean']:.3f}" for stage, times in summary["seconds"].items())
+def rows(summary: Summary) -> Rows:
+    """Return the table of a run as text: the header, a row per category, and the overall row."""
+    categories = summary.scores.categories
+    lines: Rows = [
+        (name, f"{score.accuracy:.1f}", *(str(count) for count in (score.samples, score.failed, score.unparsed)))
+        for name, score in categories.items()
+    ]
+    every = categories.values()
+    totals = (sum(s.samples for s in every), sum(s.failed for s in every), sum(s.unparsed for s in every))
+    return [HEADER, *lines, ("overall", f"{summary.scores.overall:.1f}", *map(str, totals))]
+
+
+def notes(summary: Summary) -> list[str]:
+    """Return the lines below the table: what was run, what it cost, what failed."""
+    run, tokens = summary.run, summary.visual_tokens
+    lines = [f"{run.model}, {run.compressor}, {run.sampling}, {run.dtype}, {run.attention}"]
+    if tokens.retention is not None:
+        lines.append(f"visual tokens per sample: {tokens_in_words(tokens)}")
+        stages = ", ".join(f"{LABELS[stage]} {seconds.mean:.3f}" for stage, seconds in summary.seconds.items())
         lines.append(f"mean seconds per sample: {stages} (assemble: pooling, and splicing into the text)")
-    lines.append(about_videos(summary["videos"]))
-    kind = BENCHMARKS[summary["benchmark"]].overall
+    lines.append(about_videos(summary.videos))
+    kind = BENCHMARKS[summary.benchmark].overall
     other: Overall = "micro" if kind == "macro" else "macro"
-    value = summary["scores"][other]
+    value = summary.scores.micro if other == "micro" else summary.scores.macro
     lines.append(f"overall: {kind} average, {IN_WORDS[kind]}; {other} average, {IN_WORDS[other]}: {value:.1f}")
-    if summary["parsers"]["differ"]:
-        overall = ", ".join(f"{name} {value:.1f}" for name, value in summary["parsers"]["overall"].items())
-        lines.append(f"parsers score {summary['parsers']['differ']} answers differently; overall: {overall}")
-    lines += [f"FAILED {f['task']} question {f['doc_id']}: {f['error']}" for f in summary["failures"]]
-    return lines
+    if summary.parsers.differ:
+        overall = ", ".join(f"{name} {value:.1f}" for name, value in summary.parsers.overall.items())
+        lines.append(f"parsers score {summary.parsers.differ} answers differently; overall: {overall}")
+    return lines + [f"FAILED {f.task} question {f.doc_id}: {f.error}" for f in summary.failures]
 
 
-def about_videos(seen: dict[str, Any]) -> str:
-    readers = ", ".join(f"{count} by {name}" for name, count in seen["readers"].items())
-    unknown = f" (unknown for {seen['decord_unknown']})" if seen["decord_unknown"] else ""
-    others = f"raw decord would have given other frames for {seen['decord_differs']}{unknown}"
-    return f"videos read: {seen['read']}" + (f", {readers}; {others}" if seen["read"] else "")
+def tokens_in_words(tokens: VisualTokens) -> str:
+    """Say how many visual tokens a question had before and after compression. At least one must be answered."""
+    return (
+        f"{tokens.before_per_sample:.1f} -> {tokens.after_per_sample:.1f} "
+        f"({100 * (tokens.retention or 0):.2f} % kept, separators included)"
+    )
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    table = markdown_table([HEADER, *rows(summary)])
-    return f"# {summary['benchmark']}\n\n{table}\n" + "".join(f"- {note}\n" for note in notes(summary))
+def about_videos(seen: Videos) -> str:
+    """Say in a line how the videos were read."""
+    readers = ", ".join(f"{count} by {name}" for name, count in seen.readers.items())
+    unknown = f" (unknown for {seen.decord_unknown})" if seen.decord_unknown else ""
+    others = f"raw decord would have given other frames for {seen.decord_differs}{unknown}"
+    return f"videos read: {seen.read}" + (f", {readers}; {others}" if seen.read else "")
 
 
-def print_table(console: Console, summary: dict[str, Any]) -> None:
-    table = Table(title=summary["benchmark"])
-    for column in HEADER:
-        table.add_column(column, justify="left" if column == "category" else "right")
-    for row in rows(summary):
-        table.add_row(*row, style="bold" if row[0] == "overall" else None)
-    console.print(table)
+def markdown(summary: Summary) -> str:
+    """Return the content of table.md."""
+    notes_in_list = "".join(f"- {note}\n" for note in notes(summary))
+    return f"# {summary.benchmark}\n\n{markdown_table(rows(summary))}\n{notes_in_list}"
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Print the table of a run and the lines below it."""
+    print_table(console, rows(summary), summary.benchmark, bold=("overall",))
     for note in notes(summary):
-        red = "red" if note.startswith("FAILED") else None
-        console.print(note, style=red, markup=False, highlight=False, soft_wrap=True)  # so that paths stay whole
+        style = "red" if note.startswith("FAILED") else None
+        console.print(note, style=style, markup=False, highlight=False, soft_wrap=True)  # paths stay whole

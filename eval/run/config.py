@@ -102,7 +102,7 @@ class RunConfig:
         """Are there finished results, to stay as they are?"""
         if self.overwrite or not (self.output / "results.json").exists():
             return False
-        return not (self.retry_failed and read_results(self.output).get("failures", ()))
+        return not (self.retry_failed and read_results(self.output).failures)
 
     def _check_finished(self, protocol: Protocol, tasks: Sequence[str]) -> None:
         """FileExistsError for finished results of which nobody knows the settings; ValueError for damaged ones, and for
@@ -112,10 +112,10 @@ class RunConfig:
                 f"{self.output} holds finished results without their settings.json: choose another --output, or "
                 "--overwrite them"
             )
-        before = load_run(self.output).summary["run"]
+        before = load_run(self.output).summary.run
         for flag, was, now in (
-            ("--tasks", ",".join(sorted(before["generation"])), ",".join(sorted(tasks))),
-            ("--limit", before["limit"], self.limit),
+            ("--tasks", ",".join(sorted(before.generation)), ",".join(sorted(tasks))),
+            ("--limit", before.limit, self.limit),
         ):
             if was != now:
                 made, asked = (f"{flag} {value}" if value else f"no {flag}" for value in (was, now))

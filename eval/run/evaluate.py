@@ -20,7 +20,8 @@ from ..models.base import NoNumbers
 from ..results.load import read_results
 from ..results.provenance import provenance
 from ..results.sample import Key, Sample
-from ..results.summary import join_samples, print_table, summarise, write_results
+from ..results.schema import RunSettings, Summary
+from ..results.summary import join_samples, print_summary, summarise, write_results
 from ..results.terminal import stdout
 from . import store
 from .config import RunConfig
@@ -106,15 +107,16 @@ def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
         for one, own, book, results in zip(configs, settings, books, scored, strict=True):
             if place.rank == 0:
                 samples = list(book.samples.values())
-                own = {**own, "processes": place.world * len(place.teams)}
-                summaries.append(conclude(one, own, benchmark, tasks, results, samples))
+                generation = {name: task.config.generation_kwargs for name, task in tasks.items()}
+                told = RunSettings(own, place.world * len(place.teams), generation, one.limit)
+                summaries.append(conclude(one, told, benchmark, tasks, results, samples))
     with place.first("conclude"):
         pass  # a process that ends with failures would have torchrun stop the one that writes
 
     if not quiet:
         for one, summary in zip(configs, summaries, strict=False):  # only rank 0 has them
             terminal = stdout()
-            print_table(terminal, summary)
+            print_summary(terminal, summary)
             terminal.print(f"results in {one.output}", highlight=False)
     return sum(sample.error is not None for book in books for sample in book.samples.values())
 
@@ -149,12 +151,12 @@ def stay(config: RunConfig, place: Place) -> int:
     Rank 0 prints them. Returns the number of questions that failed. Raises OutputInUse as `run`.
     """
     summary = read_results(config.output)
-    failed = len(summary["failures"])
+    failed = len(summary.failures)
     with place.within(str(config.output)).first("stay"):
         if place.rank == 0:
             with store.reserved(config.output):
                 store.finish(config.output, failed=failed > 0)
-            print_table(stdout(), summary)
+            print_summary(stdout(), summary)
             again = f"--retry-failed asks the {failed} failed questions again, " if failed else ""
             print(f"{config.output} is finished already; {again}--overwrite begins anew", file=sys.stderr)
     return failed
@@ -162,23 +164,17 @@ def stay(config: RunConfig, place: Place) -> int:
 
 def conclude(
     config: RunConfig,
-    settings: dict[str, Any],
+    told: RunSettings,
     benchmark: Benchmark,
     tasks: dict[str, Any],
     results: dict[str, Any],
     samples: list[Sample],
-) -> dict[str, Any]:
+) -> Summary:
     """Write what is known when all is scored; returns what goes into results.json."""
-    lines = join_samples(benchmark, results["samples"], samples, config.parser)
-    summary = summarise(benchmark, lines)
-    summary["harness_scores"] = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
-    summary["run"] = {
-        **settings,
-        "generation": {name: task.config.generation_kwargs for name, task in tasks.items()},
-        "limit": config.limit,
-    }
-    summary["provenance"] = provenance()
-    write_results(config.output, summary, lines)
+    scored = join_samples(benchmark, results["samples"], samples, config.parser)
+    harness_scores = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
+    summary = summarise(benchmark, scored, told, harness_scores, provenance())
+    write_results(config.output, summary, scored)
     store.finish(config.output, failed=any(sample.error is not None for sample in samples))
     return summary
 

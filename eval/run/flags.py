@@ -80,7 +80,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--demo",
         dest="start",
         action="store_const",
-        const="demo.show:prepare_demo",
+        const="demo.run:prepare_demo",
         help="evaluate the small model that comes along, dense and compressed, on videos made on the spot; needs no "
         "download and no GPU",
     )

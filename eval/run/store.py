@@ -15,6 +15,7 @@ from typing import Any
 from ..results.errors import UserError
 from ..results.files import write_json, write_whole, writing
 from ..results.sample import Key, Sample
+from ..results.schema import record
 from .identity import differences
 
 
@@ -160,6 +161,6 @@ def _read(path: Path) -> Iterator[Sample]:
         ):
             if line.endswith("\n"):
                 try:
-                    yield Sample(**json.loads(line))
+                    yield record(Sample, json.loads(line))
                 except (ValueError, TypeError):
                     print(f"{path}: line {number} is damaged; that question is asked again", file=sys.stderr)

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from vidcom2 import compressor
 
-from ..results.files import markdown_table, write_whole
+from ..results.files import write_whole
 from ..results.load import read_results
-from ..results.sample import LABELS
+from ..results.side_by_side import markdown, print_side_by_side, side_by_side
 from ..results.terminal import stdout
 from .config import RunConfig
 from .distributed import Place
 from .evaluate import run as run_together
-
-COLUMNS = 6
-"""As many settings stand side by side on a terminal."""
-Rows = list[tuple[str, ...]]
 
 
 def split_specs(text: str) -> list[str]:
@@ -77,57 +70,17 @@ class Sweep:
             return failed
         results = {run.compressor: read_results(run.output) for run in self.runs}
         rows = side_by_side(results)
-        title = f"{next(iter(results.values()))['benchmark']}, {self.config.model}"
+        title = f"{next(iter(results.values())).benchmark}, {self.config.model}"
         write_whole(self.config.output / "table.md", markdown(title, rows))
         console = stdout()
-        wide = console.measure(rich_table(title, rows)).minimum > console.width
-        if len(self.runs) > COLUMNS or wide:  # one line for each, with the most important
-            shown = [row for row in rows if row[0].startswith(("overall", "% of", "tokens after", "prefill"))]
-            rows = list(zip(rows[0], *shown, strict=True))
-        console.print(rich_table(title, rows))
+        print_side_by_side(console, title, rows)
         for spec, result in results.items():
-            for failure in result["failures"]:
+            for failure in result.failures:
                 console.print(
-                    f"FAILED {spec} {failure['task']} question {failure['doc_id']}: {failure['error']}",
+                    f"FAILED {spec} {failure.task} question {failure.doc_id}: {failure.error}",
                     style="red",
                     markup=False,
                     highlight=False,
                 )
         console.print(f"results in {self.config.output}", highlight=False)
-        return sum(len(result["failures"]) for result in results.values())
-
-
-def side_by_side(results: Mapping[str, dict[str, Any]]) -> Rows:
-    """Rows of text, the header first: accuracy per category and overall, share of the first setting's, visual tokens,
-    mean milliseconds per stage.
-
-    results: results.json by setting.
-    """
-    every, names = list(results.values()), ["dense" if spec == "none" else spec for spec in results]
-    first = every[0]["scores"]["overall"]
-    rows: Rows = [("", *names)]
-    for category in every[0]["scores"]["categories"]:
-        rows.append((category, *(f"{r['scores']['categories'][category]['accuracy']:.1f}" for r in every)))
-    rows.append(("overall", *(f"{r['scores']['overall']:.1f}" for r in every)))
-    share = [f"{100 * r['scores']['overall'] / first:.1f}" if first else "-" for r in every]
-    rows.append((f"% of {names[0]}", *share))
-    for when in ("before", "after"):
-        tokens = [r["visual_tokens"][f"{when}_per_sample"] for r in every]
-        rows.append((f"tokens {when}", *("-" if n is None else f"{n:.1f}" for n in tokens)))
-    for stage in every[0]["seconds"]:
-        rows.append((f"{LABELS[stage]}, ms", *(f"{1000 * r['seconds'][stage]['mean']:.1f}" for r in every)))
-    return rows
-
-
-def markdown(title: str, rows: Rows) -> str:
-    return f"# {title}\n\n{markdown_table(rows)}"
-
-
-def rich_table(title: str, rows: Rows) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, column in enumerate(rows[0]):
-        parts = re.sub("([@:=])", r"\n\1", column)  # a spec is long
-        table.add_column(parts, justify="right" if i else "left", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*row, style="bold" if row[0] == "overall" or row[0].startswith("% of") else None)
-    return table
+        return sum(len(result.failures) for result in results.values())

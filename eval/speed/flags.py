@@ -9,8 +9,6 @@ from ..run.flags import spec_help
 
 RANDOM_WEIGHTS = ("llava-onevision-7b", "llava-video-7b", "qwen2-vl-7b", "tiny")
 """`models.random_weights.PRESETS`, which cannot be imported without torch. A test compares them."""
-GRAIN = 2.0
-"""Standard deviation of the grain in drawn videos, in levels of 255."""
 DTYPES = "{float16,bfloat16,float32}"
 
 
@@ -36,7 +34,7 @@ def add_operator(benchmarks: argparse._SubParsersAction) -> None:
     )
     how.add_argument("--dtype", metavar=DTYPES, help="of the features (default: bfloat16 on a GPU, float32 on CPU)")
     how.add_argument("--compile", action="store_true", help="measure the selections with torch.compile, too")
-    benchmarks.choices["operator"].set_defaults(start="speed.operator:prepare_bench")
+    benchmarks.choices["operator"].set_defaults(start="speed.operator:prepare_operator")
 
 
 def add_decode(benchmarks: argparse._SubParsersAction) -> None:
@@ -66,9 +64,9 @@ def add_decode(benchmarks: argparse._SubParsersAction) -> None:
         "--grain",
         metavar="SIGMA",
         type=float,
-        help=f"standard deviation of the grain, in levels of 255 (default: {GRAIN:g})",
+        help="standard deviation of the grain, in levels of 255 (default: 2)",
     )
-    benchmarks.choices["decode"].set_defaults(start="speed.video:prepare_decode")
+    benchmarks.choices["decode"].set_defaults(start="speed.decode:prepare_decode")
 
 
 def add_preprocess(benchmarks: argparse._SubParsersAction) -> None:
@@ -87,7 +85,7 @@ def add_preprocess(benchmarks: argparse._SubParsersAction) -> None:
         type=int,
         help="width and height that the tower takes (default: %(default)s)",
     )
-    benchmarks.choices["preprocess"].set_defaults(start="speed.video:prepare_preprocess")
+    benchmarks.choices["preprocess"].set_defaults(start="speed.preprocess:prepare_preprocess")
 
 
 def add_tower(benchmarks: argparse._SubParsersAction) -> None:

@@ -1,36 +1,32 @@
-"""python -m eval bench: how long VidCom²'s selection takes, and how much memory; registers the other benchmarks too."""
+"""python -m eval bench operator: time and memory of VidCom²'s selection on random features."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from llava.model.builder import resolve_dtype
 from vidcom2 import VidCom2
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
+from .arguments import choose_device, require_at_least
+from .memory import peak_bytes
 from .reference_operator import slow_reference
-from .rounds import bench_device, in_turns, machine, require_repeats, with_mark
+from .rounds import in_turns, machine, with_mark
+from .tables import new_table, print_table
 
-SIZES = "32x196x3584,64x169x3584,128x196x3584"
 RETENTION = 0.25
 READ = "one read"
 COPY = "one copy"
@@ -43,22 +39,32 @@ SELECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     RELEASED: lambda x: VidCom2.released(RETENTION).select(x).index,
     SLOW: lambda x: slow_reference(x, RETENTION),
 }
-"""x [T, M, D] -> kept positions; SLOW is what RELEASED is compared with."""
+"""The implementations, by line of the table: features [T, M, D] to positions of kept tokens, int64 [N]."""
 COMPILED = "{}, compiled"
 NOTES = (
-    f"ms, p90: median and 90th percentile; all lines of a size take turns in one run, at R = {RETENTION}",
-    f"{PAPER}, {RELEASED}, {SLOW}: scores, budgets, top-k and gather; {GATHER}: what of it {PAPER}'s gather takes",
-    f"{READ}: x.sum(); {COPY}: x.clone(); reads: median / that of {READ}; faster: median of {SLOW} / median",
-    "extra: the selection's peak of memory beyond the features, without the gathered tokens, in % of the features",
-    f"differ: tokens that {RELEASED} keeps and {SLOW} does not",
+    "ms is the median and p90 the 90th percentile of the time in milliseconds. All lines of a size take turns in one "
+    f"run. The retention ratio is {RETENTION}.",
+    f"{PAPER}, {RELEASED} and {SLOW} are implementations of the selection: scores, budgets, top-k and gathering the "
+    f"kept tokens. {SLOW} does the same as {RELEASED}, straightforwardly. {GATHER} is the gathering in {PAPER}.",
+    f"{READ} is x.sum() and {COPY} is x.clone(), where x are the features. reads is a line's median divided by that of "
+    f"{READ}. faster is the median of {SLOW} divided by a line's median.",
+    "extra is the peak memory of a selection in percent of the features. It counts neither the features nor the "
+    "gathered tokens.",
+    f"differ is the number of tokens that {RELEASED} keeps and {SLOW} drops.",
 )
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One size. milliseconds: every round of each line. extra_bytes: peak of each selection beyond the features.
+class Result:
+    """What was measured on features of one size.
 
-    kept: tokens that RELEASED keeps. different: those of them that SLOW does not keep.
+    Attributes:
+        size: Frames T, tokens per frame M, hidden size D.
+        feature_bytes: Bytes of the features.
+        milliseconds: Every round's time, by line of the table.
+        extra_bytes: Peak memory beyond the features, by selection.
+        kept: Number of tokens that RELEASED keeps.
+        different: Number of tokens that RELEASED keeps and SLOW drops.
     """
 
     size: tuple[int, int, int]
@@ -69,13 +75,15 @@ class Measured:
     different: int
 
     def median(self, line: str) -> float:
+        """Median time of a line, in milliseconds."""
         return statistics.median(self.milliseconds[line])
 
     def p90(self, line: str) -> float:
+        """90th percentile of the time of a line, in milliseconds."""
         return float(np.percentile(self.milliseconds[line], 90))
 
     def summary(self) -> dict[str, Any]:
-        """JSON-ready, with what the table shows."""
+        """All fields and the numbers of the table, ready for JSON."""
         lines = {
             line: {
                 "median_ms": self.median(line),
@@ -88,30 +96,46 @@ class Measured:
         return {**asdict(self), "lines": lines}
 
 
-def prepare_bench(arguments: argparse.Namespace) -> Callable[[], int]:
-    """Check everything; returns what measures, prints and writes."""
+def prepare_operator(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Check the arguments; return a function that measures, prints and writes."""
     sizes = parse_sizes(arguments.sizes)
-    device = bench_device(arguments.device)
+    device = choose_device(arguments.device)
     dtype = resolve_dtype(arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    repeats = require_repeats(arguments.repeats)
-    file: Path | None = arguments.json
-    prepare_json(file)
+    require_at_least(2, arguments, "repeats")
+    prepare_json(arguments.json)
     selections = dict(SELECTIONS)
     if arguments.compile:
         selections |= {COMPILED.format(line): torch.compile(SELECTIONS[line]) for line in (PAPER, RELEASED)}
+    return partial(run_operator, sizes, dtype, device, arguments.repeats, selections, arguments.json)
 
-    def finish() -> int:
-        results = [measure(features(size, dtype, device), repeats, selections) for size in sizes]
-        print_results(stdout(), results, f"{device}, {dtype}")
-        if file is not None:
-            write_json(file, report(results, dtype, device, repeats))
-        return 0
 
-    return finish
+def run_operator(
+    sizes: list[tuple[int, int, int]],
+    dtype: torch.dtype,
+    device: torch.device,
+    repeats: int,
+    selections: Mapping[str, Callable[[Tensor], Tensor]],
+    file: Path | None,
+) -> int:
+    """Measure every size, print the table and write the JSON file, if one is named."""
+    results = [measure(features(size, dtype, device), repeats, selections) for size in sizes]
+    print_results(stdout(), results, f"{device}, {dtype}")
+    if file is not None:
+        settings = {"dtype": str(dtype).removeprefix("torch."), "retention": RETENTION, "repeats": repeats}
+        summaries = [result.summary() for result in results]
+        write_json(file, {**machine(device), **settings, "notes": NOTES, "sizes": summaries})
+    return 0
 
 
 def parse_sizes(text: str) -> list[tuple[int, int, int]]:
-    """ "32x196x3584,..." as [(T, M, D), ...]; ValueError for anything else."""
+    """Parse sizes of features, such as "32x196x3584,64x169x3584".
+
+    Returns:
+        Frames T, tokens per frame M and hidden size D of each.
+
+    Raises:
+        ValueError: Anything else.
+    """
     sizes = []
     for part in text.split(","):
         found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", part.strip())
@@ -122,8 +146,16 @@ def parse_sizes(text: str) -> list[tuple[int, int, int]]:
 
 
 def features(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Random features [T, M, D] with structure: a scene that all frames share, channels and tokens that vary more and
-    less. The same on every device."""
+    """Draw random features with some structure: frames share a scene; channels and tokens vary to different degrees.
+
+    Args:
+        size: Frames T, tokens per frame M, hidden size D.
+        dtype: Their type.
+        device: Their device. The values are drawn on the CPU, so they are the same on every device.
+
+    Returns:
+        Features [T, M, D].
+    """
     frames, m, channels = size
     generator = torch.Generator().manual_seed(0)
 
@@ -135,74 +167,37 @@ def features(size: tuple[int, int, int], dtype: torch.dtype, device: torch.devic
     return x.mul_(normal(channels).exp_()).to(device, dtype)
 
 
-def measure(x: Tensor, repeats: int, selections: Mapping[str, Callable[[Tensor], Tensor]]) -> Measured:
-    """Time all lines, and compare what RELEASED and SLOW keep. selections: SELECTIONS, and perhaps more."""
+def measure(x: Tensor, repeats: int, selections: Mapping[str, Callable[[Tensor], Tensor]]) -> Result:
+    """Time all lines, and compare the tokens that RELEASED and SLOW keep.
 
-    def gathered(select: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+    Args:
+        x: Features [T, M, D].
+        repeats: How many rounds to time.
+        selections: The implementations to measure: SELECTIONS, and perhaps compiled ones.
+    """
+
+    def gathering(select: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
         return lambda: x.flatten(0, 1).index_select(0, select(x))
 
     index = SELECTIONS[PAPER](x)
-    calls = {READ: lambda: x.sum(), COPY: lambda: x.clone(), GATHER: gathered(lambda _: index)}
-    calls |= {line: gathered(select) for line, select in selections.items()}
-    ours, theirs = (set(SELECTIONS[line](x).tolist()) for line in (RELEASED, SLOW))
+    calls = {READ: lambda: x.sum(), COPY: lambda: x.clone(), GATHER: gathering(lambda _: index)}
+    calls |= {line: gathering(select) for line, select in selections.items()}
+    released, slow = (set(SELECTIONS[line](x).tolist()) for line in (RELEASED, SLOW))
     frames, m, channels = x.shape
-    return Measured(
+    return Result(
         size=(frames, m, channels),
         feature_bytes=x.nbytes,
         milliseconds=in_turns(calls, repeats, x.device),
         extra_bytes={line: peak_bytes(select, x) for line, select in selections.items()},
-        kept=len(ours),
-        different=len(ours - theirs),
+        kept=len(released),
+        different=len(released - slow),
     )
 
 
-def peak_bytes(call: Callable[[Tensor], Any], x: Tensor) -> int:
-    """The most memory that a call with x had in use beyond what was before: all of torch's, temporaries inside its
-    operators as well."""
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-        before = torch.cuda.memory_allocated(x.device)
-        torch.cuda.reset_peak_memory_stats(x.device)
-        call(x)
-        return torch.cuda.max_memory_allocated(x.device) - before
-    with hidden_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call(x)
-    assert profiler.profiler is not None
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(accumulate((event.nbytes() for event in events), initial=0))
-
-
-@contextmanager
-def hidden_stderr() -> Iterator[None]:
-    """Without what C++ code writes there, such as the profiler's log lines; exceptions pass."""
-    with TemporaryFile() as hidden:
-        shown = os.dup(2)
-        os.dup2(hidden.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(shown, 2)
-            os.close(shown)
-
-
-def report(results: list[Measured], dtype: torch.dtype, device: torch.device, repeats: int) -> dict[str, Any]:
-    return {
-        **machine(device),
-        "dtype": str(dtype).removeprefix("torch."),
-        "retention": RETENTION,
-        "repeats": repeats,
-        "notes": NOTES,
-        "sizes": [result.summary() for result in results],
-    }
-
-
-def print_results(console: Console, results: list[Measured], title: str) -> None:
-    table = Table(title=f"VidCom²'s selection, {title}", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for column in ("T x M x D", ""):
-        table.add_column(column, no_wrap=True)
-    for column in ("ms", "p90", "reads", "faster", "extra", "differ"):
-        table.add_column(column, justify="right", no_wrap=True)
+def print_results(console: Console, results: list[Result], title: str) -> None:
+    """Print the table and its notes."""
+    columns = ("ms", "p90", "reads", "faster", "extra", "differ")
+    table = new_table(f"VidCom²'s selection, {title}", "T x M x D", columns)
     for result in results:
         size = "x".join(map(str, result.size))
         for line, value in result.summary()["lines"].items():
@@ -215,8 +210,6 @@ def print_results(console: Console, results: list[Measured], title: str) -> None
                 f"{value['faster']:.1f}" if selection else "",
                 f"{100 * result.extra_bytes[line] / result.feature_bytes:.1f} %" if selection else "",
                 str(result.different) if line == RELEASED else "",
-                end_section=line == list(result.milliseconds)[-1],
             )
-    console.print(table)
-    for note in with_mark(NOTES):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        table.add_section()
+    print_table(console, table, with_mark(NOTES))

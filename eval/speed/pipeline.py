@@ -1,4 +1,4 @@
-"""python -m eval bench pipeline: questions per second from video files to answers, saving time in several ways."""
+"""python -m eval bench pipeline: questions per second from video files to answers, in several modes of work."""
 
 from __future__ import annotations
 
@@ -7,46 +7,61 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from llava.model.builder import resolve_dtype
 from llava.video import FrameSampling
 from vidcom2 import compressor
 
 from ..demo.minibench import HELD_OUT, questions, save
-from ..demo.show import MODEL
-from ..demo.train import mvbench_prompt
+from ..demo.prompts import mvbench_prompt
 from ..demo.world import TASKS, UNITS
 from ..models import Protocol, canary, load_engine, protocol_for
 from ..models.base import Engine
 from ..models.cores import suit_threads
+from ..models.packaged import DEMO_MODEL
 from ..models.random_weights import random_engine, write_files
 from ..results.files import prepare_json, write_json
 from ..results.sample import Key, Sample
 from ..results.terminal import stdout
 from ..run.pool import Alone, fitting, loading
 from ..run.worker import Answering, Part, Question, jobs_of
-from .rounds import bench_device, in_turns, machine, require_repeats
-from .video import new_table, show
+from .arguments import choose_device, require_at_least
+from .rounds import in_turns, machine
+from .tables import new_table, print_table
 
-ALONE = "one by one"
-TIMEOUT = 300.0  # seconds for a video
+ONE_BY_ONE = "one by one"
+TIMEOUT = 300.0
+"""Seconds in which a video must be read."""
 NOTES = (
-    "questions/s: of all questions, from video files to answers, median of the rounds; all lines take turns in one run",
-    "faster: questions/s / those of one by one with the compressor; differ: answers that are not that line's",
-    "one by one: each question has its video read and encoded, with nothing else going on; dense: without compressor",
-    "shared: a video is read and encoded once for its questions; ahead: and by worker processes, while the model is at "
-    "work; batches: and several questions are answered together. Loading and starting processes do not count",
+    "questions/s is the number of questions divided by the median time of a round, from video files to answers. "
+    "Loading the model and starting processes does not count. All lines take turns in one run.",
+    f"faster is questions/s divided by that of {ONE_BY_ONE}. differ is the number of answers that differ from its "
+    "answers.",
+    f"{ONE_BY_ONE}: every question reads and encodes its video again, and nothing runs at the same time. dense: the "
+    "same without compression.",
+    "shared: a video is read and encoded once for all its questions. ahead: in addition, worker processes read the "
+    "next videos while the model computes. batches: in addition, several questions are answered together.",
 )
 
 
 @dataclass(frozen=True)
-class Way:
-    """dense: without the compressor. shared: a video's questions share what is seen. workers: that read ahead."""
+class Mode:
+    """How questions are answered.
+
+    Attributes:
+        name: The mode's line in the table.
+        dense: Whether to answer without compression.
+        shared: Whether a video is read and encoded once for all its questions.
+        workers: Number of processes that read videos ahead.
+        batch: How many questions are answered together.
+    """
 
     name: str
     dense: bool = False
@@ -56,95 +71,104 @@ class Way:
 
 
 def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
-    """Check everything; returns what makes videos, measures, prints and writes."""
-    for name in ("videos", "zoom", "workers", "new_tokens"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
-    if arguments.batch_size < 2:
-        raise ValueError(f"--batch-size {arguments.batch_size} must be at least 2")
+    """Check the arguments; return a function that makes videos, measures, prints and writes."""
+    require_at_least(1, arguments, "videos", "zoom", "workers", "new_tokens")
+    require_at_least(2, arguments, "batch_size", "repeats")
     per_video = [int(part) if part.strip().isdecimal() else 0 for part in arguments.per_video.split(",")]
     if min(per_video) < 1:
         raise ValueError(f"--per-video {arguments.per_video!r} are not numbers of questions, such as 1,3")
     if not compressor(arguments.compressor).drops:
-        raise ValueError(f"--compressor {arguments.compressor} compresses nothing; dense is measured anyway")
+        raise ValueError(
+            f"--compressor {arguments.compressor} compresses nothing: name another one. Dense is measured in any case"
+        )
     if arguments.dtype is not None:
         resolve_dtype(arguments.dtype)
     with TemporaryDirectory() as folder:
-        choose(arguments, Path(folder))
-    device = bench_device(arguments.device)
-    repeats = require_repeats(arguments.repeats)
+        choose_model(arguments, Path(folder))
+    device = choose_device(arguments.device)
     prepare_json(arguments.json)
-    ways = (
-        Way(f"dense, {ALONE}", dense=True, shared=False),
-        Way(ALONE, shared=False),
-        Way("shared"),
-        Way("ahead", workers=arguments.workers),
-        Way("batches", workers=arguments.workers, batch=arguments.batch_size),
+    return partial(run_pipeline, arguments, per_video, device)
+
+
+def run_pipeline(arguments: argparse.Namespace, per_video: list[int], device: torch.device) -> int:
+    """Make videos, measure every mode, print the table and write the JSON file, if one is named."""
+    modes = (
+        Mode(f"dense, {ONE_BY_ONE}", dense=True, shared=False),
+        Mode(ONE_BY_ONE, shared=False),
+        Mode("shared"),
+        Mode("ahead", workers=arguments.workers),
+        Mode("batches", workers=arguments.workers, batch=arguments.batch_size),
     )
-
-    def finish() -> int:
-        with TemporaryDirectory() as folder, ExitStack() as stack:
-            path, protocol = choose(arguments, Path(folder))
-            usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
-            dtype = arguments.dtype or ("float32" if device.type == "cpu" else usual)
-            make = random_engine if arguments.random_weights else load_engine
-            canary.require_for(path, [arguments.compressor])
-            flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
-            with loading(flag):
-                engine = make(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)
-            if device.type == "cpu":
-                suit_threads(engine.model)
-            videos = list(write_videos(Path(folder), arguments.videos, arguments.duration, arguments.zoom))
-            with fitting(flag):
-                working = {way: stack.enter_context(closing(alone(engine, way, arguments.compressor))) for way in ways}
-            results = {
-                number: measure(working, ask_about(videos, number, arguments.new_tokens), repeats, device)
-                for number in per_video
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        path, protocol = choose_model(arguments, Path(folder))
+        usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
+        dtype = arguments.dtype or ("float32" if device.type == "cpu" else usual)
+        flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
+        canary.require_for(path, [arguments.compressor])
+        load = random_engine if arguments.random_weights else load_engine
+        with loading(flag):
+            engine = load(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)
+        if device.type == "cpu":
+            suit_threads(engine.model)
+        videos = list(write_videos(Path(folder), arguments.videos, arguments.duration, arguments.zoom))
+        with fitting(flag):
+            answerers = {
+                mode: stack.enter_context(closing(answerer(engine, mode, arguments.compressor))) for mode in modes
             }
-        table = new_table(
-            f"{len(videos)} videos, {arguments.compressor}, {device}",
-            "questions per video",
-            ("questions/s", "faster", "differ"),
-        )
-        for number, lines in results.items():
-            for name, line in lines.items():
-                cells = f"{line['questions_per_second']:.2f}", f"{line['faster']:.2f}", str(line["differ"])
-                table.add_row(str(number), name, *cells)
-            table.add_section()
-        show(stdout(), table, NOTES)
-        if arguments.json is not None:
-            names = ("compressor", "duration", "zoom", "workers", "batch_size", "new_tokens")
-            model = {"model": Path(path).name, "random_weights": bool(arguments.random_weights), "dtype": dtype}
-            settings = {**model, **protocol.describe(), **{name: getattr(arguments, name) for name in names}}
-            counts = {"videos": len(videos), "repeats": repeats, "notes": NOTES}
-            write_json(arguments.json, {**machine(device), **settings, **counts, "questions_per_video": results})
-        return 0
-
-    return finish
+        results = {
+            number: measure(answerers, ask_about(videos, number, arguments.new_tokens), arguments.repeats, device)
+            for number in per_video
+        }
+    print_results(stdout(), results, f"{len(videos)} videos, {arguments.compressor}, {device}")
+    if arguments.json is not None:
+        names = ("compressor", "duration", "zoom", "workers", "batch_size", "new_tokens")
+        model = {"model": Path(path).name, "random_weights": bool(arguments.random_weights), "dtype": dtype}
+        settings = {**model, **protocol.describe(), **{name: getattr(arguments, name) for name in names}}
+        counts = {"videos": len(videos), "repeats": arguments.repeats, "notes": NOTES}
+        write_json(arguments.json, {**machine(device), **settings, **counts, "questions_per_video": results})
+    return 0
 
 
-def choose(arguments: argparse.Namespace, directory: Path) -> tuple[str, Protocol]:
-    """The model, and how it sees videos. directory: for a config without weights. Raises what is wrong with them."""
+def choose_model(arguments: argparse.Namespace, directory: Path) -> tuple[str, Protocol]:
+    """Choose the model and its protocol, with --sampling.
+
+    Args:
+        arguments: The command line.
+        directory: Where to write the config of a model with random weights.
+
+    Returns:
+        The model's directory or hub name, and the protocol.
+
+    Raises:
+        ValueError: The model or the sampling is not known, or they do not go together.
+        OSError: There is no such model.
+    """
     if arguments.random_weights:
         path = str(write_files(arguments.random_weights, directory))
     else:
-        path = arguments.model or str(MODEL)
-    sampling = arguments.sampling or (f"uniform:{UNITS}" if path == str(MODEL) else None)
+        path = arguments.model or str(DEMO_MODEL)
+    sampling = arguments.sampling or (f"uniform:{UNITS}" if path == str(DEMO_MODEL) else None)
     protocol = protocol_for(path)
     return path, protocol.sampled(FrameSampling.parse(sampling)) if sampling else protocol
 
 
 def write_videos(root: Path, per_task: int, duration: str, zoom: int) -> Iterator[tuple[str, str]]:
-    """MiniBench's videos of all tasks, and a question about each."""
+    """Write MiniBench's videos of all tasks; yield each file with the prompt of its question."""
     for task in TASKS:
-        for number, question, units in questions(task, per_task, HELD_OUT):
+        for number, question, pictures in questions(task, per_task, HELD_OUT):
             path = root / f"{task}_{number}.mp4"
-            save(path, units, duration, zoom)
+            save(path, pictures, duration, zoom)
             yield str(path), mvbench_prompt(question)
 
 
 def ask_about(videos: Sequence[tuple[str, str]], per_video: int, new_tokens: int) -> list[Part]:
-    """Every video with its own question, and those of the ones after it."""
+    """Ask each video its own question, and those of the videos after it until there are `per_video` questions.
+
+    Args:
+        videos: Files with the prompts of their questions.
+        per_video: Number of questions on each video.
+        new_tokens: Longest answer, in tokens.
+    """
     generation = {"max_new_tokens": new_tokens, "do_sample": False}
     parts = []
     for i, (video, _) in enumerate(videos):
@@ -153,40 +177,64 @@ def ask_about(videos: Sequence[tuple[str, str]], per_video: int, new_tokens: int
     return parts
 
 
-def alone(engine: Engine, way: Way, spec: str) -> Alone:
-    """What answers this way, as a run does."""
-    answering = Answering(engine, ("none" if way.dense else spec,), way.workers, TIMEOUT, way.batch)
-    return Alone(answering, ahead=way.workers + 1)
+def answerer(engine: Engine, mode: Mode, spec: str) -> Alone:
+    """What answers questions in a mode, in this process, as a run does."""
+    answering = Answering(engine, ("none" if mode.dense else spec,), mode.workers, TIMEOUT, mode.batch)
+    return Alone(answering, ahead=mode.workers + 1)
 
 
 def measure(
-    working: dict[Way, Alone], parts: Sequence[Part], repeats: int, device: torch.device
+    answerers: dict[Mode, Alone], parts: Sequence[Part], repeats: int, device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """By way; raises RuntimeError where a question has no answer."""
+    """Time all modes on the same questions.
+
+    Args:
+        answerers: What answers, by mode.
+        parts: The videos with their questions.
+        repeats: How many rounds to time.
+        device: The model's device.
+
+    Returns:
+        Times, questions per second and differences from ONE_BY_ONE, by the mode's name. NOTES says what they are.
+
+    Raises:
+        RuntimeError: A question could not be answered.
+    """
     answers: dict[str, dict[Key, str]] = {}
 
-    def all_of(way: Way) -> Callable[[], None]:
-        jobs = jobs_of(parts, way.batch)
-        if not way.shared:
+    def answer_all(mode: Mode) -> Callable[[], None]:
+        jobs = jobs_of(parts, mode.batch)
+        if not mode.shared:
             jobs = [single for job in jobs for single in job.apart(by_question=True)]
-        made = answers.setdefault(way.name, {})
+        given = answers.setdefault(mode.name, {})
 
         def note(_: int, sample: Sample) -> None:
             if sample.error is not None:
                 raise RuntimeError(sample.error)
-            made[sample.key] = sample.answer
+            given[sample.key] = sample.answer
 
-        return lambda: working[way].answer(iter(jobs), note)
+        return lambda: answerers[mode].answer(iter(jobs), note)
 
-    times = in_turns({way.name: all_of(way) for way in working}, repeats, device)
-    slowest = statistics.median(times[ALONE])
+    times = in_turns({mode.name: answer_all(mode) for mode in answerers}, repeats, device)
+    slowest = statistics.median(times[ONE_BY_ONE])
     count = sum(len(part.questions) for part in parts)
     return {
         name: {
             "milliseconds": milliseconds,
             "questions_per_second": 1000 * count / statistics.median(milliseconds),
             "faster": slowest / statistics.median(milliseconds),
-            "differ": sum(answers[name][key] != answer for key, answer in answers[ALONE].items()),
+            "differ": sum(answers[name][key] != answer for key, answer in answers[ONE_BY_ONE].items()),
         }
         for name, milliseconds in times.items()
     }
+
+
+def print_results(console: Console, results: dict[int, dict[str, dict[str, Any]]], title: str) -> None:
+    """Print the table and its notes. results: by number of questions per video and mode."""
+    table = new_table(title, "questions per video", ("questions/s", "faster", "differ"))
+    for number, lines in results.items():
+        for name, line in lines.items():
+            cells = f"{line['questions_per_second']:.2f}", f"{line['faster']:.2f}", str(line["differ"])
+            table.add_row(str(number), name, *cells)
+        table.add_section()
+    print_table(console, table, NOTES)

@@ -1,9 +1,11 @@
-"""Times of several calls, taken in turns, and what machine they are of."""
+"""Time several functions in turns, and describe the machine that the times come from."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -14,9 +16,17 @@ from ..results.provenance import provenance
 
 
 def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Milliseconds of every round of each call, until the device was done, after a round that does not count.
+    """Time functions in turns, so that a slow moment of the machine affects all of them alike.
 
-    In turns, so that a slow moment of the machine meets all of them alike.
+    A first round is not counted.
+
+    Args:
+        calls: The functions by name.
+        rounds: How many rounds to time.
+        device: The device that the functions use. A time ends when the device is done.
+
+    Returns:
+        Milliseconds of every round, by name.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -28,7 +38,7 @@ def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Milliseconds that a call took, begun when the device has nothing to do, until the device was done."""
+    """Milliseconds of one call. It starts when the device is idle and ends when the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     begin = moment(device)
@@ -37,29 +47,15 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def with_mark(notes: Sequence[str]) -> tuple[str, ...]:
-    """The notes below a table of times, the first of which says so if the machine was loaded."""
+    """The notes below a table of times. If other processes kept the CPUs busy, a first note says so."""
     loaded = mark(Waiting(ever=True).share)
     return (*([loaded] if loaded else []), *notes)
 
 
-def bench_device(name: str | None) -> torch.device:
-    """What --device names, or the GPU where there is one; ValueError for a GPU that there is not."""
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU; cpu is there")
-    return device
-
-
-def require_repeats(repeats: int) -> int:
-    if repeats < 2:
-        raise ValueError(f"--repeats {repeats} must be at least 2")
-    return repeats
-
-
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where times come from, JSON-ready."""
-    origin = provenance()
-    del origin["command"]  # which names this machine's directories; what it said is elsewhere
+    """Describe where times come from, ready for JSON: versions, device, CPU threads and load."""
+    origin = asdict(provenance())
+    del origin["command"]  # It names directories of this machine. The settings are stored in other fields.
     return {
         "provenance": origin,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -67,3 +63,11 @@ def machine(device: torch.device) -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "waited_for_cpu": Waiting(ever=True).share,
     }
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

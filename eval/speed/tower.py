@@ -1,4 +1,4 @@
-"""python -m eval bench tower: what would make the vision tower faster, and whether its results stay."""
+"""python -m eval bench tower: other ways to compute parts of a vision tower, their speed and their differences."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import argparse
 import copy
 import statistics
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -18,68 +21,78 @@ from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .rounds import bench_device, in_turns, machine, require_repeats, with_mark
-from .video import new_table, show
+from .arguments import choose_device, require_at_least
+from .rounds import in_turns, machine, with_mark
+from .tables import new_table, print_table
 
 NOTES = (
-    "random weights; ms: median, all lines take turns; max: largest difference from the first line, which runs today",
-    "patches: frames to patch embeddings, once per frame; layer: one transformer layer, of which the tower has many",
+    "The weights are random. ms is the median time in milliseconds. All lines take turns.",
+    "max is the largest difference from the first line of the part, which is how the tower runs now.",
+    "patches is the step from frames to patch embeddings. layer is one transformer layer; the tower has many.",
 )
 
 
 def prepare_tower(arguments: argparse.Namespace) -> Callable[[], int]:
-    """Check everything; returns what measures, prints and writes."""
+    """Check the arguments; return a function that measures, prints and writes."""
     if arguments.tower not in KNOWN_TOWERS:
-        raise ValueError(f"--tower {arguments.tower!r} is unknown; there are {', '.join(KNOWN_TOWERS)}")
-    if arguments.frames < 1:
-        raise ValueError(f"--frames {arguments.frames} must be at least 1")
-    device = bench_device(arguments.device)
+        raise ValueError(f"--tower {arguments.tower!r} is unknown; choose one of {', '.join(KNOWN_TOWERS)}")
+    require_at_least(1, arguments, "frames")
+    require_at_least(2, arguments, "repeats")
+    device = choose_device(arguments.device)
     dtype = resolve_dtype(arguments.dtype or ("float32" if device.type == "cpu" else "float16"))
-    repeats = require_repeats(arguments.repeats)
     prepare_json(arguments.json)
+    return partial(run_tower, arguments, device, dtype)
 
-    def finish() -> int:
-        config = VisionConfig.from_dict(KNOWN_TOWERS[arguments.tower])
-        parts = measure_parts(config, arguments.frames, repeats, device, dtype, arguments.compile)
-        table = new_table(f"{arguments.tower}, {arguments.frames} frames, {device}, {dtype}", "part", ("ms", "max"))
-        for part, lines in parts.items():
-            for name, line in lines.items():
-                table.add_row(part, name, f"{line['median_ms']:.1f}", f"{line['max']:.1e}")
-            table.add_section()
-        show(stdout(), table, with_mark(NOTES))
-        if arguments.json is not None:
-            settings = {"tower": arguments.tower, "frames": arguments.frames, "repeats": repeats}
-            settings["dtype"] = str(dtype).removeprefix("torch.")
-            write_json(arguments.json, {**machine(device), **settings, "notes": NOTES, "parts": parts})
-        return 0
 
-    return finish
+def run_tower(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> int:
+    """Measure all parts, print the table and write the JSON file, if one is named."""
+    config = VisionConfig.from_dict(KNOWN_TOWERS[arguments.tower])
+    parts = measure_parts(config, arguments.frames, arguments.repeats, device, dtype, arguments.compile)
+    print_results(stdout(), parts, f"{arguments.tower}, {arguments.frames} frames, {device}, {dtype}")
+    file: Path | None = arguments.json
+    if file is not None:
+        settings = {"tower": arguments.tower, "frames": arguments.frames, "repeats": arguments.repeats}
+        settings["dtype"] = str(dtype).removeprefix("torch.")
+        write_json(file, {**machine(device), **settings, "notes": NOTES, "parts": parts})
+    return 0
 
 
 @torch.inference_mode()
 def measure_parts(
     config: VisionConfig, frames: int, repeats: int, device: torch.device, dtype: torch.dtype, compiled: bool
 ) -> dict[str, dict[str, Any]]:
-    """By part and by the way it runs, today's way first."""
+    """Measure every way to compute every part.
+
+    Args:
+        config: Sizes of the tower.
+        frames: How many frames are encoded together.
+        repeats: How many rounds to time.
+        device: The device to compute on.
+        dtype: The dtype to compute in.
+        compiled: Whether to measure a compiled layer as well.
+
+    Returns:
+        Times, and differences from the first way, by part and way.
+    """
     torch.manual_seed(0)
     model = VisionModel(config, layers=1, used=1).eval().to(device, dtype).vision_model
     side = config.image_size
     pixels = torch.randn(frames, 3, side, side).clamp(-1, 1).to(device, dtype)
     patches, layer = model.embeddings.patch_embedding, model.encoder.layers[0]
-    last = copy.deepcopy(patches).to(memory_format=torch.channels_last)
+    patches_last = copy.deepcopy(patches).to(memory_format=torch.channels_last)
     hidden = model.embeddings(pixels)
 
-    def product() -> Tensor:
+    def matrix_product() -> Tensor:
         p, n = config.patch_size, config.num_patches_per_side
-        cut = pixels[:, :, : n * p, : n * p].unflatten(3, (n, p)).unflatten(2, (n, p))  # [N, 3, n, p, n, p]
+        cut = pixels[:, :, : n * p, : n * p].unflatten(3, (n, p)).unflatten(2, (n, p))  # [T, 3, n, p, n, p]
         rows = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         return linear(rows, patches.weight.flatten(1), patches.bias).mT.unflatten(2, (n, n))
 
-    ways: dict[str, dict[str, Callable[[], Tensor]]] = {
+    parts: dict[str, dict[str, Callable[[], Tensor]]] = {
         "patches": {
             "convolution": lambda: patches(pixels),
-            "channels last": lambda: last(pixels.contiguous(memory_format=torch.channels_last)),
-            "matrix product": product,
+            "channels last": lambda: patches_last(pixels.contiguous(memory_format=torch.channels_last)),
+            "matrix product": matrix_product,
         },
         "layer": {
             "all frames": lambda: layer(hidden),
@@ -87,18 +100,30 @@ def measure_parts(
         },
     }
     if compiled:
-        faster = torch.compile(layer)
-        ways["layer"]["compiled"] = lambda: faster(hidden)
-    results = {}
-    for part, calls in ways.items():
-        times = in_turns(calls, repeats, device)
-        today = next(iter(calls.values()))()
-        results[part] = {
-            name: {
-                "milliseconds": times[name],
-                "median_ms": statistics.median(times[name]),
-                "max": float((call() - today).abs().max()),
-            }
-            for name, call in calls.items()
+        compiled_layer = torch.compile(layer)
+        parts["layer"]["compiled"] = lambda: compiled_layer(hidden)
+    return {part: measure_ways(calls, repeats, device) for part, calls in parts.items()}
+
+
+def measure_ways(calls: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device) -> dict[str, Any]:
+    """Time several ways to compute the same tensor, and compare them with the first."""
+    times = in_turns(calls, repeats, device)
+    first = next(iter(calls.values()))()
+    return {
+        name: {
+            "milliseconds": times[name],
+            "median_ms": statistics.median(times[name]),
+            "max": float((call() - first).abs().max()),
         }
-    return results
+        for name, call in calls.items()
+    }
+
+
+def print_results(console: Console, parts: dict[str, dict[str, Any]], title: str) -> None:
+    """Print the table and its notes."""
+    table = new_table(title, "part", ("ms", "max"))
+    for part, lines in parts.items():
+        for name, line in lines.items():
+            table.add_row(part, name, f"{line['median_ms']:.1f}", f"{line['max']:.1e}")
+        table.add_section()
+    print_table(console, table, with_mark(NOTES))

@@ -1,13 +1,14 @@
-"""What makes a language model a LLaVA: a vision tower, a projector, and the way from pixels to LLM input rows.
+"""Mixins that make a language model a LLaVA: a vision tower, a projector, and the way from pixels to LLM input rows.
 
 encode -> pool -> compress -> arrange with newlines -> splice into the text -> pad
+
+The models here are `vidcom2.models.llava.SplicingModel`s. That file says what vidcom2 asks of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from llava.model.visual_inputs import Encoded, VisualInput, has_slot, prompt_ids
 from llava.model.visual_layout import VisualRows, arrange_image, arrange_video, plain_rows, video_newlines
 from vidcom2 import Compressor, Record
 from vidcom2.models.names import cache_name, cache_of, warn_untested
+from vidcom2.models.spliced import Spliced, SplicedVisual
 
 # The mixins below stand in front of a language model's classes and call their methods with super().
 LanguageModel: Any = Any if TYPE_CHECKING else object
@@ -37,7 +39,11 @@ TOWER_PREFIX = "model.vision_tower.vision_tower."
 
 
 class LlavaMetaModel(LanguageModel):
-    """Mixin for the bare LLM: adds `vision_tower`, `mm_projector` and, for "unpad" merging, `image_newline`."""
+    """Mixin for the bare LLM: adds `vision_tower`, `mm_projector` and, for "unpad" merging, `image_newline`.
+
+    Raises:
+        ValueError: If the config asks for a resampler.
+    """
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -51,51 +57,62 @@ class LlavaMetaModel(LanguageModel):
             self.image_newline = nn.Parameter(torch.randn(config.hidden_size) / math.sqrt(config.hidden_size))
 
     def get_vision_tower(self) -> Any:
+        """Return the vision tower; None for a plain language model."""
         return getattr(self, "vision_tower", None)
 
 
 class LlavaMetaForCausalLM(LanguageModel):
-    """Mixin, to stand before the LLM's class: multimodal forward, generate and from_pretrained.
+    """Mixin to put before the LLM's class: multimodal forward, generate and from_pretrained.
 
-    compressor: what compresses the videos; set by `vidcom2`, not by hand.
-    visual_records: one `vidcom2.Record` per image or video of the latest prompt.
+    Attributes:
+        compressor: What compresses the videos; None for nothing. `vidcom2` sets it.
+        visual_records: One `vidcom2.Record` for each image or video of the latest call, in order. Every call makes
+            a new list, and it is empty until the call has put its rows together.
+        visual_hooks: Functions that every call with images calls with its prompts, as soon as their rows are put
+            together, in the thread that then calls the language model. Append your own to see what is spliced where.
     """
 
     compressor: Compressor | None = None
 
     def _assemble(self, model: nn.Module) -> None:
-        """What is left of a CausalLM's __init__ once its bare model is built."""
+        """Do what is left of a CausalLM's __init__ once its bare model is built."""
         self.model = model
         self.vocab_size = self.config.vocab_size
         self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
         self.visual_records: list[Record] = []
+        self.visual_hooks: list[Callable[[Spliced], None]] = []
         self.post_init()
 
     def get_model(self) -> Any:
+        """Return the language model without its head."""
         return self.model
 
     def get_vision_tower(self) -> Any:
+        """Return the vision tower; None for a plain language model."""
         return self.get_model().get_vision_tower()
 
     # ---- from pixels to LLM input rows
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Tower and projector: [N, 3, S, S] -> [N, tokens, D], in the projector's dtype."""
+        """Run tower and projector: images [N, 3, S, S] -> features [N, tokens, D], in the projector's dtype."""
         features = self.get_vision_tower()(images)
         projector = self.get_model().mm_projector
-        # A quantised weight is stored as integers, which say nothing about the dtype it computes in.
+        # A quantised weight is stored as integers. Their dtype is not the one it computes in.
         dtype = next((p.dtype for p in projector.parameters() if p.is_floating_point()), features.dtype)
         return projector(features.to(dtype))
 
     @torch.no_grad()
     def encode(self, views: Tensor) -> Encoded:
-        """One image or video [V, 3, S, S] through tower and projector, to be passed in `images` any number of times."""
+        """Encode one image or video [V, 3, S, S], to be passed in `images` any number of times."""
         return Encoded(self.encode_images(views))
 
     def get_2dPool(self, image_feature: Tensor, stride: int = 2) -> Tensor:
-        """Shrink each frame's square token grid by `stride`: [T, side*side, D] -> [T, M, D].
+        """Shrink each frame's square token grid by `stride`: [T, side·side, D] -> [T, M, D].
 
-        mm_spatial_pool_mode average and max floor the new side, bilinear rounds it up. Raises ValueError for others.
+        The config's mm_spatial_pool_mode decides: "average" and "max" round the new side down, "bilinear" rounds it up.
+
+        Raises:
+            ValueError: If the tokens are not the tower's grid, or if the mode is unknown.
         """
         side = self.get_vision_tower().num_patches_per_side
         if image_feature.shape[1] != side * side:
@@ -128,16 +145,26 @@ class LlavaMetaForCausalLM(LanguageModel):
     ) -> tuple[Any, ...]:
         """Replace the image slots (IMAGE_TOKEN_INDEX) of input_ids [B, n] by visual rows.
 
-        images: a list with one [V, 3, S, S] or [3, S, S] tensor, or what `encode` made of it, per slot; or a 5-D or
-        4-D tensor of images; a text-only sample may have a dummy entry. modalities: "image", "video" or "text" (a
-        dummy), for each of `images`.
-        Returns (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, L, D], labels). Position ids,
-        mask and labels come back only if they were given, or if the sequence cannot be read without them.
-
         A single token that is no slot, or that meets a cache with rows (a decoding step), comes back as it is.
 
-        Raises ValueError where images, slots and modalities do not match, and for images on a cache with rows where
-        positions or a mask must go on from it.
+        Args:
+            input_ids: int64 [B, n].
+            position_ids: int64 [B, n] or None. Given ones are numbered anew.
+            attention_mask: [B, n], 1 for tokens; None if there is no padding.
+            past_key_values: The key-value cache, which is not changed; None for none.
+            labels: int64 [B, n] or None.
+            images: One entry for each slot: [V, 3, S, S], [3, S, S], or what `encode` made of it. Or a 5-D or 4-D
+                tensor. A text-only prompt may have a dummy entry.
+            modalities: "image", "video" or "text" (a dummy), for each of `images`.
+            image_sizes: (width, height) of each image, needed for images of several tiles.
+
+        Returns:
+            (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, L, D], labels). Position ids, mask
+            and labels are None unless they were given, or unless the sequence cannot be read without them.
+
+        Raises:
+            ValueError: If images, slots and modalities do not match, or for images on a cache with rows, where
+                positions or a mask must go on from it.
         """
         continues = past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
         step = input_ids.shape[1] == 1 and (continues or not has_slot(input_ids))
@@ -155,7 +182,7 @@ class LlavaMetaForCausalLM(LanguageModel):
             )
         side = "left" if getattr(self.config, "tokenizer_padding_side", "right") == "left" else "right"
         padded = self._multimodal_rows(input_ids, attention_mask, labels, images, modalities, image_sizes, side)
-        # A mask nobody asked for is needed where rows differ in length, or padding would be attended to.
+        # Where prompts differ in length, a mask is needed even if none was given: nothing may attend to padding.
         mask = padded.mask if attention_mask is not None or not padded.mask.all() else None
         if mask is not None and attention_mask is not None:
             mask = mask.to(attention_mask.dtype)
@@ -183,7 +210,7 @@ class LlavaMetaForCausalLM(LanguageModel):
         image_sizes: Sequence[tuple[int, int]] | None,
         padding_side: str,
     ) -> Padded:
-        self.visual_records = []  # should this fail, no other call's are taken for its own
+        self.visual_records = []  # should this call fail, the records of another one must not be taken for its own
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         samples = [ids[keep] for ids, keep in zip(input_ids, real, strict=True)]
         targets = [torch.full_like(ids, IGNORE_INDEX) for ids in samples]
@@ -204,9 +231,11 @@ class LlavaMetaForCausalLM(LanguageModel):
                 "the question, is lost. Use fewer frames, or a lower retention."
             )
         padded = pad_rows(rows, padding_side, limit)
-        records = tuple(self._records(inputs, visuals, [row.starts for row in rows], padded, limit))
-        self.visual_records = list(records)
-        return replace(padded, records=records)
+        spliced = tuple(self._spliced(inputs, visuals, [row.starts for row in rows], padded))
+        self.visual_records = [visual.record for visual in spliced]
+        for hook in list(self.visual_hooks):
+            hook(Spliced(padded.mask, spliced, padded.cut, labels is not None))
+        return padded
 
     def _visual_rows(self, inputs: Sequence[VisualInput]) -> list[VisualRows]:
         """Encode all views in one go, then pool, compress and arrange each input on its own."""
@@ -236,31 +265,34 @@ class LlavaMetaForCausalLM(LanguageModel):
     def _keeps_positions(self) -> bool:
         return self.compressor is not None and self.compressor.positions == "original"
 
-    def _records(
+    def _spliced(
         self,
         inputs: Sequence[VisualInput],
         visuals: Sequence[VisualRows],
         starts: Sequence[Sequence[int]],
         padded: Padded,
-        limit: int | None,
-    ) -> Iterator[Record]:
+    ) -> Iterator[SplicedVisual]:
+        """Yield the record and the columns of each visual input. starts: for each prompt, where its inputs begin."""
         pairs = iter(zip(inputs, visuals, strict=True))
         for sample, sample_starts in enumerate(starts):
             for start in sample_starts:
                 entry, visual = next(pairs)
                 compressed = self.compressor if entry.merge and entry.modality == "video" else None
-                yield Record(
+                first = start + padded.shift[sample]
+                left = max(0, min(len(visual.rows), padded.mask.shape[1] - first))  # the others were cut off
+                record = Record(
                     sample=sample,
                     modality="video" if entry.modality == "video" else "image",
                     method=compressed.spec if compressed else "none",
                     positions=(compressed.positions or "repack") if compressed else "repack",
-                    start=start + padded.shift[sample],
+                    start=first,
                     frames_before=tuple(before for before, _ in visual.frames),
                     frames_after=tuple(after for _, after in visual.frames),
                     separators_before=visual.separators[0],
                     separators_after=visual.separators[1],
-                    cut=max(0, min(start + len(visual.rows) - limit, len(visual.rows))) if limit else 0,
+                    cut=len(visual.rows) - left,
                 )
+                yield SplicedVisual(record, torch.arange(first, first + left), visual.frame[:left])
 
     # ---- the language model's own methods, taught images
 
@@ -281,10 +313,19 @@ class LlavaMetaForCausalLM(LanguageModel):
         cache: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """The LLM's forward; `images` and their kin as in `prepare_inputs_labels_for_multimodal`.
+        """Run the LLM's forward on a prompt with images. It takes what the LLM's own forward takes, and more.
 
-        past_key_values, cache: the key-value cache, by LLaVA's name or by that of transformers 5.24 on.
-        dpo_forward returns (logits, labels), labels expanded to the visual rows.
+        Args:
+            images: See `prepare_inputs_labels_for_multimodal`, also for `image_sizes` and `modalities`.
+            image_sizes: See there.
+            modalities: See there.
+            past_key_values: The key-value cache, by LLaVA's name.
+            cache: The key-value cache, by the name of transformers 5.24 and later.
+            dpo_forward: Whether to return (logits, labels), with labels expanded to the visual rows.
+
+        Raises:
+            ValueError: If the cache comes by both names, or if a step lacks the positions that it needs under
+                positions="original", and for what `prepare_inputs_labels_for_multimodal` refuses.
         """
         if past_key_values is not None and cache is not None:
             raise ValueError("past_key_values and cache are two names of the key-value cache: pass one of them")
@@ -327,11 +368,21 @@ class LlavaMetaForCausalLM(LanguageModel):
         modalities: str | Sequence[str] = ("image",),
         **kwargs: Any,
     ) -> Any:
-        """transformers' generate on a prompt with image slots, `inputs` or `input_ids`; returns the new tokens only.
+        """Run transformers' generate() on prompts with image slots. It returns the new tokens only.
 
-        Batches may be padded on either side; they are padded on the left before the LLM sees them.
-        Raises NotImplementedError for inputs_embeds, ValueError for a prompt that is none and for a cache with rows,
-        and what `prepare_inputs_labels_for_multimodal` raises.
+        Batches may be padded on either side. They are padded on the left before the LLM gets them.
+
+        Args:
+            inputs: int64 [B, n], the prompts. They may come as `input_ids` instead.
+            images: See `prepare_inputs_labels_for_multimodal`, also for `image_sizes` and `modalities`.
+            image_sizes: See there.
+            modalities: See there.
+            kwargs: What transformers' generate() takes.
+
+        Raises:
+            NotImplementedError: For `inputs_embeds`.
+            ValueError: If there is no prompt, if it has another shape, or if the cache has rows already, and for what
+                `prepare_inputs_labels_for_multimodal` refuses.
         """
         if "inputs_embeds" in kwargs:
             raise NotImplementedError("generate() builds inputs_embeds itself; pass token ids and images")
@@ -354,9 +405,12 @@ class LlavaMetaForCausalLM(LanguageModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """transformers' from_pretrained, but a weight missing from the checkpoint is an error, not a random number.
+        """Load a checkpoint as transformers does, but refuse one with missing weights instead of making them up.
 
-        Tower weights alone may be missing; then they come from the tower's own files.
+        Only the tower's weights may be missing. Then they come from the tower's own files.
+
+        Raises:
+            ValueError: If weights are missing, of another shape, or in files that cannot be read.
         """
         want_info = kwargs.pop("output_loading_info", False)
         model, info = load_whole(

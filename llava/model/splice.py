@@ -1,4 +1,4 @@
-"""Put visual rows into text: from token ids with image slots to padded embeddings, masks, labels and positions."""
+"""Splicing visual rows into text: from token ids with image slots to padded embeddings, masks, labels, positions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from torch import Tensor
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.visual_layout import VisualRows
-from vidcom2 import Record
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sample: embeds [L, D], labels [L], position [L] in the uncompressed sequence, and the start of each visual
-    input."""
+    """One prompt.
+
+    Attributes:
+        embeds: [L, D].
+        labels: int64 [L].
+        position: int64 [L], where each row stands in the uncompressed sequence.
+        starts: Where each visual input begins.
+    """
 
     embeds: Tensor
     labels: Tensor
@@ -24,14 +29,22 @@ class Row:
     starts: tuple[int, ...]
 
     def cut(self, length: int | None) -> Row:
+        """Return the first `length` rows; None returns all."""
         return Row(self.embeds[:length], self.labels[:length], self.position[:length], self.starts)
 
 
 @dataclass(frozen=True)
 class Padded:
-    """embeds [B, L, D], labels [B, L] (IGNORE_INDEX on padding), mask bool [B, L], position int64 [B, L] (0 on
-    padding), how far each sample's first row lies from the left, and how many rows it lost at its end. records: of the
-    visual inputs, in order."""
+    """A padded batch of prompts.
+
+    Attributes:
+        embeds: [B, L, D], 0 on padding.
+        labels: int64 [B, L], IGNORE_INDEX on padding.
+        mask: bool [B, L], rows that are no padding.
+        position: int64 [B, L], 0 on padding.
+        shift: For each prompt, how many rows of padding are on its left.
+        cut: For each prompt, how many rows at its end were cut off.
+    """
 
     embeds: Tensor
     labels: Tensor
@@ -39,13 +52,16 @@ class Padded:
     position: Tensor
     shift: tuple[int, ...]
     cut: tuple[int, ...]
-    records: tuple[Record, ...] = ()
 
 
 def splice(ids: Tensor, labels: Tensor, visuals: Iterator[VisualRows], embed: Callable[[Tensor], Tensor]) -> Row:
-    """Replace every image slot of one sample, in order, by the next of `visuals`.
+    """Replace every image slot of one prompt, in order, by the next of `visuals`.
 
-    ids, labels: int64 [n] without padding. embed: the LLM's token embedding.
+    Args:
+        ids: int64 [n], without padding.
+        labels: int64 [n].
+        visuals: Supply of visual inputs.
+        embed: The LLM's token embedding.
     """
     slots = (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
     text = embed(ids[ids != IMAGE_TOKEN_INDEX])  # one look-up, so that a device map's hooks run once
@@ -71,7 +87,7 @@ def splice(ids: Tensor, labels: Tensor, visuals: Iterator[VisualRows], embed: Ca
 
 
 def pad_rows(whole: list[Row], side: str, limit: int | None = None) -> Padded:
-    """Stack samples of different lengths, cut to `limit` rows, padded with zeros on `side` ("left" or "right")."""
+    """Stack prompts of different lengths, cut to `limit` rows, padded with zeros on `side` ("left" or "right")."""
     rows = [row.cut(limit) for row in whole]
     length = max(len(row.embeds) for row in rows)
 

@@ -1,7 +1,8 @@
 """Where patches and newlines stand in the LLM's input: pure functions from features to the rows of one visual input.
 
-A video's layout is an int64 vector with one entry per row of the uncompressed input: the row's patch, counted in the
-flattened T·M, or NEWLINE. Compression picks rows of it; that also tells every kept token's original position.
+A video's layout is an int64 vector with one entry for each row of the uncompressed input: the number of the row's patch
+in the flattened T·M, or NEWLINE. Compression picks rows of it, so it also tells the original position of every row that
+is kept.
 """
 
 from __future__ import annotations
@@ -17,20 +18,28 @@ from torch.nn.functional import interpolate, max_pool2d, pad
 
 from llava.mm_utils import get_anyres_image_grid_shape
 from vidcom2 import Kept
+from vidcom2.models.spliced import SEPARATOR
 
 NEWLINE = -1
+"""In a layout: the row is no patch."""
 
 
 @dataclass(frozen=True)
 class VisualRows:
     """The LLM's rows for one visual input.
 
-    rows: [L', D]. offset: int64 [L'], each row's place among the `length` rows it would have had uncompressed.
-    frames: (patches before, patches after) of each frame. separators: (newlines before, after).
+    Attributes:
+        rows: [L', D].
+        offset: int64 [L'], where each row stands among the `length` rows of the uncompressed input.
+        frame: int64 [L'], frame of each row; SEPARATOR for newlines. An image is one frame.
+        length: L, the rows without compression.
+        frames: For each frame, its patches before and after compression.
+        separators: Newlines before and after compression.
     """
 
     rows: Tensor
     offset: Tensor
+    frame: Tensor
     length: int
     frames: tuple[tuple[int, int], ...]
     separators: tuple[int, int]
@@ -40,10 +49,13 @@ class VisualRows:
 
 
 def video_newlines(config: Any) -> str:
-    """Which newlines a video gets: "grid" (after each row), "frame", "one_token" (at the end) or "none".
+    """Return which newlines a video gets: "grid" (after each row), "frame", "one_token" (at the end) or "none".
 
-    Raises ValueError for an unknown mm_patch_merge_type or mm_newline_position, and for newlines that the model has
-    no `image_newline` for.
+    Args:
+        config: The model's config, with upstream's `mm_patch_merge_type` and `mm_newline_position`.
+
+    Raises:
+        ValueError: If one of these is unknown, or asks for newlines where the model has no `image_newline`.
     """
     merge = getattr(config, "mm_patch_merge_type", "flat")
     position = getattr(config, "mm_newline_position", "one_token")
@@ -66,7 +78,7 @@ def video_newlines(config: Any) -> str:
 
 
 def video_layout(frames: int, height: int, width: int, newlines: str) -> Tensor:
-    """Layout of T frames of height x width patches: int64 [L], frame-major, then row, then column."""
+    """Return the layout of T frames of height x width patches: int64 [L], frame by frame, then row by row."""
     patches = torch.arange(frames * height * width)
     match newlines:
         case "grid":
@@ -80,11 +92,21 @@ def video_layout(frames: int, height: int, width: int, newlines: str) -> Tensor:
 
 
 def kept_rows(layout: Tensor, kept: Tensor, width: int, newlines: str, style: str, per_frame: int) -> Tensor:
-    """Which rows of `layout` stay, in output order, where only the patches in `kept` do.
+    """Return which rows of a layout stay, in the order of the output, where only some patches are kept.
 
-    Newlines stay, except that "grid" newlines follow `style`: "released" moves each frame's newlines behind its kept
-    tokens; "rows" drops the newline of a row that lost all its patches. Where every patch stays, nothing moves.
-    per_frame: patches per frame.
+    Newlines stay, except that "grid" newlines follow `style`. Where every patch stays, nothing moves.
+
+    Args:
+        layout: int64 [L].
+        kept: int64, numbers of the kept patches.
+        width: Patches in a row of the grid.
+        newlines: As returned by `video_newlines`.
+        style: "released" moves each frame's newlines behind its kept tokens. "rows" drops the newline of a row that
+            lost all its patches.
+        per_frame: Patches per frame.
+
+    Returns:
+        int64 [L'], indices into `layout`.
     """
     is_kept = torch.zeros(int(layout.max()) + 1, dtype=torch.bool)
     is_kept[kept] = True
@@ -103,10 +125,17 @@ def kept_rows(layout: Tensor, kept: Tensor, width: int, newlines: str, style: st
 
 
 def arrange_video(features: Tensor, newline: Tensor | None, newlines: str, kept: Kept | None, style: str) -> VisualRows:
-    """The rows of one video.
+    """Return the rows of one video.
 
-    features: [T, M, D], M a square. newline: [D], needed unless newlines is "none". kept: what compression left,
-    None for everything. style: a compressor's `newlines` setting.
+    Args:
+        features: [T, M, D], M a square number.
+        newline: [D], needed unless `newlines` is "none".
+        newlines: As returned by `video_newlines`.
+        kept: What compression left; None for everything.
+        style: The compressor's setting `newlines`; see `kept_rows`.
+
+    Raises:
+        ValueError: If M is no square number.
     """
     frames, m = features.shape[:2]
     side = math.isqrt(m)
@@ -131,6 +160,7 @@ def arrange_video(features: Tensor, newline: Tensor | None, newlines: str, kept:
     return VisualRows(
         rows=embeds,
         offset=rows,
+        frame=torch.where(source == NEWLINE, SEPARATOR, source // m),
         length=len(layout),
         frames=tuple(zip((m,) * frames, after, strict=True)),
         separators=(int((layout == NEWLINE).sum()), len(newlines_at)),
@@ -143,14 +173,21 @@ def arrange_video(features: Tensor, newline: Tensor | None, newlines: str, kept:
 def arrange_image(
     views: Tensor, newline: Any, config: Any, image_size: tuple[int, int] | None, tile_size: int
 ) -> VisualRows:
-    """The rows of one image: its views flattened, tiled into one map, unpadded, with newlines, as config asks.
+    """Return the rows of one image: its views flattened, tiled into one map, unpadded, with newlines.
 
-    views: [V, N, D]; with V > 1, view 0 is the whole image and the others are its tiles. newline: [D] or None.
-    image_size: (width, height) of the original, needed for tiles. tile_size: pixels per tile side.
+    Args:
+        views: [V, N, D]. With V > 1, view 0 is the whole image and the others are its tiles.
+        newline: [D], or None if the model has none.
+        config: The model's config, with upstream's `mm_patch_merge_type` and `image_aspect_ratio`.
+        image_size: (width, height) of the original, needed for tiles.
+        tile_size: Pixels per side of a tile.
+
+    Raises:
+        ValueError: If the merge type is unknown, or if the tiles come without a size or do not fit it.
     """
     merge = getattr(config, "mm_patch_merge_type", "flat")
     newline = newline if newline is None else newline.to(views)
-    separators = 0
+    newlines: Tensor | None = None
     if merge == "flat":
         rows = views.flatten(0, 1)
     elif not merge.startswith("spatial"):
@@ -158,7 +195,8 @@ def arrange_image(
     elif len(views) == 1:
         rows = views[0]
         if "unpad" in merge:
-            rows, separators = torch.cat([rows, newline[None]]), 1
+            newlines = pad(torch.zeros(len(rows), dtype=torch.bool), (0, 1), value=True)
+            rows = torch.cat([rows, newline[None]])
     elif image_size is None:
         raise ValueError(f"an image of {len(views)} views needs its size: pass image_sizes=[(width, height), ...]")
     else:
@@ -170,19 +208,29 @@ def arrange_image(
             aspect = getattr(config, "image_aspect_ratio", "square")
             if "anyres_max" in aspect:
                 tiles = limit_map(tiles, int(aspect.rsplit("_", 1)[1]) * views.shape[1])
-            separators = tiles.shape[1]
-            rows = torch.cat([tiles, newline[:, None, None].expand(-1, separators, 1)], dim=2).flatten(1).mT
+            newlines = pad(torch.zeros(tiles.shape[1:], dtype=torch.bool), (0, 1), value=True).flatten()
+            rows = torch.cat([tiles, newline[:, None, None].expand(-1, tiles.shape[1], 1)], dim=2).flatten(1).mT
         else:
             rows = tiles.flatten(1).mT
         if "nobase" not in merge:
             rows = torch.cat([views[0], rows])
-    return plain_rows(rows, separators)
+            newlines = newlines if newlines is None else pad(newlines, (len(views[0]), 0))
+    return plain_rows(rows, newlines)
 
 
-def plain_rows(rows: Tensor, separators: int = 0) -> VisualRows:
-    """Rows [L, D] that nothing compresses, `separators` of them newlines."""
+def plain_rows(rows: Tensor, newlines: Tensor | None = None) -> VisualRows:
+    """Return rows [L, D] that nothing compresses. newlines: bool [L], which of them are newlines; None for none."""
+    newlines = torch.zeros(len(rows), dtype=torch.bool) if newlines is None else newlines
+    separators = int(newlines.sum())
     patches = len(rows) - separators
-    return VisualRows(rows, torch.arange(len(rows)), len(rows), ((patches, patches),), (separators, separators))
+    return VisualRows(
+        rows=rows,
+        offset=torch.arange(len(rows)),
+        frame=torch.where(newlines, SEPARATOR, 0),
+        length=len(rows),
+        frames=((patches, patches),),
+        separators=(separators, separators),
+    )
 
 
 def _tile_grid(config: Any, image_size: tuple[int, int], tiles: int, tile_size: int) -> tuple[int, int]:
@@ -197,7 +245,12 @@ def _tile_grid(config: Any, image_size: tuple[int, int], tiles: int, tile_size: 
 
 
 def tile_map(tiles: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tiles [n, side*side, D] in raster order of a (columns, rows) grid -> one map [D, rows*side, columns*side]."""
+    """Put tiles [n, side·side, D] together to a map [D, rows·side, columns·side].
+
+    Args:
+        tiles: The tiles, in raster order.
+        grid: (columns, rows) of tiles.
+    """
     columns, _ = grid
     side = math.isqrt(tiles.shape[1])
     return rearrange(tiles, "(row column) (y x) d -> d (row y) (column x)", column=columns, x=side)
@@ -215,7 +268,7 @@ def unpad_image(tensor: Tensor, original_size: tuple[int, int]) -> Tensor:
 
 
 def limit_map(tensor: Tensor, max_tokens: int) -> Tensor:
-    """Shrink a map [D, H, W] of over 1.21 times max_tokens cells to about max_tokens (anyres_max_K)."""
+    """Shrink a map [D, H, W] of more than 1.21 times `max_tokens` cells to about `max_tokens` (anyres_max_K)."""
     rows, columns = tensor.shape[1:]
     times = math.sqrt(rows * columns / max_tokens)
     if times <= 1.1:

@@ -1,4 +1,4 @@
-"""What the bits of a packet say, by the codecs' standards: may decoding begin here, and is anything shown at all?"""
+"""What the bits of one packet say by the codec's standard: may decoding begin here, and does it show anything?"""
 
 from __future__ import annotations
 
@@ -7,49 +7,59 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def is_entry(codec: str, setup: bytes, data: bytes) -> bool:
-    """Does decoding from this key packet give the pictures, from its own on, that decoding from the start gives?
+def is_seek_point(codec: str, setup: bytes, data: bytes) -> bool:
+    """Tell whether decoding may begin at a packet that the container marks as a key frame.
 
-    codec, setup: as in Packets. What a container marks as a key need not be one: encoders that refresh a picture part
-    by part mark where a viewer may join, and the picture is whole only some time later.
+    A container's mark is no proof. Encoders with intra refresh renew the frame part by part; they mark where a viewer
+    may join, and the frame is complete only some time later.
+
+    Args:
+        codec: FFmpeg's name of the decoder, as in `Packets`.
+        setup: The decoder's configuration, as in `Packets`.
+        data: The packet.
+
+    Returns:
+        True if decoding from this packet on gives the same frames, from its own on, as decoding from the start. Always
+        True for codecs without a test in `SEEK_POINT_TESTS`.
     """
-    test = ENTRIES.get(codec)
+    test = SEEK_POINT_TESTS.get(codec)
     return True if test is None else test(data, setup)
 
 
-def _h264_entry(data: bytes, setup: bytes) -> bool:
-    """An IDR picture, or a recovery point that promises exact pictures at once (ITU-T H.264, 7.4.1.2.4 and D.2.8)."""
+def _h264_seek_point(data: bytes, setup: bytes) -> bool:
+    """Accept an IDR picture (ITU-T H.264, table 7-1) or a recovery point that is exact at once (D.2.8)."""
     length_bytes = (setup[4] & 3) + 1 if setup[:1] == b"\x01" and len(setup) > 4 else 0
-    for unit in _units(data, length_bytes):
+    for unit in _nal_units(data, length_bytes):
         kind = unit[0] & 31
         if kind == 5:
             return True
-        if kind == 6 and any(payload == 6 and body[:1] >= b"\xc0" for payload, body in _messages(unit[1:])):
-            return True  # recovery_frame_cnt is 0, a single bit 1; exact_match_flag is the next
+        if kind == 6 and any(payload == 6 and body[:1] >= b"\xc0" for payload, body in _sei_messages(unit[1:])):
+            return True  # recovery_frame_cnt is 0 (a single bit 1), and the next bit, exact_match_flag, is 1
     return False
 
 
-def _hevc_entry(data: bytes, setup: bytes) -> bool:
-    """A picture of a random access point: BLA, IDR or CRA (ITU-T H.265, 7.4.2.2)."""
+def _hevc_seek_point(data: bytes, setup: bytes) -> bool:
+    """Accept a BLA, IDR or CRA picture (ITU-T H.265, 7.4.2.2)."""
     length_bytes = (setup[21] & 3) + 1 if setup[:1] == b"\x01" and len(setup) > 21 else 0
-    return any(16 <= unit[0] >> 1 & 63 <= 21 for unit in _units(data, length_bytes))
+    return any(16 <= unit[0] >> 1 & 63 <= 21 for unit in _nal_units(data, length_bytes))
 
 
-def _vp8_entry(data: bytes, setup: bytes) -> bool:
-    """RFC 6386, 9.1: the first bit is 0."""
+def _vp8_seek_point(data: bytes, setup: bytes) -> bool:
+    """Accept a key frame: its first bit is 0 (RFC 6386, 9.1)."""
     return not data[0] & 1
 
 
-ENTRIES: dict[str, Callable[[bytes, bytes], bool]] = {
-    "h264": _h264_entry,
-    "hevc": _hevc_entry,
-    "vp8": _vp8_entry,
-    "libvpx": _vp8_entry,
+SEEK_POINT_TESTS: dict[str, Callable[[bytes, bytes], bool]] = {
+    "h264": _h264_seek_point,
+    "hevc": _hevc_seek_point,
+    "vp8": _vp8_seek_point,
+    "libvpx": _vp8_seek_point,
 }
+"""By decoder, a test of (packet, setup). Key frames of all other codecs count as seek points."""
 
 
-def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    """NAL units of a packet, each behind its length, or, with no bytes for lengths, behind start codes."""
+def _nal_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """Split a packet into NAL units. Each follows its length, or, if `length_bytes` is 0, a start code."""
     if not length_bytes:
         yield from (unit for unit in re.split(b"\x00\x00\x01", data)[1:] if unit)
         return
@@ -62,8 +72,8 @@ def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
         position += size
 
 
-def _messages(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """(type, contents) of supplemental enhancement information (ITU-T H.264, 7.3.2.3)."""
+def _sei_messages(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (payload type, payload) of supplemental enhancement information (ITU-T H.264, 7.3.2.3)."""
     body = body.replace(b"\x00\x00\x03", b"\x00\x00")
     position = 0
     while position + 2 < len(body):  # the last byte ends the unit
@@ -81,22 +91,38 @@ def _messages(body: bytes) -> Iterator[tuple[int, bytes]]:
         position += size
 
 
-def is_silent(codec: str) -> Callable[[Any], bool] | None:
-    """Tells of a packet of this codec whether it shows nothing; None for codecs where all show something."""
-    return {"vp8": _vp8_silent, "libvpx": _vp8_silent, "vp9": _vp9_silent, "libvpx-vp9": _vp9_silent}.get(codec)
+def undisplayed_test(codec: str) -> Callable[[Any], bool] | None:
+    """Return a test for packets that are decoded but never shown.
+
+    Args:
+        codec: FFmpeg's name of the decoder, as in `Packets`.
+
+    Returns:
+        A function that takes a PyAV packet, or None for codecs without such packets.
+    """
+    tests = {
+        "vp8": _vp8_undisplayed,
+        "libvpx": _vp8_undisplayed,
+        "vp9": _vp9_undisplayed,
+        "libvpx-vp9": _vp9_undisplayed,
+    }
+    return tests.get(codec)
 
 
-def _vp8_silent(packet: Any) -> bool:
-    """RFC 6386, 9.1: show_frame is 0."""
+def _vp8_undisplayed(packet: Any) -> bool:
+    """Tell whether show_frame is 0 (RFC 6386, 9.1)."""
     return not memoryview(packet)[0] & 0x10
 
 
-def _vp9_silent(packet: Any) -> bool:
-    """VP9 bitstream specification, 6.2 and annex B: not shown, and showing no other; of several, the last one shows."""
+def _vp9_undisplayed(packet: Any) -> bool:
+    """Tell whether a packet neither shows its frame nor an existing one (VP9 bitstream specification, 6.2, annex B).
+
+    The last frame of a superframe is shown, so a superframe is displayed.
+    """
     data = memoryview(packet)
     if data[len(data) - 1] & 0xE0 == 0xC0:
         return False
     first = data[0]
     profile = first >> 5 & 1 | first >> 3 & 2
-    bits = first << 1 if profile == 3 else first  # a reserved bit comes in between
+    bits = first << 1 if profile == 3 else first  # profile 3 has a reserved bit before these
     return not bits & 0x0A

@@ -1,7 +1,7 @@
-"""The sample table of an MP4 or MOV file: when each of its pictures is shown, without reading the pictures.
+"""The sample table of an MP4 or MOV file (ISO/IEC 14496-12): when each frame is shown, from the header alone.
 
-The boxes are those of ISO/IEC 14496-12. FFmpeg tells the same by reading the whole file, in 0.3 s of CPU time for an
-hour of video; the header has some hundred kB. That matters most where files lie behind a network.
+FFmpeg finds the same by reading the whole file, in 0.3 s of CPU time for an hour of video. The header has some hundred
+kB. The difference matters most for files behind a network.
 """
 
 from __future__ import annotations
@@ -13,26 +13,37 @@ from fractions import Fraction
 
 import numpy as np
 
-LARGEST_HEADER = 1 << 28
-"""Bytes of a header that are read; far more than any has, but a damaged length may say anything."""
+MAX_HEADER_BYTES = 1 << 28
+"""Largest header that is read. No real header is near it, but a damaged length may have any value."""
 
-MOST_SAMPLES = 1 << 26
-"""The same for the samples of a track; these are 12 days at 60 per second."""
+MAX_SAMPLES = 1 << 26
+"""Most samples of a track, for the same reason: 12 days at 60 frames per second."""
 
 
 @dataclass(frozen=True)
 class SampleTable:
-    """pts: int64 [N], in the track's units, of its samples in decoding order. key: bool [N]."""
+    """The N samples of a track, in decoding order.
+
+    Attributes:
+        pts: int64 [N], when each sample is shown, in the track's time unit.
+        key: bool [N], whether it is a sync sample.
+    """
 
     pts: np.ndarray
     key: np.ndarray
 
 
 def sample_table(file: str, track: int, time_base: Fraction) -> SampleTable | None:
-    """The table of the track with this number, or None where it is not all that decides what is shown.
+    """Read the sample table of a track.
 
-    So it is with fragments, which have tables of their own; with an edit list that hides frames, repeats or delays
-    some; and with whatever is not as the standard has it. FFmpeg is asked then. time_base: FFmpeg's for the track.
+    Args:
+        file: The MP4 or MOV file.
+        track: Id of the track.
+        time_base: FFmpeg's time base of the track, in seconds.
+
+    Returns:
+        The table, or None if the table alone does not decide what is shown: for fragmented files, for an edit list that
+        hides, repeats or delays frames, and for a header that breaks the standard. Then FFmpeg must read the file.
     """
     try:
         movie = _movie(file)
@@ -43,13 +54,14 @@ def sample_table(file: str, track: int, time_base: Fraction) -> SampleTable | No
         for body in _all(movie, b"trak"):
             (about,) = _all(body, b"tkhd")
             if struct.unpack_from(">I", about, 20 if about[0] else 12)[0] == track:
-                return _of_track(body, ticks_per_second, time_base)
+                return _track_table(body, ticks_per_second, time_base)
     except (ValueError, IndexError, struct.error, OverflowError):
-        pass  # FFmpeg will say what is wrong, if anything is
+        pass  # the header breaks the standard; FFmpeg says what is wrong, if anything is
     return None
 
 
-def _of_track(track: memoryview, movie_ticks: int, time_base: Fraction) -> SampleTable | None:
+def _track_table(track: memoryview, movie_ticks: int, time_base: Fraction) -> SampleTable | None:
+    """Read stts, ctts, stss and stsz (8.6.1.2, 8.6.1.3, 8.6.2, 8.7.3). movie_ticks: movie time units per second."""
     (media,) = _all(track, b"mdia")
     (header,) = _all(media, b"mdhd")
     ticks = struct.unpack_from(">I", header, 20 if header[0] else 12)[0]
@@ -75,7 +87,7 @@ def _of_track(track: memoryview, movie_ticks: int, time_base: Fraction) -> Sampl
 
 
 def _shows_all(track: memoryview, first: int, end: int, per_movie_tick: Fraction) -> bool:
-    """Does the edit list, if any, show what lies from `first` to `end`, once, at its own pace, from the start on?"""
+    """Tell whether the edit list (8.6.6), if any, shows all from `first` to `end` once, at normal rate, at once."""
     edits = [entries for box in _all(track, b"edts") for entries in _all(box, b"elst")]
     if not edits:
         return True
@@ -87,23 +99,23 @@ def _shows_all(track: memoryview, first: int, end: int, per_movie_tick: Fraction
 
 
 def _has_empty(sizes: memoryview) -> bool:
-    """Are there samples of no bytes, which FFmpeg leaves out?"""
+    """Tell whether there are samples of 0 bytes, which FFmpeg leaves out."""
     same_for_all = struct.unpack_from(">I", sizes, 4)[0]
     return not same_for_all and not np.frombuffer(sizes, ">u4", offset=12).all()
 
 
 def _runs(box: memoryview | None, kind: np.dtype) -> np.ndarray | None:
-    """int64 [N]: the values of a table that gives (how many, value) pairs; None without one."""
+    """Expand a table of (count, value) pairs to int64 [N]. Returns None without a table."""
     if box is None:
         return None
     pairs = np.frombuffer(box, ">u4", offset=8).reshape(-1, 2)
-    if pairs[:, 0].sum(dtype=np.uint64) > MOST_SAMPLES:
-        raise ValueError("a table of too many samples")
+    if pairs[:, 0].sum(dtype=np.uint64) > MAX_SAMPLES:
+        raise ValueError(f"a table has more than {MAX_SAMPLES} samples")
     return np.repeat(pairs[:, 1].view(kind).astype(np.int64), pairs[:, 0])
 
 
 def _movie(file: str) -> memoryview | None:
-    """The contents of the box "moov"."""
+    """Return the contents of the box "moov", or None."""
     with open(file, "rb") as opened:
         position = 0
         while head := opened.read(16):
@@ -112,11 +124,11 @@ def _movie(file: str) -> memoryview | None:
             if size == 1:
                 size, begin = struct.unpack_from(">Q", head, 8)[0], 16
             if kind == b"moov":
-                if not begin <= size <= LARGEST_HEADER:
+                if not begin <= size <= MAX_HEADER_BYTES:
                     return None
                 opened.seek(position + begin)
                 return memoryview(opened.read(size - begin))
-            if size < begin:  # 0: to the end of the file
+            if size < begin:  # size 0: to the end of the file
                 return None
             position += size
             opened.seek(position)
@@ -124,11 +136,12 @@ def _movie(file: str) -> memoryview | None:
 
 
 def _boxes(body: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield (kind, contents) of the boxes in `body`."""
     position = 0
     while position + 8 <= len(body):
         size, kind = struct.unpack_from(">I4s", body, position)
         if not 8 <= size <= len(body) - position:
-            raise ValueError("a box does not fit")
+            raise ValueError(f"box {kind!r} says {size} bytes where {len(body) - position} are left")
         yield kind, body[position + 8 : position + size]
         position += size
 
@@ -140,5 +153,5 @@ def _all(body: memoryview, kind: bytes) -> list[memoryview]:
 def _only(body: memoryview, kind: bytes) -> memoryview | None:
     found = _all(body, kind)
     if len(found) > 1:
-        raise ValueError(f"{kind!r} is there {len(found)} times")
+        raise ValueError(f"box {kind!r} is there {len(found)} times, at most one is allowed")
     return found[0] if found else None

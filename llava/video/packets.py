@@ -1,4 +1,4 @@
-"""What a video file says of its pictures before any of them is decoded."""
+"""The packets of a video file: what it says of its frames before any of them is decoded."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from llava.video.bitstream import is_silent
+from llava.video.bitstream import undisplayed_test
 from llava.video.damage import why_damaged
 from llava.video.mp4 import SampleTable, sample_table
 
 NO_TIME = np.iinfo(np.int64).min
-"""Stands for a time stamp that the file does not give; FFmpeg's own value for it."""
-SAY_HOW_LONG = ("matroska", "flv", "asf")
-"""Containers whose header says how long they are, and which FFmpeg reads to an early end without a word."""
+"""A time stamp that the file does not give: FFmpeg's AV_NOPTS_VALUE."""
+HEADER_HAS_DURATION = ("matroska", "flv", "asf")
+"""Containers with a duration in the header. FFmpeg reads them to an early end without an error."""
 
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of a file's video stream, in the order in which they are decoded; N of them.
+    """The N packets of a file's video stream, in decoding order.
 
-    container: FFmpeg's names of the format, as "mov,mp4,m4a,3gp,3g2,mj2". codec: FFmpeg's name of the decoder.
-    setup: the decoder's set-up data (avcC, hvcC), or b"". time_base: seconds of a unit of pts. fps: average frame rate,
-    0.0 if unknown. pts: int64 [N], when each is
-    shown, NO_TIME where the file does not say. key: bool [N], marked as needing no other. hidden: bool [N], decoded but
-    not shown, by an edit list. silent: bool [N], that the codec itself does not show (VP8's and VP9's golden frames).
+    Attributes:
+        container: FFmpeg's names of the format, such as "mov,mp4,m4a,3gp,3g2,mj2".
+        codec: FFmpeg's name of the decoder.
+        setup: The decoder's configuration (FFmpeg's extradata, such as avcC or hvcC), or b"".
+        time_base: Seconds per unit of `pts`.
+        fps: Average frame rate, 0.0 if unknown.
+        pts: int64 [N], when each packet is shown, or `NO_TIME`.
+        key: bool [N], marked by the container as a key frame.
+        edited_out: bool [N], decoded but not shown, because the edit list leaves it out (ISO/IEC 14496-12, 8.6.6).
+        undisplayed: bool [N], decoded but not shown, because the codec says so (such as VP8's and VP9's alternate
+            reference frames).
     """
 
     container: str
@@ -40,26 +46,38 @@ class Packets:
     fps: float
     pts: np.ndarray
     key: np.ndarray
-    hidden: np.ndarray
-    silent: np.ndarray
+    edited_out: np.ndarray
+    undisplayed: np.ndarray
 
     def __len__(self) -> int:
         return len(self.pts)
 
     @cached_property
     def shown(self) -> np.ndarray:
-        """int64 [frames]: positions of the packets that are shown, in the order in which they are."""
-        visible = np.flatnonzero(~(self.hidden | self.silent))
+        """Positions of the packets that are shown, in the order of showing: int64 [frames]."""
+        visible = np.flatnonzero(~(self.edited_out | self.undisplayed))
         return visible[np.argsort(self.pts[visible], kind="stable")]
 
     @cached_property
     def key_positions(self) -> np.ndarray:
+        """Positions of the packets that are marked as key frames: int64 [keys], ascending."""
         return np.flatnonzero(self.key)
 
 
 @contextmanager
 def opened(file: str) -> Iterator[tuple[Any, Any]]:
-    """A file's PyAV container and video stream. ValueError where it has none."""
+    """Open a file with PyAV for a with-block.
+
+    Args:
+        file: The video file.
+
+    Yields:
+        PyAV's container and its video stream. The stream decodes in one thread.
+
+    Raises:
+        ValueError: If the file has no video stream, only a cover picture, or a codec that FFmpeg does not know.
+        av.FFmpegError: If FFmpeg cannot open the file.
+    """
     import av
 
     # "file:" keeps FFmpeg from taking a colon in the name for a protocol.
@@ -76,17 +94,29 @@ def opened(file: str) -> Iterator[tuple[Any, Any]]:
 
 
 def read_packets(file: str) -> Packets:
-    """The packets of a file; reads all of it, but of an MP4 file its header only, where that says everything.
+    """Read what a file says of its video packets.
 
-    ValueError for a file without video or pictures, and for one that ends before its header says.
+    Of an MP4 or MOV file only the header is read, if that says everything. Other files are read to the end.
+
+    Args:
+        file: The video file.
+
+    Returns:
+        The packets of its video stream.
+
+    Raises:
+        ValueError: If the file has no video or no frames, is damaged, or was cut off.
+        av.FFmpegError: If FFmpeg cannot read the file.
     """
     with opened(file) as (container, stream):
         if (damage := why_damaged(file, container.format.name, stream.id)) is not None:
             raise ValueError(damage)
         table = None
-        if "mp4" in container.format.name and is_silent(stream.codec_context.name) is None:
+        if "mp4" in container.format.name and undisplayed_test(stream.codec_context.name) is None:
             table = sample_table(file, stream.id, stream.time_base)
-        pts, key, hidden, silent = _of_table(container, stream, table) if table else _of_file(container, stream)
+        pts, key, edited_out, undisplayed = (
+            _from_table(container, stream, table) if table else _from_file(container, stream)
+        )
         if not len(pts):
             raise ValueError("it has no frames")
         return Packets(
@@ -94,16 +124,16 @@ def read_packets(file: str) -> Packets:
             codec=stream.codec_context.name,
             setup=bytes(stream.codec_context.extradata or b""),
             time_base=stream.time_base,
-            fps=_rate(stream, pts[~(hidden | silent)]),
+            fps=_frame_rate(stream, pts[~(edited_out | undisplayed)]),
             pts=pts,
             key=key,
-            hidden=hidden,
-            silent=silent,
+            edited_out=edited_out,
+            undisplayed=undisplayed,
         )
 
 
-def _rate(stream: Any, shown: np.ndarray) -> float:
-    """Pictures per second as the container has it, or, where that is none or nonsense, as their times have it."""
+def _frame_rate(stream: Any, shown: np.ndarray) -> float:
+    """Return the container's average frame rate, or the rate of the time stamps if the former is off by 20 times."""
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     if len(shown) > 1 and shown.min() != NO_TIME:
         seconds = float(int(shown.max() - shown.min()) * stream.time_base)
@@ -112,19 +142,21 @@ def _rate(stream: Any, shown: np.ndarray) -> float:
     return rate
 
 
-def _of_table(container: Any, stream: Any, table: SampleTable) -> tuple[np.ndarray, ...]:
+def _from_table(container: Any, stream: Any, table: SampleTable) -> tuple[np.ndarray, ...]:
+    """Return pts, key, edited_out and undisplayed, as `Packets` has them, from an MP4 sample table."""
     first = next((packet for packet in container.demux(stream) if packet.size), None)
     if first is None or first.pts is None:
         raise ValueError("it is damaged or was cut off: its first frame is not there")
     none = np.zeros(len(table.pts), bool)
-    # FFmpeg moves the time stamps so that the first picture is shown where the edit list says; all of them alike.
+    # FFmpeg shifts all time stamps by the same amount, so that the first frame is shown where the edit list says.
     return table.pts + (first.pts - table.pts[0]), table.key, none, none
 
 
-def _of_file(container: Any, stream: Any) -> tuple[np.ndarray, ...]:
+def _from_file(container: Any, stream: Any) -> tuple[np.ndarray, ...]:
+    """Return pts, key, edited_out and undisplayed, as `Packets` has them, from every packet of the file."""
     pts, flags = array("q"), bytearray()
-    looks_silent = is_silent(stream.codec_context.name)
-    ends: dict[Fraction, int] = {}  # of all streams, by their time base
+    is_undisplayed = undisplayed_test(stream.codec_context.name)
+    ends: dict[Fraction, int] = {}  # latest end of all streams with the same time base
     for packet in container.demux():
         if packet.pts is not None:
             until = packet.pts + (packet.duration or 0)
@@ -132,17 +164,17 @@ def _of_file(container: Any, stream: Any) -> tuple[np.ndarray, ...]:
         if packet.stream_index != stream.index or not packet.size:
             continue
         pts.append(NO_TIME if packet.pts is None else packet.pts)
-        silent = looks_silent is not None and looks_silent(packet)
-        flags.append(packet.is_keyframe | packet.is_discard << 1 | silent << 2)
+        undisplayed = is_undisplayed is not None and is_undisplayed(packet)
+        flags.append(packet.is_keyframe | packet.is_discard << 1 | undisplayed << 2)
     _require_whole(container, max((float(end * unit) for unit, end in ends.items()), default=0.0))
     bits = np.frombuffer(bytes(flags), np.uint8)
     return np.frombuffer(pts, np.int64), bits & 1 != 0, bits & 2 != 0, bits & 4 != 0
 
 
-def _require_whole(container: Any, ends: float) -> None:
-    """ValueError for a file that was cut off."""
-    if container.duration and any(name in container.format.name for name in SAY_HOW_LONG):
-        begins = (container.start_time or 0) if container.format.name == "flv" else 0  # others count from 0
-        says = (container.duration + begins) / 1_000_000
-        if says - ends > max(1.0, 0.01 * says):
-            raise ValueError(f"it was cut off: it says that it lasts {says:.1f} s, and ends after {ends:.1f} s")
+def _require_whole(container: Any, end: float) -> None:
+    """Raise ValueError if the packets end, at second `end`, long before the header's duration."""
+    if container.duration and any(name in container.format.name for name in HEADER_HAS_DURATION):
+        start = (container.start_time or 0) if container.format.name == "flv" else 0  # others count from 0
+        expected = (container.duration + start) / 1_000_000
+        if expected - end > max(1.0, 0.01 * expected):
+            raise ValueError(f"it was cut off: its header says {expected:.1f} s, but it ends after {end:.1f} s")

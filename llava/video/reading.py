@@ -1,4 +1,4 @@
-"""Videos in: the frames that a protocol asks for, where in time they lie, and how they were read."""
+"""Where reading a video begins: open a file, take the frames that a protocol asks for, and say how they were read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from llava.video.exact import ExactVideo
-from llava.video.raw import DecordVideo, PyavVideo, TorchcodecVideo, require_raw
+from llava.video.raw_readers import DecordVideo, PyavVideo, TorchcodecVideo, require_raw
 from llava.video.sampling import FrameSampling
 
 EXACT = "exact"
+"""Name of the default reader."""
 
 
 class VideoError(Exception):
-    """A video that cannot be read; the message is "<path>: <cause>"."""
+    """A video that cannot be read. The message is "<path>: <cause>".
+
+    Attributes:
+        path: The video file.
+        cause: What is wrong with it.
+    """
 
     def __init__(self, path: str, cause: str) -> None:
         super().__init__(path, cause)
@@ -29,24 +35,44 @@ class VideoError(Exception):
 
 
 class OpenVideo(Protocol):
-    """fps: average frame rate. name, why: which reader reads it, and for what reason; they may change with reading."""
+    """A video that a reader has opened. Its length is the number of frames.
+
+    Attributes:
+        fps: Average frame rate.
+        name: The reader. It may change while frames are read.
+        why: The reason for this reader. It may change while frames are read.
+    """
 
     fps: float
     name: str
     why: str
 
     def __len__(self) -> int:
-        """How many frames there are."""
+        """Return the number of frames."""
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        """uint8 RGB [T, H, W, 3] of these frames, ascending."""
+        """Decode frames.
+
+        Args:
+            indices: T frame numbers, ascending.
+
+        Returns:
+            uint8 RGB [T, H, W, 3].
+        """
 
     def sample(self, choose: Callable[[int, float], list[int]]) -> tuple[list[int], np.ndarray]:
-        """The frames that `choose` picks, given how many there are and their average rate: ascending indices, and
-        `frames` of them. `choose` may be called more than once; the last call counts."""
+        """Choose frames and decode them.
+
+        Args:
+            choose: Returns ascending frame numbers for a frame count and an average frame rate. The reader may call it
+                again with another count; the last call counts.
+
+        Returns:
+            The T chosen frame numbers, and uint8 RGB [T, H, W, 3].
+        """
 
     def times(self, indices: Sequence[int]) -> list[float]:
-        """The second at which each of these frames is shown, frame 0 at 0; raw readers take the rate for constant."""
+        """Return the second at which each frame is shown, with frame 0 at 0. Raw readers assume a constant rate."""
 
 
 READERS: dict[str, Callable[[str], OpenVideo]] = {
@@ -55,11 +81,19 @@ READERS: dict[str, Callable[[str], OpenVideo]] = {
     "torchcodec": TorchcodecVideo,
     "pyav": PyavVideo,
 }
-"""The default, which gives the frames that a player shows, and what other harnesses read with, as it is."""
+"""Readers by name. "exact" gives the frames that a player shows. The others are the libraries of other harnesses."""
 
 
 def require(decoder: str) -> None:
-    """ValueError for an unknown decoder, ImportError for one that is not installed; both say what to do."""
+    """Check that a reader is known and installed.
+
+    Args:
+        decoder: A name of `READERS`.
+
+    Raises:
+        ValueError: If the name is unknown.
+        ImportError: If its library is not installed or does not start.
+    """
     if decoder not in READERS:
         raise ValueError(f"decoder {decoder!r} is unknown; there are {', '.join(READERS)}")
     require_raw("pyav" if decoder == EXACT else decoder)
@@ -67,14 +101,26 @@ def require(decoder: str) -> None:
 
 @contextmanager
 def open_video(path: str | os.PathLike[str], decoder: str = EXACT) -> Iterator[OpenVideo]:
-    """A video file, opened by one of READERS; what goes wrong inside the with-block is a VideoError, unless it is an
-    error of whoever wrote the code there.
+    """Open a video file for a with-block.
 
-    VideoError if the file is missing or not a video; ValueError, ImportError for a decoder that there is not.
+    Errors inside the with-block become a `VideoError`, except those in `CODE_ERRORS`: they come from code, not from the
+    file.
+
+    Args:
+        path: The video file.
+        decoder: A name of `READERS`.
+
+    Yields:
+        The open video.
+
+    Raises:
+        VideoError: If the file is missing, is no video, or cannot be read.
+        ValueError: If the decoder is unknown.
+        ImportError: If the decoder's library is not installed.
     """
     require(decoder)
     file = os.fspath(path)
-    # decord says "Error reading <path>..." to all of these, and the cause only on stderr.
+    # decord says "Error reading <path>..." to all of these, and prints the cause on stderr only.
     if not os.path.exists(file):
         raise VideoError(file, "no such file")
     if not os.path.isfile(file):
@@ -83,49 +129,56 @@ def open_video(path: str | os.PathLike[str], decoder: str = EXACT) -> Iterator[O
         raise VideoError(file, "the file is empty")
     try:
         yield READERS[decoder](file)
-    except (VideoError, *PROGRAMMING):
+    except (VideoError, *CODE_ERRORS):
         raise
     except Exception as cause:  # decord raises DECORDError, RuntimeError, IndexError ... for the same damage
-        raise VideoError(file, f"cannot be read by {decoder}: {_meaning(cause)}") from cause
+        raise VideoError(file, f"cannot be read by {decoder}: {_explain(cause)}") from cause
 
 
-PROGRAMMING = (AttributeError, TypeError, NameError, AssertionError)
-"""Errors of code, not of files: what no file raises, whatever is in it."""
+CODE_ERRORS = (AttributeError, TypeError, NameError, AssertionError)
+"""Errors that no file raises, whatever is in it."""
 
 
-def _meaning(error: Exception) -> str:
-    """What an error of a decoder says, in one line."""
+def _explain(error: Exception) -> str:
+    """Say in one line what an error of a decoder means."""
     first_line = str(error).strip().partition("\n")[0]  # a native stack trace follows
-    for phrase, meaning in MEANINGS.items():
+    for phrase, meaning in DECODER_ERRORS.items():
         if phrase in first_line:
             return meaning
-    ours = type(error) in (ValueError, LookupError, IndexError)  # of this package, and plain
+    ours = type(error) in (ValueError, LookupError, IndexError)  # raised by this package with a full sentence
     return first_line if ours else f"{type(error).__name__}: {first_line}"
 
 
-MEANINGS = {
+DECODER_ERRORS = {
     "Error reading": "it is not a video, or was cut off",
     "st_nb >= 0": "it has no frames, or decord does not know its codec, such as AV1; exact reads all that FFmpeg does",
     "av_read_frame failed": "it is damaged or was cut off",
     "avcodec_send_packet": "it is damaged or was cut off",
     "Unable to handle EOF": "its frames are not where the file says; it may be damaged",
-    "broken metadata": "it does not say how long it is; converted to mp4 it will",
+    "broken metadata": "it does not say how long it is; convert it to mp4",
     "from_size == to_size": "decord cannot handle frames of this width; exact can",
     "End of file": "it is not a video, or was cut off",
     "Invalid data found": "it is not a video, is damaged, or was cut off",
 }
-"""What decord and FFmpeg mean; decord's words are a line of its C++ code and numbers from anywhere in memory."""
+"""What messages of decord and FFmpeg mean. decord's own are a line of its C++ code with numbers from its memory."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """T sampled frames of one video, and what they came from.
+    """T sampled frames of one video, and where they come from.
 
-    distinct: uint8 RGB [D, H, W, 3], the right way up: each frame once, however often it was sampled, which a short
-    video's are. rows: of each of the T frames, where it is in `distinct`. indices: their numbers, ascending, in the
-    order of showing. times: the second that upstream says each was taken at. duration: seconds of the whole video.
-    total_frames: of the whole video. fps: its average frame rate. shown_at: the second at which a player shows each,
-    frame 0 at 0. reader, why: what read it, and for what reason.
+    Attributes:
+        distinct: uint8 RGB [D, H, W, 3], the right way up. Each frame is stored once, even if it was sampled several
+            times, as frames of short videos are.
+        rows: For each of the T frames, its index in `distinct`.
+        indices: T frame numbers, ascending, in the order in which frames are shown.
+        times: Seconds that upstream's wrappers give for the T frames (see `FrameSampling.indices_and_times`).
+        duration: Seconds of the whole video: `total_frames` / `fps`.
+        total_frames: Number of frames of the whole video.
+        fps: Average frame rate of the whole video.
+        shown_at: Seconds at which a player shows the T frames, with frame 0 at 0.
+        reader: The reader that read it.
+        why: The reason for this reader.
     """
 
     distinct: np.ndarray
@@ -141,13 +194,16 @@ class Video:
 
     @property
     def frames(self) -> np.ndarray:
-        """uint8 RGB [T, H, W, 3]; where frames repeat, a new array at each call."""
+        """The sampled frames, uint8 RGB [T, H, W, 3]. If frames repeat, each call makes a new array."""
         return self.distinct if len(self.rows) == len(self.distinct) else self.distinct[self.rows]
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What transformers' processors take as `video_metadata`; with do_sample_frames=False they keep all frames.
-        Qwen3-VL's makes its time stamps of it, and Qwen2.5-VL's the seconds per step of its positions."""
+        """What transformers' processors take as `video_metadata`.
+
+        With `do_sample_frames=False` they keep all frames. Qwen3-VL's processor makes its time stamps from it, and
+        Qwen2.5-VL's the seconds per step of its positions.
+        """
         return {
             "fps": self.fps,
             "total_num_frames": self.total_frames,
@@ -158,31 +214,65 @@ class Video:
 
 
 def stamped(indices: Sequence[int], shown_at: Sequence[float], fps: float) -> list[int] | list[float]:
-    """The frames' numbers, of which a processor makes time stamps by the average rate; where a frame is shown more than
-    half a frame from there, the fractions that give the seconds at which a player shows them."""
+    """Return frame numbers from which a processor makes the right time stamps.
+
+    A processor divides frame numbers by the average rate. That is wrong for videos of a variable rate.
+
+    Args:
+        indices: T frame numbers.
+        shown_at: Seconds at which a player shows these frames.
+        fps: Average frame rate.
+
+    Returns:
+        `indices`, or, if a frame is shown more than half a frame away from its number, the fractional numbers that
+        give `shown_at`.
+    """
     off = [abs(second * fps - index) for index, second in zip(indices, shown_at, strict=True)]  # in frames
     return list(indices) if max(off) <= 0.5 else [second * fps for second in shown_at]
 
 
 def read_video(path: str | os.PathLike[str], sampling: FrameSampling, decoder: str = EXACT) -> Video:
-    """Decode the sampled frames of a video file.
+    """Read the sampled frames of a video file.
 
-    decoder: "exact" gives the pictures that a player shows, from every file that FFmpeg reads; "decord", "torchcodec"
-    and "pyav" give what these give, for comparison with harnesses that use them. docs/video.md tells where they differ.
+    Frames are counted, not timed, as upstream counts them. In a video of a variable rate, uniform sampling takes steps
+    of equally many frames, and `Video.times` assumes a constant rate. `Video.shown_at` has the true times.
 
-    VideoError if the file is missing, not a video, has no frames, is damaged where it is read or cut off; ValueError,
-    ImportError for a decoder that there is not.
+    Args:
+        path: The video file.
+        sampling: Which frames to take.
+        decoder: "exact" gives the frames that a player shows, from every file that FFmpeg reads. "decord", "torchcodec"
+            and "pyav" give what these libraries give, for comparison with harnesses that use them. docs/video.md says
+            where they differ.
 
-    Frames are counted, not timed, as upstream counts them. Where they come at a variable rate, uniform sampling takes
-    steps equal in frames, and `times` are as if all came at the average rate; `shown_at` has the true ones.
+    Returns:
+        The frames and their origin.
+
+    Raises:
+        VideoError: If the file is missing, is no video, has no frames, was cut off, is damaged where it is read, or if
+            the sampling is impossible for it.
+        TypeError: If `sampling` is no `FrameSampling`.
+        ValueError: If the decoder is unknown.
+        ImportError: If the decoder's library is not installed.
     """
     with open_video(path, decoder) as video:
         return sample_video(video, sampling)
 
 
 def sample_video(video: OpenVideo, sampling: FrameSampling) -> Video:
-    """`read_video` of one that is open; raises what the reader raises, ValueError for an impossible sampling, and
-    TypeError for what is none."""
+    """Read the sampled frames of an open video.
+
+    Args:
+        video: A video from `open_video`.
+        sampling: Which frames to take.
+
+    Returns:
+        The frames and their origin.
+
+    Raises:
+        TypeError: If `sampling` is no `FrameSampling`.
+        ValueError: If the sampling is impossible for this video.
+        Exception: Whatever the reader raises. `open_video` turns it into a `VideoError`.
+    """
     if not isinstance(sampling, FrameSampling):
         raise TypeError(f'sampling must be such as FrameSampling("uniform", max_frames=16), not {sampling!r}')
     numbers, distinct = video.sample(sampling.distinct)

@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at."""
+"""Frame sampling: which frames of a video a model sees."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ from typing import Literal, get_args
 import numpy as np
 
 SamplingKind = Literal["uniform", "fps"]
+"""The kinds of sampling; `FrameSampling` explains them."""
 
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """Which frames of a video are looked at; the formulas are those of lmms-eval's LLaVA wrappers.
+    """Which frames of a video a model sees, by the formulas of lmms-eval's LLaVA wrappers.
 
-    "uniform": exactly `max_frames` frames from first to last, some repeated when the video has fewer
-    (llava_onevision, and llava_vid with force_sample). "fps": about `fps` frames per second from the first on,
-    or "uniform" where those would be more than `max_frames` (llava_vid).
+    For example `FrameSampling("uniform", max_frames=32)` or `FrameSampling("fps", fps=1.0, max_frames=64)`.
 
-    FrameSampling("uniform", max_frames=32), FrameSampling("fps", fps=1.0, max_frames=64).
+    Attributes:
+        kind: "uniform" takes exactly `max_frames` frames from the first to the last, and repeats some if the video has
+            fewer (lmms-eval's `llava_onevision`, and `llava_vid` with `force_sample`). "fps" takes about `fps` frames
+            per second from the first frame on, or falls back to "uniform" if those are more than `max_frames`
+            (lmms-eval's `llava_vid`).
+        max_frames: Number of frames for "uniform", the most for "fps".
+        fps: Frames per second for "fps", None for "uniform".
+
+    Raises:
+        ValueError: If a setting is impossible, or belongs to the other kind.
     """
 
     kind: SamplingKind
@@ -45,7 +53,17 @@ class FrameSampling:
 
     @classmethod
     def parse(cls, text: str) -> FrameSampling:
-        """The inverse of `str`: "uniform:32" or "fps:1.0:max64"; ValueError for anything else."""
+        """Read the text that `str` writes.
+
+        Args:
+            text: "uniform:32" or "fps:1.0:max64".
+
+        Returns:
+            The sampling.
+
+        Raises:
+            ValueError: If the text has another form, or a number is impossible.
+        """
         try:
             match text.split(":"):
                 case ["uniform", frames]:
@@ -59,15 +77,37 @@ class FrameSampling:
         raise ValueError(f'bad frame sampling {text!r}: {cause}write "uniform:32" or "fps:1.0:max64"')
 
     def indices(self, total_frames: int, avg_fps: float) -> list[int]:
-        """Ascending frame numbers out of `total_frames`; ValueError for no frames or a frame rate too low for `fps`."""
+        """Choose frame numbers.
+
+        Args:
+            total_frames: Number of frames of the video.
+            avg_fps: Its average frame rate.
+
+        Returns:
+            T frame numbers, ascending; numbers repeat in short videos.
+
+        Raises:
+            ValueError: If there are no frames, or if the frame rate is no positive number or too low for `fps`.
+        """
         return self.indices_and_times(total_frames, avg_fps)[0]
 
     def distinct(self, total_frames: int, avg_fps: float) -> list[int]:
-        """`indices`, each once."""
+        """Choose frame numbers as `indices` does, and return each number once."""
         return sorted(set(self.indices(total_frames, avg_fps)))
 
     def indices_and_times(self, total_frames: int, avg_fps: float) -> tuple[list[int], list[float]]:
-        """`indices`, and the second each of these frames is said to be at."""
+        """Choose frame numbers as `indices` does, with the time that lmms-eval's `llava_vid` gives for each.
+
+        Args:
+            total_frames: Number of frames of the video.
+            avg_fps: Its average frame rate.
+
+        Returns:
+            T frame numbers, and T seconds that assume a constant frame rate.
+
+        Raises:
+            ValueError: As for `indices`.
+        """
         if total_frames < 1:
             raise ValueError("there are no frames to sample")
         if not (math.isfinite(avg_fps) and avg_fps > 0):

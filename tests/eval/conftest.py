@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.demo.benchmark import make_mvbench
-from eval.demo.checkpoint import make_checkpoint
+from tests.fixtures.checkpoint import make_checkpoint
+from tests.fixtures.mvbench import make_mvbench
 
 TASKS = ("action_count", "moving_direction", "scene_transition")
 

@@ -301,7 +301,14 @@ def embed(ids: Tensor) -> Tensor:
 
 
 def visual(rows: Tensor, offset: list[int], length: int) -> VisualRows:
-    return VisualRows(rows, torch.tensor(offset), length, ((length, len(rows)),), (0, 0))
+    return VisualRows(
+        rows,
+        offset=torch.tensor(offset),
+        frame=torch.zeros(len(rows), dtype=torch.int64),
+        length=length,
+        frames=((length, len(rows)),),
+        separators=(0, 0),
+    )
 
 
 def test_splice():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from llava.video import FrameSampling, open_video, read_video, sample_video
 from llava.video.against_decord import against_decord, count_different
 from llava.video.exact import ExactVideo
@@ -53,7 +53,7 @@ def test_where_decord_errs_each_sampled_one_counts(short: Path, monkeypatch: pyt
 
     monkeypatch.setattr("llava.video.against_decord.why_in_doubt", lambda video: "for this test")
     monkeypatch.setattr("llava.video.against_decord.find_spec", lambda name: True)
-    monkeypatch.setattr("llava.video.against_decord._read_alone", theirs)
+    monkeypatch.setattr("llava.video.against_decord._read_with_decord", theirs)
     with open_video(short) as video:
         assert isinstance(video, ExactVideo)
         sampled = sample_video(video, sampling)

@@ -1,13 +1,30 @@
+"""Specs, settings, registration, and attaching to a model."""
+
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from vidcom2 import METHODS, Dense, FrameAdjustment, Record, VidCom2, compressor, compressor_from_env
+from tests.vidcom2.test_vidcom2 import video
+from vidcom2 import (
+    METHODS,
+    Dense,
+    FrameAdjustment,
+    Ranking,
+    Record,
+    VidCom2,
+    compressor,
+    compressor_from_env,
+    register,
+)
 from vidcom2.methods.dycoke import DyCoke
 from vidcom2.methods.random import Random
 from vidcom2.methods.visionzip import VisionZip
@@ -63,7 +80,7 @@ def test_spec_identifies_the_compressor(made):
     ],
 )
 def test_one_setting_has_one_spelling(one, other):
-    """Which names the directory of its results."""
+    """The spec names the directory of the results, so equal settings must not have two specs."""
     assert compressor(one).spec == compressor(other).spec
     assert repr(compressor(one).settings) == repr(compressor(other).settings)
 
@@ -164,14 +181,121 @@ def test_every_method_is_described(name):
     assert "arxiv.org" in (__import__(METHODS[name].__module__, fromlist=["x"]).__doc__ or "")
 
 
+@pytest.mark.parametrize("spec", ["vidcom2@0.25", "random+fca@0.5:seed=3:fca.tau=0.1", "none", "fastv@0.5:k=1"])
+def test_repr_builds_an_equal_object(spec):
+    made = compressor(spec)
+    assert repr(made) == f"compressor({spec!r})"
+    assert eval(repr(made)) == made
+
+
+def test_repr_of_a_class_without_a_name():
+    @dataclass(frozen=True)
+    class Mine(VidCom2):
+        pass
+
+    assert repr(Mine(0.5)) == "<Mine vidcom2@0.5>"
+
+
+# ---- register
+
+
+def test_a_method_is_a_dataclass_of_its_own():
+    class Forgetful(Random):
+        gain: float = 1.0
+
+    message = r"Forgetful is not a dataclass, .*write @dataclass\(frozen=True\) between @register\('forgetful'\)"
+    with pytest.raises(TypeError, match=message):
+        register("forgetful")(Forgetful)
+    assert "forgetful" not in METHODS
+
+
+def test_only_compressors_are_methods():
+    with pytest.raises(TypeError, match=r"not a subclass of vidcom2\.Compressor"):
+        register("record")(Record)
+
+
+def test_presets_exist():
+    @dataclass(frozen=True)
+    class Promising(Random):
+        presets = ("fast",)
+
+    with pytest.raises(TypeError, match=r"Promising.presets names 'fast', which is not a classmethod"):
+        register("promising")(Promising)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a+fca", "a.b", "a@1", "a:b", "a,b", "-a", "a=1", "ä", " a", "a/b"])
+def test_names_that_no_spec_spells(name):
+    @dataclass(frozen=True)
+    class Odd(Random):
+        pass
+
+    for names in ((name,), ("odd", name)):
+        with pytest.raises(ValueError, match=r"cannot be written in a spec; use letters"):
+            register(*names)(Odd)
+    assert "odd" not in METHODS
+
+
+@pytest.mark.parametrize("name", ["random", "dense", "none"])
+def test_names_that_are_taken(name):
+    @dataclass(frozen=True)
+    class Second(Random):
+        pass
+
+    with pytest.raises(ValueError, match=f"{name!r} is registered twice"):
+        register(name)(Second)
+
+
+# ---- VidCom² as a Ranking
+
+
+def test_vidcom2_derives_its_adjustment():
+    made = VidCom2(tau=0.1, frame_score="max", window=4, similarity="gaussian", channels=0.3, rounding="exact")
+    assert made.fca == FrameAdjustment(0.1, "max", "exact", 4, "gaussian", 0.3)
+    assert isinstance(made, Ranking)
+    assert not VidCom2.takes_fca()
+    assert "fca" not in made.settings
+    assert dataclasses.replace(made, tau=0.2).fca.tau == 0.2
+    assert pickle.loads(pickle.dumps(made)) == made
+    with pytest.raises(TypeError, match="fca"):
+        VidCom2(fca=FrameAdjustment())
+
+
+@pytest.mark.parametrize("made", [VidCom2(), VidCom2.released(sign=1), Random(fca=FrameAdjustment())])
+def test_a_ranking_is_its_scores_and_budgets(made):
+    x = video(6, 10, 8)
+    scores, budgets, finite = made.rank(x)
+    assert torch.equal(scores, made.scores(x))
+    assert torch.equal(budgets, made.budgets(x))
+    assert bool(finite)
+    assert torch.equal(made.select(x).index, made.keep(x, scores, budgets, int(budgets.sum())).index)
+
+
+def test_vidcom2_measures_once(monkeypatch):
+    measured, measure = [], FrameAdjustment.measure
+
+    def counted(self, x):
+        measured.append(x.shape)
+        return measure(self, x)
+
+    monkeypatch.setattr(FrameAdjustment, "measure", counted)
+    VidCom2(0.25).select(video(6, 10, 8))
+    assert measured == [(6, 10, 8)]
+
+
+# ---- attaching
+
+
 class Holder(nn.Module):
-    """The least a LLaVA-like model has to offer."""
+    """The least that the LLaVA family requires of a model."""
 
     compressor = None
 
     def __init__(self):
         super().__init__()
         self.visual_records = []
+
+    def forward(self):
+        return None
 
 
 @pytest.mark.filterwarnings("ignore:the model was not called")
@@ -198,6 +322,18 @@ def test_detaching_twice_takes_nothing_else_off():
     with c(model):
         first.detach()
         assert model.compressor is c
+
+
+def test_an_attachment_prints_what_it_did():
+    model = Holder()
+    with VidCom2(0.25)(model) as run:
+        assert str(run) == "<vidcom2@0.25 on Holder: not called yet>"
+        model()
+        assert str(run) == "<vidcom2@0.25 on Holder: no visual tokens recorded>"
+        record = Record(0, "video", "vidcom2@0.25", "repack", 14, (16, 16), (5, 3), 1, 1)
+        model.visual_records = [record, record]
+        assert repr(run) == "<vidcom2@0.25 on Holder: 66 -> 18 visual tokens in the last call>"
+    assert repr(run) == "<vidcom2@0.25 on Holder (detached): 66 -> 18 visual tokens in the last call>"
 
 
 def test_attach_refuses_strangers():

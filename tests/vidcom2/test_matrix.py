@@ -23,7 +23,7 @@ from tests.vidcom2.test_transformers import assert_follows, generate, references
 from vidcom2 import METHODS, Compressor, compressor
 
 BEFORE = sorted(name for name, method in METHODS.items() if method.drops and method.stage == "before LLM")
-SPECS = [*BEFORE, *(f"{name}+fca" for name in BEFORE if hasattr(METHODS[name], "fca"))]
+SPECS = [*BEFORE, *(f"{name}+fca" for name in BEFORE if METHODS[name].takes_fca())]
 RETENTION, STEPS = 0.3, 6
 over_specs = pytest.mark.parametrize("spec", SPECS)
 over_cases = pytest.mark.parametrize("case", ["one", "padded"])

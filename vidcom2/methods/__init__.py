@@ -1,4 +1,4 @@
-"""One file per method. Importing the package registers them all in `vidcom2.METHODS`."""
+"""One file per method. Importing this package registers all of them in `vidcom2.METHODS`."""
 
 from vidcom2.methods import (
     dense,

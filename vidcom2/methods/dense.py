@@ -1,4 +1,4 @@
-"""No compression: what every method is compared with, as in https://arxiv.org/abs/2505.14454, table 2."""
+"""No compression, the baseline of every method, as in https://arxiv.org/abs/2505.14454, table 2."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vidcom2.compressor import Attachment, Compressor, Kept, keep_all
+from vidcom2.settings import changed_settings
 from vidcom2.specs import register
 
 
 @register("none", "dense")
 @dataclass(frozen=True)
 class Dense(Compressor):
-    """Keep every token. The model is called as it is: nothing is put on it but a counter of its calls.
+    """Keep every token. The model runs as it is, with a hook that only notes whether it was called.
 
-    Raises ValueError for any setting that is not its default, since it would change nothing.
+    Raises:
+        ValueError: A setting is not at its default. It would change nothing.
     """
 
     retention: float = 1.0
@@ -26,23 +28,24 @@ class Dense(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.settings != {"retention": 1.0, "positions": None, "newlines": "released"}:
-            raise ValueError(f"{self.settings}: dense compresses nothing, and has no settings")
+        if changed := changed_settings(self):
+            raise ValueError(f"{changed}: dense compresses nothing, and has no settings")
 
     def _select(self, x: Tensor) -> Kept:
         return keep_all(x)
 
     @property
     def spec(self) -> str:
+        """The text "none"."""
         return self.name
 
     def attach(self, model: nn.Module) -> Attachment:
-        """Count the calls of `model`; `records` are the model's own, where it keeps any (our llava tree)."""
+        """Note whether `model` is called. The records are the model's own, if it keeps any (our `llava` package)."""
         return Attachment(self, model, Untouched(model))
 
 
 class Untouched:
-    """See `vidcom2.families.Hold`."""
+    """The `vidcom2.families.Hold` of a model that runs as it is."""
 
     def __init__(self, model: nn.Module):
         self.model, self.used = model, False
@@ -53,10 +56,13 @@ class Untouched:
 
     @property
     def records(self) -> list[Any]:
+        """The model's own records, if it keeps any."""
         return list(getattr(self.model, "visual_records", ()))
 
     def busy(self) -> bool:
+        """Return False: no call can be spoilt by taking nothing off."""
         return False
 
     def remove(self) -> None:
+        """Remove the hook."""
         self._handle.remove()

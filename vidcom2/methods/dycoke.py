@@ -18,26 +18,29 @@ from vidcom2.settings import check_choice
 from vidcom2.specs import register
 
 WINDOW = 4
-# How far back the frame lies that a frame is compared with, by its place in the window.
+"""Frames of a window."""
 STEPS = (4, 1, 2, 1)
+"""How many frames back the frame lies that a frame is compared with, by its place in the window."""
 
 
 @register("dycoke")
 @dataclass(frozen=True)
 class DyCoke(Ranking):
-    """In windows of four frames, keep the first whole; of the others, the tokens least like those at the same place.
+    """In windows of four frames, keep the first frame whole, and of the others the tokens that changed most.
 
         score = -cos(x_t,m, x_r,m)    with r = t - 1 for the second and fourth frame of a window, t - 2 for the third
 
-    Before the LLM. "Merging" is dropping: nothing is averaged. Stage 2, which prunes the key-value cache while
-    decoding, is not part of this.
+    Before the LLM. "Merging" in the paper's name for it means dropping: nothing is averaged. Stage 2 of the paper,
+    which prunes the KV cache while decoding, is not part of this.
 
-    form="mended", the default, reaches every R: the three compared frames of each window share what whole first
-    frames leave of round(R·T·M). Where this is less than one token per frame (R below about 1/4), those keep one token
-    each, and the first frames are thinned too: to the tokens least like the first frame of the window before, or, in
-    the very first frame, least like its own mean. With +fca, VidCom²'s budgets take the place of all this.
+    The form "mended" reaches every R. The first frames stay whole, and the three compared frames of each window share
+    what is left of round(R·T·M). If that is less than one token per frame (R below about 1/4), compared frames keep
+    one token each, and the first frames are thinned as well: to the tokens least like the first frame of the window
+    before, or, in the very first frame, least like its own mean. With +fca, VidCom²'s budgets replace these.
 
-    See `released` for the other form. merging is for that form only.
+    Args:
+        form: "mended" or "released"; see the classmethod `released`.
+        merging: For "released" only: the share of the tokens that a compared frame drops.
     """
 
     form: Literal["mended", "released"] = "mended"
@@ -62,20 +65,22 @@ class DyCoke(Ranking):
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> DyCoke:
-        """What the authors' code does, with its quirks; `select` raises ValueError for an R that it cannot reach.
+        """Build what the authors' code does, with its quirks.
 
         - Frames 1, 3, 5, ... keep the n tokens least like the frame before. Frame i + 2 of a window that begins at i
-          keeps the n least like frame i, but only while i < T - 4: in the last window it stays whole.
-        - Of an odd number of frames, the last is dropped (unless it is the only one).
+          keeps the n tokens least like frame i, but only while i < T - 4: in the last window it stays whole.
+        - If the number of frames is odd, the last frame is dropped, unless it is the only one.
         - n = int((1 - merging) M), truncated in floating point. merging=None solves for n, so that the kept tokens are
-          as near to R·T·M as whole n allow. The authors' scripts have merging 0.7; one later adoption sets it to
-          1 - R, which keeps far more than R. With merging given, R has no effect, except that R = 1 keeps everything.
+          as near to R·T·M as a whole n allows. The authors' scripts set merging to 0.7. A later adoption sets it to
+          1 - R, which keeps far more than R. With merging given, R has no effect, but R = 1 keeps everything.
 
-        With q = floor(T/2) and w = max(0, ceil((T-4)/4)), (q-w) M + (q+w) n tokens stay.
+        With q = floor(T/2) and w = max(0, ceil((T-4)/4)), (q-w) M + (q+w) n tokens stay. `select` raises ValueError
+        for an R that this cannot reach.
         """
         return cls(retention, **{"form": "released", **settings})
 
     def scores(self, x: Tensor) -> Tensor:
+        """Return how much each token differs from the token at its place in frame r, [T, M]."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         t = torch.arange(len(x), device=x.device)
         other = x[(t - torch.tensor(STEPS, device=x.device)[t % WINDOW]).clamp_min(0)]
@@ -83,6 +88,7 @@ class DyCoke(Ranking):
         return -cosine_similarity(x, other, dim=-1)
 
     def budgets(self, x: Tensor) -> Tensor:
+        """Return k_t as `form` says, int64 [T]."""
         if self.fca is not None:
             return super().budgets(x)
         frames, m = x.shape[:2]

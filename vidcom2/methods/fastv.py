@@ -16,20 +16,22 @@ from vidcom2.specs import register
 @register("fastv")
 @dataclass(frozen=True)
 class FastV(InsideLLM):
-    """After the first K layers, keep the visual tokens that the prompt's last token attends to most.
+    """After the first K layers, keep the visual tokens that the last token of the prompt attends to most.
 
         score = mean over heads of softmax(q_last k^T / sqrt(d)), in layer K - 1
         R     = (K + (L - K) f) / L, with L layers and the share f of the tokens that stay from layer K on
 
-    Inside the LLM, once, in the prefill: layers 0..K-1 have all visual tokens, the others round(f V). Rows that stay
-    keep their positions. f is solved for R, whose floor is K/L.
+    Inside the LLM, once, in the prefill: layers 0..K-1 process all V visual tokens, the others round(f V). Tokens that
+    stay keep their positions. f is solved for R, which has the floor K/L.
 
-    As the authors' version with a key-value cache; their other versions choose anew for every token they generate. Ours
-    does not: without a cache, generate() gives the same answer.
+    This follows the authors' version with a KV cache. Their other versions choose anew for every generated token; this
+    one does not, so generate() without a cache gives the same answer.
 
-    k: K, 2 in the paper. keep: f, instead of solving for R; `retention` must then be what it amounts to.
-    attention: "rows" computes the one attention row. "eager" takes it from the layer's attention map, as the authors'
-        code does and at its cost: load the model with attn_implementation="eager".
+    Args:
+        k: K; the paper uses 2.
+        keep: f, instead of solving for it. `retention` must then be the mean that it leads to.
+        attention: "rows" computes the one attention row. "eager" takes it from the layer's attention map, as the
+            authors' code does, at its cost in memory and time; load the model with attn_implementation="eager".
     """
 
     k: int = 2
@@ -51,11 +53,12 @@ class FastV(InsideLLM):
 
     @classmethod
     def released(cls, retention: float = 0.53125, **settings: Any) -> FastV:
-        """The paper's main setting: half of the tokens from layer 2 on; the default R is what it is on 32 layers."""
+        """Build the paper's main setting, half of the tokens from layer 2 on. The default R is that of 32 layers."""
         return cls(retention, **{"keep": 0.5, **settings})
 
     @property
     def by_hand(self) -> bool:
+        """Whether `keep` says how many tokens stay."""
         return self.keep is not None
 
     def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:

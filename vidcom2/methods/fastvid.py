@@ -15,10 +15,11 @@ from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.clustering import centres
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import all_finite, require_finite
-from vidcom2.settings import check_choice
+from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 
 NEIGHBOURS = 4
+"""How many nearest tokens the density looks at."""
 
 
 @register("fastvid")
@@ -27,22 +28,30 @@ class FastVid(Compressor):
     """Cut the video where its frames change; per segment, keep salient tokens and density peaks of a few key frames.
 
     With s_t the cosine of the mean tokens of frames t and t+1:
-        segments  are cut at the `segments` - 1 smallest s_t, and wherever s_t < tau. With b tokens per frame, one of
-                  n frames has B = n b tokens: C = max(1, int(B · context)) contextual ones (none where B is 1), the
-                  others salient.
-        key frames  of a segment: the last one of each run of frames with s_t >= static in between
-        salient   the tokens with the largest |x|, shared equally among the key frames
+
+        segments    are cut at the `segments` - 1 smallest s_t, and wherever s_t < tau
+        budget      of a segment of n frames: B = n b tokens, with b tokens per frame. C = max(1, int(B · context)) of
+                    them are contextual (none if B = 1), the others are salient.
+        key frames  of a segment: the last frame of each run of frames with s_t >= static in between
+        salient     the tokens with the largest |x|, shared equally among the key frames
         contextual  DPC-KNN centres among the other tokens of the last key frame and of every `stride`-th before it
-        merging   each centre c becomes w c + (1 - w) mean of the n tokens that belong to it, w = max(1/(n+1), keep).
-                  Those are, of all tokens of the segment but the salient ones and the frame's own centres, the ones
-                  whose most similar centre in that frame, by cosine, is c.
+        merging     each centre c becomes w c + (1 - w) mean of the n tokens that belong to it, with
+                    w = max(1/(n+1), centre_weight). A token of the segment belongs to the centre of that frame with
+                    the highest cosine, unless it is salient or itself a centre of that frame.
 
-    Before the LLM. The paper ranks by the attention of the vision tower's CLS token, for which |x| stands in here, as
-    in the adoption by VidCom²'s authors. Their density carries random noise of 1e-6; ours has none.
+    Before the LLM. The paper ranks by the attention of the vision tower's CLS token. |x| stands in for it here, as in
+    the adoption by the authors of VidCom². The published code adds noise of 1e-6 to the density; this does not.
 
-    form: "mended", the default, keeps round(R·T·M) tokens (but never less than one per frame of the video): the frames
-        of a segment bring these in equal parts, and what its key frames cannot hold goes to its most salient other
-        tokens, in any of its frames. "released": see `released`.
+    Args:
+        form: "mended" keeps round(R·T·M) tokens, but at least one per frame of the video. All frames of a segment
+            contribute equally to its budget. What its key frames cannot hold goes to its most salient other tokens, in
+            any of its frames. For "released", see the classmethod `released`.
+        segments: The video has at least so many segments, if it has as many frames.
+        tau: Cut between frames with a lower s_t.
+        static: Frames with at least this s_t in between form one run.
+        context: The share of the contextual tokens in a segment's budget.
+        stride: Every so many key frames have contextual tokens.
+        centre_weight: The lowest weight of a centre in its merged token.
     """
 
     form: Literal["mended", "released"] = "mended"
@@ -64,19 +73,15 @@ class FastVid(Compressor):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "form", ("mended", "released"))
-        for setting in ("segments", "stride"):
-            if getattr(self, setting) < 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")
-        for setting in ("context", "centre_weight"):
-            if not 0 <= getattr(self, setting) <= 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be in [0, 1]")
+        check_at_least_one(self, "segments", "stride")
+        check_share(self, "context", "centre_weight")
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> FastVid:
-        """The adoption by VidCom²'s authors: b = int(R·M), at least 1.
+        """Build the adoption by the authors of VidCom²: b = max(1, int(R·M)).
 
-        A key frame has at most M // 2 contextual tokens and M in all. What a segment's key frames cannot hold is lost,
-        so a still video keeps far less than R.
+        A key frame has at most M // 2 contextual tokens and M in all. What the key frames of a segment cannot hold is
+        lost, so a still video keeps far less than R.
         """
         return cls(retention, **{"form": "released", **settings})
 
@@ -86,7 +91,7 @@ class FastVid(Compressor):
         importance = torch.linalg.vector_norm(exact, dim=-1)
         mean = normalize(exact.mean(dim=1), dim=-1)
         similarity = (mean[1:] * mean[:-1]).sum(dim=-1)
-        # One wait for the device; what follows is decided on the host.
+        # One host synchronisation. Segments and key frames are then decided on the host.
         finite, *steps = torch.cat([all_finite(x)[None].to(similarity), similarity]).tolist()
         require_finite(bool(finite), x)
 
@@ -107,7 +112,7 @@ class FastVid(Compressor):
         return Kept(index, kept.view(frames, m).sum(dim=1), features[index].to(x.dtype))
 
     def _plan(self, keys: int, m: int, budget: int) -> list[tuple[int, int]]:
-        """How many (salient, contextual) tokens each key frame has."""
+        """How many (salient, contextual) tokens each key frame keeps."""
         contextual = max(1, int(budget * self.context)) if budget > 1 else 0
         salient = _split(budget - contextual, keys)
         slots = _split(contextual, -(-keys // self.stride))
@@ -157,5 +162,5 @@ def _runs(first: int, last: int, cuts: set[int]) -> list[tuple[int, int]]:
 
 
 def _split(total: int, parts: int) -> list[int]:
-    """`total` in equal parts; the first one also gets what is left over."""
+    """`total` in equal parts; the first part also gets what is left over."""
     return [total // parts + (total % parts if i == 0 else 0) for i in range(parts)]

@@ -1,4 +1,4 @@
-"""Whole frames, dropped by VidCom²'s frame uniqueness: what figure 1 of https://arxiv.org/abs/2505.14454 tries out."""
+"""Whole frames, dropped by VidCom²'s frame uniqueness: the experiment of https://arxiv.org/abs/2505.14454, figure 1."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ DROPS = get_args(Drop)
 @register("frames")
 @dataclass(frozen=True)
 class Frames(Compressor):
-    """Keep all tokens of k = round(R·T) of the T frames, at least of one, and none of the others.
+    """Keep all tokens of k = max(1, round(R·T)) of the T frames, and none of the others.
 
         u_t = mean_m -cos(x_t,m, g_v)    with g_v the mean of all tokens, as in `VidCom2`
 
-    Before the LLM. Where a model merges neighbouring frames of a video, a frame is what comes of that.
+    Before the LLM. If a model merges neighbouring frames of a video, T counts the merged frames.
 
-    drop: "redundant" drops the frames with the lowest u_t, "unique" those with the highest; of equal ones, the
-        earlier stay. "even" looks at nothing, as if fewer frames had been taken: frames floor((j + 1/2) T / k) stay.
-    newlines: a grid's row newlines go with their frame here, unless "released" is asked for.
+    Args:
+        drop: "redundant" drops the frames with the lowest u_t, "unique" those with the highest; of equal ones, the
+            earlier stay. "even" does not look at the frames: frames floor((j + 1/2) T / k) stay, as if the video had
+            been sampled at fewer frames.
+        newlines: As in `Compressor`. The default here, "rows", drops the row newlines of a dropped frame.
     """
 
     drop: Drop = "redundant"

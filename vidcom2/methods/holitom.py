@@ -16,31 +16,38 @@ from vidcom2.budget import total_budget
 from vidcom2.clustering import centres, nearest_centre
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import all_finite, require_finite
-from vidcom2.settings import check_choice
+from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 
 
 @register("holitom")
 @dataclass(frozen=True)
 class HoliTom(Compressor):
-    """Cut the video into windows so that as many tokens as possible stand still in them; merge these; thin the rest.
+    """Cut the video into windows in which as many tokens as possible stand still; merge these, and thin the rest.
 
-    A place m is static in the window of frames a..b when cos(x_t,m, x_t+1,m) > tau for all t = a .. b-1. The windows
-    are those with the largest sum of (static places) (b - a), which is how many tokens merging over time saves; frames
-    that gain nothing stand alone. With `saved` that sum, r = min(1, R T M / (T M - saved)), and per window:
-        static    the mean over a..b of each static place; r of these, DPC-KNN centres, the others merged into them
-        dynamic   of each frame, r of its other tokens: of these `clustered` DPC-KNN centres, the rest merged into them;
-                  the others are the tokens with the largest |x|
-        merging   a centre c becomes w c + (1 - w) mean of the tokens nearest to it, w = centre_weight
+    A position m of the frame is static in the window of frames a..b if cos(x_t,m, x_t+1,m) > tau for all t = a .. b-1.
+    The windows maximise saved = sum over windows of (static positions) (b - a), the tokens that merging over time
+    saves. Frames that gain nothing stand alone. With r = min(1, R T M / (T M - saved)), per window:
 
-    Before the LLM; the paper merges once more inside it. The paper ranks by the attention of the vision tower's CLS
-    token, for which |x| stands in here, as in the adoption by VidCom²'s authors.
+        static    each static position becomes its mean over a..b. The share r of these means stay: DPC-KNN centres,
+                  with the others merged into them.
+        dynamic   of the other tokens of each frame, the share r stays: `clustered` of these are DPC-KNN centres, the
+                  others are the tokens with the largest |x|. Tokens that do not stay are merged into the centres.
+        merging   a centre c becomes w c + (1 - w) mean of the tokens nearest to it, with w = centre_weight
 
-    form: "mended", the default, keeps round(R·T·M) tokens (but never less than T) at real positions: merged static
-        tokens are at their centre's place in the window's first frame. r is what this needs, shared by largest
-        remainder. Where merging over time saves more than R asks for, the tokens merged away that were least like the
-        one before come back as they are. "released": see `released`.
-    neighbours: of the density. max_window: frames of a window at most.
+    Before the LLM. The paper merges once more inside the LLM; this does not. The paper ranks by the attention of the
+    vision tower's CLS token. |x| stands in for it here, as in the adoption by the authors of VidCom².
+
+    Args:
+        form: "mended" keeps round(R·T·M) tokens, but at least T, at real positions: a merged static token has its
+            centre's position in the first frame of the window. r is what this needs, shared by largest remainder. If
+            merging over time saves more than R asks for, the merged tokens that were least like the token before them
+            come back as they are. For "released", see the classmethod `released`.
+        tau: A token stands still if its cosine to the next frame's token is above this.
+        centre_weight: Weight of a centre in its merged token.
+        clustered: The share of clustered tokens among the dynamic tokens that stay.
+        neighbours: How many nearest tokens the density looks at.
+        max_window: The largest number of frames in a window.
     """
 
     form: Literal["mended", "released"] = "mended"
@@ -61,20 +68,16 @@ class HoliTom(Compressor):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "form", ("mended", "released"))
-        for setting in ("neighbours", "max_window"):
-            if getattr(self, setting) < 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")
-        for setting in ("clustered", "centre_weight"):
-            if not 0 <= getattr(self, setting) <= 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be in [0, 1]")
+        check_at_least_one(self, "neighbours", "max_window")
+        check_share(self, "clustered", "centre_weight")
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> HoliTom:
-        """The adoption by VidCom²'s authors, whose positions are made up.
+        """Build the adoption by the authors of VidCom², which does not keep track of positions.
 
-        round(r n) of n static tokens per window and ceil(r n) of n dynamic ones per frame stay, in the order: window's
-        static tokens, then its frames' dynamic ones. `index` does not say where these come from: it is N positions
-        evenly spaced over the video, and the tokens are put there in order. Budgets follow from these.
+        round(r n) of n static tokens per window and ceil(r n) of n dynamic tokens per frame stay. Their order is: the
+        static tokens of a window, then the dynamic tokens of its frames. `index` does not say where they come from: it
+        holds N positions spaced evenly over the video, and the tokens go there in order. Budgets follow from these.
         """
         return cls(retention, **{"form": "released", **settings})
 
@@ -82,7 +85,7 @@ class HoliTom(Compressor):
         frames, m = x.shape[:2]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         steps = cosine_similarity(exact[1:], exact[:-1], dim=-1)  # [T-1, M]
-        # One wait for the device; the windows are decided on the host.
+        # One host synchronisation. The windows are then decided on the host.
         finite, *still = torch.cat([all_finite(x)[None], (steps > self.tau).flatten()]).tolist()
         require_finite(bool(finite), x)
         groups = self._groups(torch.tensor(still, dtype=torch.bool).view(frames - 1, m))
@@ -92,7 +95,7 @@ class HoliTom(Compressor):
             sizes = [(math.ceil if group.last is None else round)(len(group.places) * r) for group in groups]
         else:
             total = total_budget(self.retention, frames, m)
-            sizes = _share(min(total, left), [len(group.places) for group in groups])
+            sizes = proportional_shares(min(total, left), [len(group.places) for group in groups])
 
         index, features = [], []
         length = torch.linalg.vector_norm(exact, dim=-1)
@@ -122,7 +125,7 @@ class HoliTom(Compressor):
         return Kept(kept, torch.bincount(kept // m, minlength=frames), merged.to(x.dtype))
 
     def _groups(self, still: Tensor) -> list[Group]:
-        """All groups of tokens that are thinned on their own, in order, for still bool [T-1, M]."""
+        """The groups of tokens that are thinned on their own, in order, for still bool [T-1, M]."""
         groups = []
         for first, last in windows(still, self.max_window):
             static = still[first:last].all(dim=0) & (last > first)
@@ -132,7 +135,7 @@ class HoliTom(Compressor):
         return [group for group in groups if len(group.places)]
 
     def _thin(self, tokens: Tensor, length: Tensor, dominant: int, size: int) -> tuple[Tensor, Tensor]:
-        """tokens [n, D] -> `size` of them: `dominant` longest ones, then merged ones: (int64 [size], [size, D])."""
+        """Thin tokens [n, D]: the `dominant` longest, then merged ones; which (int64 [size]) and what ([size, D])."""
         order = length.argsort(descending=True, stable=True)
         best, rest = order[:dominant].sort().values, order[dominant:].sort().values
         clusters = size - dominant
@@ -150,7 +153,7 @@ class HoliTom(Compressor):
         return torch.cat([best, rest[chosen]]), torch.cat([tokens[best], made])
 
     def _least_like_before(self, groups: list[Group], steps: Tensor, count: int) -> Tensor:
-        """Positions of the `count` tokens that merging over time saved, but that moved most: int64 [count]."""
+        """The positions of the `count` tokens, among those that merging over time saved, that moved most."""
         saved = torch.zeros(steps.shape, dtype=torch.bool)
         for group in groups:
             if group.last is not None:
@@ -161,7 +164,13 @@ class HoliTom(Compressor):
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens thinned together: places int64 [n] static over the frames first..last, or (last is None) of one frame."""
+    """Tokens that are thinned together.
+
+    Attributes:
+        first: The first frame.
+        last: The last frame of a window in which the places are static; None for dynamic tokens of the frame `first`.
+        places: int64 [n], positions in the frame.
+    """
 
     first: int
     last: int | None
@@ -169,18 +178,24 @@ class Group:
 
 
 def windows(still: Tensor, longest: int) -> list[tuple[int, int]]:
-    """The windows (first, last) that save the most, in order, for still bool [T-1, M] on the CPU.
+    """Return the windows that save the most tokens, by dynamic programming over their last frames.
 
-    still[t]: which places stand still from frame t to t+1. Of equally good ones, the last window is a single frame if
-    it can be, else the longest.
+    Of equally good choices, a window is a single frame if it can be, otherwise the longest.
+
+    Args:
+        still: bool [T-1, M] on the CPU. still[t] says which positions stand still from frame t to t+1.
+        longest: The largest number of frames in a window.
+
+    Returns:
+        (first, last) of each window, in order.
     """
     frames, m = len(still) + 1, still.shape[1]
-    run = torch.zeros(m, dtype=torch.int64)  # for how many steps each place has stood still
+    run = torch.zeros(m, dtype=torch.int64)  # for how many steps each position has stood still
     best, start = torch.zeros(frames + 1, dtype=torch.int64), [0] * frames  # best[t]: savings of the first t frames
     for last in range(frames):
         if last:
             run = torch.where(still[last - 1], run + 1, 0)
-        # static[n]: places that have stood still for at least n steps
+        # static[n]: how many positions have stood still for at least n steps
         static = torch.bincount(run, minlength=last + 1).flip(0).cumsum(0).flip(0)
         n = torch.arange(min(last, longest - 1), -1, -1)  # steps of the window, the longest first
         savings = best[last - n] + static[n] * n
@@ -195,8 +210,8 @@ def windows(still: Tensor, longest: int) -> list[tuple[int, int]]:
     return found[::-1]
 
 
-def _share(total: int, sizes: list[int]) -> list[int]:
-    """`total` in proportion to `sizes`, by largest remainder; of equal remainders, the first."""
+def proportional_shares(total: int, sizes: list[int]) -> list[int]:
+    """Return `total` in proportion to `sizes`, by largest remainder; of equal remainders, the first wins."""
     shares = [total * size // sum(sizes) for size in sizes]
     remainders = [total * size % sum(sizes) for size in sizes]
     for i in sorted(range(len(sizes)), key=lambda i: -remainders[i])[: total - sum(shares)]:

@@ -14,20 +14,23 @@ from vidcom2.specs import register
 @register("pdrop")
 @dataclass(frozen=True)
 class PDrop(InsideLLM):
-    """Keep fewer visual tokens at each of several layers: those that the prompt's last token attends to most.
+    """Before each of several layers, keep the share f of the visual tokens that the last token attends to most.
 
         score     = mean over heads of softmax(q_last k^T / sqrt(d)), by layer l_i's own projections of its full input
         kept at i = V f^i, i = 1, 2, ...
         R         = (l_1 + (l_2 - l_1) f + (l_3 - l_2) f^2 + (L - l_3) f^3) / L
 
-    Inside the LLM, in the prefill, before layers l_i, which are L/4, L/2 and 3L/4. What stays is numbered anew at each
-    stage. f is solved for R (0.469 is the paper's f = 0.5); the floor is l_1/L, 0.25 unless `layers` says otherwise.
+    Inside the LLM, in the prefill, before the layers l_i: L/4, L/2 and 3L/4 of L layers. The tokens that stay are
+    numbered anew at each stage. f is solved for R (0.469 is the paper's f = 0.5). The floor of R is l_1/L, which is
+    0.25 unless `layers` says otherwise.
 
-    Mended: grouped-query attention, batches, several videos, any position of the video; the published code fails there.
+    Unlike the published code, this also takes grouped-query attention, batches, several videos, and a video anywhere
+    in the prompt. There is no attention="eager", since the published code computes the one attention row, too.
 
-    layers: the l_i. ratios: the shares kept, instead of solving for R; `retention` must then be what they amount to,
-        and counts are cut off to whole tokens as in the authors' code.
-    There is no attention="eager": the published code computes the one row, too.
+    Args:
+        layers: The l_i; None takes those above.
+        ratios: The share kept from each l_i on, instead of f^i. `retention` must then be the mean that they lead to,
+            and token counts are truncated, as in the authors' code.
     """
 
     layers: tuple[int, ...] | None = None
@@ -44,19 +47,20 @@ class PDrop(InsideLLM):
         if self.layers is not None:
             layer_numbers("layers", self.layers)
             if self.layers[0] == 0:
-                raise ValueError(f"layers={self.layers!r}: layer 0 has nothing to rank by yet; begin with layer 1")
+                raise ValueError(f"layers={self.layers!r}: layer 0 has nothing to rank by yet; start at layer 1")
         if self.ratios is not None:
             shares_of("ratios", self.ratios)
             if self.layers is None or len(self.ratios) != len(self.layers):
-                raise ValueError(f"ratios={self.ratios!r} need as many layers, not layers={self.layers!r}")
+                raise ValueError(f"ratios={self.ratios!r} need as many layers, but layers={self.layers!r}")
 
     @classmethod
     def released(cls, retention: float = 0.46875, **settings: Any) -> PDrop:
-        """The authors' script: layers 8, 16, 24 with 1/2, 1/4, 1/8; the default R is what it is on 32 layers."""
+        """Build the authors' script: layers 8, 16, 24 with 1/2, 1/4, 1/8. The default R is its mean on 32 layers."""
         return cls(retention, **{"layers": (8, 16, 24), "ratios": (0.5, 0.25, 0.125), **settings})
 
     @property
     def by_hand(self) -> bool:
+        """Whether `ratios` say how many tokens stay."""
         return self.ratios is not None
 
     def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
@@ -77,4 +81,5 @@ class PDrop(InsideLLM):
 
 
 def _earlier(layers: int) -> tuple[int, ...]:
+    """Stages with a lower floor, for the message."""
     return tuple(sorted({max(1, layers // 16), max(1, layers // 4), max(1, layers // 2)}))

@@ -1,4 +1,4 @@
-"""Random tokens: the control in the tables of VidCom², https://arxiv.org/abs/2505.14454, and of most of its rivals."""
+"""Random tokens: the control in the tables of VidCom², https://arxiv.org/abs/2505.14454, and of most other papers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from vidcom2.specs import register
 @register("random")
 @dataclass(frozen=True)
 class Random(Ranking):
-    """Keep k_t tokens of each frame, drawn without replacement, each as likely as the others.
+    """Keep k_t tokens of each frame, drawn without replacement, all with the same chance.
 
-    Before the LLM. The k_t highest of M random numbers stay. k_t is R·M, rounded so that the total is round(R·T·M).
+        score = a random number in [0, 1)
 
-    seed: of the draw. The same seed and the same T and M give the same choice, on every device and in every dtype; so
-        all videos of one shape keep the same positions.
+    Before the LLM. k_t is R·M, rounded so that the total is round(R·T·M).
+
+    Args:
+        seed: Seed of the draw. The same seed, T and M give the same choice on every device and in every dtype. So all
+            videos of one shape keep the same positions.
     """
 
     seed: int = 0
 
     def scores(self, x: Tensor) -> Tensor:
+        """Return random numbers [T, M], drawn on the CPU."""
         return torch.rand(x.shape[:2], generator=torch.Generator().manual_seed(self.seed)).to(x.device)

@@ -16,39 +16,46 @@ from vidcom2.settings import check_choice
 from vidcom2.specs import register
 
 LAYERS, OF = (2, 6, 15), 32
-"""The layers that rank, in an LLM of 32."""
+"""The layers that rank, in an LLM of 32 layers."""
 TABLES = {
     1: ((66, 30, 17), (238, 48, 26), (303, 110, 36), (300, 200, 110)),
     2: ((66, 34, 20), (246, 54, 28), (238, 108, 60), (300, 200, 118)),
 }
-"""Tokens of 576 that each stage keeps: the authors' budgets of "64", "96", "128" and "192" tokens."""
+"""By version: how many of 576 tokens each stage keeps, for the authors' budgets of "64", "96", "128", "192" tokens."""
 
 
 @register("sparsevlm")
 @dataclass(frozen=True)
 class SparseVLM(InsideLLM):
-    """Keep the visual tokens that the question's visually relevant words attend to, and merge some of the others.
+    """Keep the visual tokens that the visually relevant words of the question attend to, and merge some of the others.
 
-        raters = words whose mean over visual tokens of softmax over words (x_visual x_word^T) is above its mean
+        relevance of a word = mean over visual tokens of softmax over words (x_visual x_word^T)
+        raters = the words with a relevance above the mean
         score  = mean over heads and raters of the attention probabilities of layer l
-        merged = of the d dropped tokens the int(0.3 d) + 1 best, DPC-KNN clustered into a tenth of their number, plus 1
+        merged = of the d dropped tokens, the n = int(0.3 d) + 1 best, as the means of n // 10 + 1 DPC-KNN clusters
 
-    Inside the LLM, in the prefill, after layers 2, 6, 15 of 32 (in proportion for others), which themselves still have
-    all. Merged tokens stand after those that stay. What stays is numbered anew.
-    The authors have budgets for four mean counts of 576 tokens. Budgets between them, and towards none and all, are
-    interpolated so that the rows that the layers really process, merged ones and the ranking layer's own included, are
-    R on average: their "192", "128", "96", "64" of 576 tokens are R = 0.358, 0.252, 0.198, 0.143.
+    Inside the LLM, in the prefill, after layers l = 2, 6, 15 of 32 (in proportion for other LLMs). These layers
+    themselves still process the tokens that they rank. Merged tokens stand behind those that stay, and all are numbered
+    anew.
 
-    Mended: batches, grouped queries, several videos; clusters without noise, equal scores in order of their index;
-    where no word is a rater, all words of the question are, and where there is no question, the prompt's last token.
+    The authors have budgets for four mean counts of 576 tokens. Other budgets are interpolated between them, and
+    towards none and all, so that the tokens that the layers really process are R on average, merged ones included:
+    the authors' "192", "128", "96", "64" of 576 tokens are R = 0.358, 0.252, 0.198, 0.143.
 
-    version: 2 is the later "SparseVLM+": no merging, positions are kept, probabilities are divided by what rotary
-        embedding does to all-ones vectors, only the `heads` heads with the highest sum count (all, if there are fewer).
-        Its correction changes sign beyond about 1700 positions of distance at rotary base 10000.
-    layers: that rank. shares: of the visual tokens that each stage keeps, instead of solving for R; `retention` must
-        then be what they amount to.
-    attention: "rows" computes the raters' rows; "eager" takes them from the layer's map, at the cost of the authors'
-        code: load the model with attn_implementation="eager".
+    Unlike the published code, this takes batches, grouped queries and several videos. It clusters without random
+    noise, and of equal scores the earlier token wins. If no word is a rater, all words of the question are; if there
+    is no question, the last token of the prompt is.
+
+    Args:
+        version: 2 is the later "SparseVLM+". It does not merge, and positions are kept. It divides probabilities by
+            what rotary embedding does to all-ones vectors; this correction changes sign at a distance of about 1700
+            positions, at rotary base 10000.
+        layers: The layers that rank; None takes those above.
+        shares: The share of the visual tokens that each stage keeps, instead of solving for R. `retention` must then
+            be the mean that they lead to.
+        heads: For version 2: only so many heads count, those with the highest sum.
+        attention: "rows" computes the raters' attention rows. "eager" takes them from the layer's attention map, as
+            the authors' code does, at its cost in memory and time; load the model with attn_implementation="eager".
     """
 
     version: Literal[1, 2] = 1
@@ -72,7 +79,7 @@ class SparseVLM(InsideLLM):
         if self.shares is not None:
             shares_of("shares", self.shares)
         if self.layers is not None and len(self.layers) != len(self.shares or LAYERS):
-            raise ValueError(f"layers={self.layers!r} need as many shares; without shares they must be {len(LAYERS)}")
+            raise ValueError(f"layers={self.layers!r} need as many shares; without shares, write {len(LAYERS)} layers")
         if self.shares is not None and self.layers is None and len(self.shares) != len(LAYERS):
             raise ValueError(f"shares={self.shares!r} need as many layers")
         if self.heads < 1:
@@ -80,31 +87,35 @@ class SparseVLM(InsideLLM):
 
     @classmethod
     def released(cls, retention: float = 0.358, **settings: Any) -> SparseVLM:
-        """The authors' "192" budgets at layers 2, 6 and 15; the default R is what they are on 32 layers."""
+        """Build the authors' "192" budgets at layers 2, 6 and 15. The default R is their mean on 32 layers."""
         version = settings.get("version", 1)
-        table = TABLES[version if version in (1, 2) else 1][-1]  # another is refused with the other settings
+        table = TABLES[version if version in (1, 2) else 1][-1]  # __post_init__ refuses other versions
         shares = tuple(budget / 576 for budget in table)
         return cls(retention, **{"layers": LAYERS, "shares": shares, **settings})
 
     @property
     def numbers(self) -> Literal["repack", "original"]:
+        """`positions`, or the version's own if that is None."""
         return self.positions or ("repack" if self.version == 1 else "original")
 
     @property
     def wants_rotary(self) -> bool:
+        """Whether probabilities are corrected for rotary embedding, as in version 2."""
         return self.version == 2
 
     # ---- when and how many
 
     def extra(self, present: int, keep: int) -> int:
+        """Return how many merged tokens a stage makes that keeps `keep` of `present` tokens."""
         return clusters(recycled(present - keep)) if self.version == 1 and present > keep else 0
 
     def limit(self, keep: int, present: int) -> int:
-        """Version 1 drops one token at least, which then is merged with itself."""
+        """Return how many tokens a stage keeps. Version 1 drops at least one, which becomes a merged token."""
         return min(keep, present - 1 if self.version == 1 else present)
 
     @property
     def by_hand(self) -> bool:
+        """Whether `shares` say how many tokens stay."""
         return self.shares is not None
 
     def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
@@ -113,7 +124,7 @@ class SparseVLM(InsideLLM):
             raise ValueError(f"layers={at!r} are too many for an LLM of {layers} layers")
 
         def stages(shares: tuple[float, ...]) -> tuple[Stage, ...]:
-            # In an LLM of few layers some coincide, or there is none left to be shortened.
+            # In an LLM of few layers, some stages coincide, or no layer is left to be shortened.
             last = {layer: share for layer, share in zip(at, shares, strict=True) if layer + 1 < layers}
             return tuple(Stage(i, i + 1, max(1, round(tokens * share))) for i, share in last.items())
 
@@ -141,14 +152,16 @@ class SparseVLM(InsideLLM):
     # ---- which
 
     def raters(self, visual: Tensor, question: Tensor) -> Tensor | None:
+        """Return which words of the question rank, bool [Q]; None if there is no question."""
         if len(question) == 0:
             return None
         relevance = (visual.float() @ question.float().mT).softmax(dim=1).mean(dim=0)
-        # Words that are all the same differ by rounding only.
+        # Equal words differ by rounding only; none of them is above the mean.
         chosen = relevance > relevance.mean() * (1 + 1e-6)
         return chosen if bool(chosen.any()) else torch.ones_like(chosen)
 
     def scores(self, attention: Tensor, rotary: Tensor | None) -> Tensor:
+        """Return the mean over heads and raters; in version 2 after the correction and over the best heads, [V]."""
         if rotary is not None:
             attention = attention / rotary
             best = attention.sum(dim=(1, 2)).argsort(descending=True, stable=True)[: self.heads]
@@ -156,6 +169,7 @@ class SparseVLM(InsideLLM):
         return attention.mean(dim=0).mean(dim=0)
 
     def merge(self, hidden: Tensor, scores: Tensor) -> Merged | None:
+        """Return the best of the dropped tokens as means of clusters; None in version 2."""
         if self.version == 2 or not len(hidden):
             return None
         chosen = scores.argsort(descending=True, stable=True)[: recycled(len(hidden))]
@@ -169,9 +183,10 @@ class SparseVLM(InsideLLM):
 
 
 def recycled(dropped: int) -> int:
-    """How many of the dropped tokens are merged."""
+    """Return how many of the dropped tokens are merged."""
     return int(0.3 * dropped) + 1
 
 
 def clusters(tokens: int) -> int:
+    """Return into how many clusters so many tokens are merged."""
     return tokens // 10 + 1

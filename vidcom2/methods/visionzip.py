@@ -22,20 +22,25 @@ NEIGHBOURS = 5
 @register("visionzip")
 @dataclass(frozen=True)
 class VisionZip(Ranking):
-    """In each frame keep the strongest tokens, and merge the rest into the centres of its densest places.
+    """In each frame, keep the strongest tokens, and merge the rest into the centres of its densest regions.
 
-    With k_t the frame's budget:
+    With k_t the budget of the frame:
+
         dominant    the max(1, int(0.6 k_t)) tokens with the largest |x|
-        density     of any other token, its mean cosine to the 5 other tokens nearest to it, dominant ones left out
-        contextual  the k_t - dominant densest of them; every token that is not dominant belongs to the contextual one
-                    with the highest cosine, and that one becomes the mean of all that belong to it
+        density     of any other token: its mean cosine to its 5 nearest tokens, dominant ones left out
+        contextual  the k_t - dominant densest of the other tokens. Every token that is not dominant belongs to the
+                    contextual token with the highest cosine. A contextual token becomes the mean of all that belong
+                    to it.
 
-    Before the LLM. The paper ranks by the attention that the vision tower's CLS token pays. SigLIP-like towers have
-    none, so the length |x| stands in for it, as in a later adoption by VidCom²'s authors, which `released` equals.
+    Before the LLM. The paper ranks by the attention of the vision tower's CLS token (section 3.2). SigLIP-like towers
+    have none, so the length |x| stands in for it, as in a later adoption by the authors of VidCom², which `released`
+    equals.
 
-    form: how R gives k_t. "mended", the default: R·M, rounded so that the total is round(R·T·M), or VidCom²'s budgets
-        with +fca. "released": max(1, int(R·M)).
-    dominant: share of the dominant tokens. merge=False leaves the contextual tokens as they are.
+    Args:
+        form: How R gives k_t. "mended" takes R·M, rounded so that the total is round(R·T·M), or VidCom²'s budgets with
+            +fca. "released" takes max(1, int(R·M)).
+        dominant: The share of the dominant tokens in k_t.
+        merge: False leaves the contextual tokens unmerged.
     """
 
     form: Literal["mended", "released"] = "mended"
@@ -55,30 +60,37 @@ class VisionZip(Ranking):
         if not 0 < self.dominant <= 1:
             raise ValueError(f"dominant={self.dominant!r} must be in (0, 1]; 0.6 is the default")
         if self.form == "released" and self.fca is not None:
-            raise ValueError("visionzip.released has int(R·M) tokens for every frame, so use visionzip+fca")
+            raise ValueError(
+                "visionzip.released gives every frame int(R·M) tokens and cannot take +fca; visionzip+fca can"
+            )
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> VisionZip:
-        """Budgets as in the adoption by VidCom²'s authors: max(1, int(R·M)) tokens of every frame."""
+        """Build the adoption by the authors of VidCom²: every frame keeps max(1, int(R·M)) tokens."""
         return cls(retention, **{"form": "released", **settings})
 
     def budgets(self, x: Tensor) -> Tensor:
+        """Return k_t as `form` says, int64 [T]."""
         if self.form == "mended":
             return super().budgets(x)
         frames, m = x.shape[:2]
         return torch.full((frames,), max(1, int(m * self.retention)), device=x.device)
 
-    def keep(self, x: Tensor, budgets: Tensor, size: int) -> Kept:
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the tokens' lengths |x|, [T, M]."""
+        return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    def keep(self, x: Tensor, scores: Tensor, budgets: Tensor, size: int) -> Kept:
+        """Return the dominant tokens as they are, and the contextual ones merged."""
         m = x.shape[1]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        length = torch.linalg.vector_norm(exact, dim=-1)  # [T, M]
-        unit = exact / length.clamp_min(torch.finfo(exact.dtype).tiny)[..., None]
+        unit = exact / scores.clamp_min(torch.finfo(exact.dtype).tiny)[..., None]
         cosine = unit @ unit.mT  # [T, M, M]
 
-        dominant = _best(length, _share(budgets, self.dominant))
+        dominant = _best(scores, _share(budgets, self.dominant))
         near = cosine.masked_fill(dominant[:, None, :], -torch.inf)
         near.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-        near = near.topk(min(NEIGHBOURS, m), dim=-1).values  # fewer than five others: -inf for those that are missing
+        near = near.topk(min(NEIGHBOURS, m), dim=-1).values  # -inf where there are fewer than five others
         there = near.isfinite()
         density = near.where(there, 0).sum(-1) / there.sum(-1).clamp_min(1)
         contextual = _best(density.masked_fill(dominant, -torch.inf), budgets - dominant.sum(dim=1))
@@ -88,7 +100,7 @@ class VisionZip(Ranking):
             return Kept(index, budgets)
         cosine.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # a contextual token belongs to itself
         owner = cosine.masked_fill(~contextual[:, None, :], -torch.inf).argmax(dim=-1)  # [T, M]
-        # A product with a matrix, not index_add_, whose sums on a GPU differ from run to run.
+        # A matrix product, since the sums of index_add_ differ from run to run on a GPU.
         belongs = (owner[:, None, :] == torch.arange(m, device=x.device)[:, None]) & ~dominant[:, None, :]  # [T, M, M]
         belongs = belongs.to(exact.dtype)
         mean = belongs @ exact / belongs.sum(dim=-1, keepdim=True).clamp_min(1)
@@ -97,13 +109,13 @@ class VisionZip(Ranking):
 
 
 def _share(budgets: Tensor, share: float) -> Tensor:
-    """int(share · b) of each of the budgets [T], at least 1."""
+    """max(1, int(share · b)) for each b of the budgets [T], int64 [T]."""
     if not has_float64(budgets.device):
         return torch.tensor([max(1, int(share * b)) for b in budgets.tolist()], device=budgets.device)
     return (budgets.double() * share).long().clamp_min(1)
 
 
 def _best(scores: Tensor, counts: Tensor) -> Tensor:
-    """bool [T, M]: the counts[t] highest of scores [T, M] in each frame; of equal ones the earlier."""
+    """bool [T, M]: the counts[t] highest of scores [T, M] in each frame; of equal scores the earlier."""
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return rank < counts[:, None]

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,12 +28,11 @@ from ...results.provenance import provenance
 from ...results.terminal import stdout
 from ...run.pool import loading
 from ...run.sweep import split_specs
-from ..rounds import bench_device
+from ..arguments import choose_device, require_at_least
 from . import table4
 from .measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
-from .report import entry, figures, markdown
+from .report import entry, figures, markdown, print_report
 
-QUESTION = "What happens in this video?"
 NEW_TOKENS = 16
 VERSION = 1
 """Of the JSON file's layout."""
@@ -88,11 +87,9 @@ def prepare_efficiency(arguments: argparse.Namespace) -> Callable[[], int]:
 
 def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
     """Raises what is wrong with the arguments. directory: for a config without weights."""
-    for flag, least in (("rounds", 2), ("warmup", 0), ("new_tokens", 2)):
-        value = getattr(arguments, flag)
-        if value is not None and value < least:
-            raise ValueError(f"--{flag.replace('_', '-')} {value} must be at least {least}")
-    device = bench_device(arguments.device).type
+    require_at_least(0, arguments, "warmup")
+    require_at_least(2, arguments, "rounds", "new_tokens")
+    device = choose_device(arguments.device).type
     best = "sdpa" if device == "cpu" else resolve_attention(None)
     attentions = [resolve_attention(name.strip()) for name in (arguments.attn or best).split(",")]
     frames = parse_frames(arguments.frames)
@@ -199,7 +196,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     waiting = Waiting()
     measured, orders = measure(engine, plan.settings, question, plan.rounds, plan.warmup, plan.seed)
     waited = waiting.share
-    origin = provenance()
+    origin = asdict(provenance())
     del origin["command"]  # which names this machine's directories; what it said is below
     return {
         "version": VERSION,
@@ -247,9 +244,8 @@ def load(file: Path) -> dict[str, Any]:
 
 def write(raw: dict[str, Any], output: Path, with_table4: bool) -> int:
     console = stdout()
-    text = markdown(raw)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    files = {"efficiency.md": text, **(table4.render(raw) if with_table4 else {})}
+    print_report(console, raw)
+    files = {"efficiency.md": markdown(raw), **(table4.render(raw) if with_table4 else {})}
     for name, content in files.items():
         write_whole(output / name, content)
     for path in (*(output / name for name in files), *figures(raw, output)):

@@ -22,12 +22,12 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from llava.video import FrameSampling
 from vidcom2 import Compressor, Kept, compressor
 
-from ...demo.benchmark import write_video
+from ...demo.encode import write_video
 from ...demo.world import UNITS, draw_scene, render
 from ...models.base import Engine
 from ...models.timing import Moment, moment, seconds_between
 from ...results.sample import Answer
-from ..operator import peak_bytes
+from ..memory import peak_bytes
 
 STEPS = ("decode", "preprocess", "vision", "assemble", "compress", "prefill", "tokens")
 LLM = ("prefill", "tokens")
@@ -243,7 +243,7 @@ def timing_selection(chosen: Compressor, spent: list[tuple[Moment, Moment]]) -> 
             spent.append((begin, moment(x.device)))
             return kept
 
-    return Timed(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(chosen)})
+    return Timed(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(chosen) if f.init})
 
 
 def now(device: torch.device) -> float:

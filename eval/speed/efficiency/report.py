@@ -1,4 +1,4 @@
-"""What was measured, as tables and figures."""
+"""What was measured of efficiency, as tables and figures."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ...models.cores import marks
 from ...reports.figures import growth_curves, latency_breakdown
-from ...results.files import markdown_table
+from ...results.tables import Rows, markdown_table, print_table
 from .measure import DEFINITIONS, SPANS, STEPS, Measured
 
-Rows = list[tuple[str, ...]]
 TIMES = (*STEPS, *SPANS, "total")
 GROWING = ("compress", "prefill", "LLM generation", "model generation", "total")
 
 
 def dense_of(line: Measured, every: Sequence[Measured]) -> Measured | None:
-    """What `line` is compared with: uncompressed, at the same frames; where several attentions were measured, on the
-    first."""
+    """Return the dense line that `line` is compared with: at the same frames, with the first attention measured."""
     found = (other for other in every if other.setting.compressor == "none")
     return next((other for other in found if other.setting.frames == line.setting.frames), None)
 
 
 def change(line: Measured, dense: Measured | None, name: str) -> float | None:
-    """Seconds against dense, -0.7 for 70 % less."""
+    """Return the change of a time against dense, -0.7 for 70 % less. None for dense itself."""
     return None if dense is None or dense is line else line.ratio(dense, name) - 1
 
 
 def share(line: Measured) -> float | None:
-    """The selection's time in LLM generation time, of methods before the LLM."""
+    """Return the selection's time as a share of LLM generation. None for what selects nothing before the LLM."""
     return line.median("compress") / line.median("LLM generation") if line.compresses else None
 
 
 def labels(every: Sequence[Measured]) -> list[str]:
-    """A name for each, with frames and attention where they differ."""
+    """Return a name for each line, with frames where they differ, and attention where it is not the usual one."""
     several = len({line.setting.frames for line in every}) > 1
     return [
         (f"{line.setting.frames} frames: " if several else "") + name(line, every[0].setting.attention)
@@ -46,14 +46,14 @@ def labels(every: Sequence[Measured]) -> list[str]:
 
 
 def name(line: Measured, usual: str) -> str:
-    """Compressor, and attention where it is not the usual one."""
+    """Return the compressor of a line, and its attention where that is not the usual one."""
     spec = "dense" if line.setting.compressor == "none" else line.setting.compressor
     told = line.setting.attention == usual or f"attention={line.setting.attention}" in spec
     return spec if told else f"{spec} ({line.setting.attention})"
 
 
 def summary(line: Measured, every: Sequence[Measured]) -> dict[str, Any]:
-    """JSON-ready, with what the tables show. Seconds and bytes."""
+    """Return what the tables show of a line, JSON-ready, in seconds and bytes."""
     dense = dense_of(line, every)
     return {
         "seconds": {time: {"median": line.median(time), "p90": line.p90(time)} for time in TIMES},
@@ -66,7 +66,15 @@ def summary(line: Measured, every: Sequence[Measured]) -> dict[str, Any]:
 
 
 def growth(a: Measured, b: Measured) -> dict[str, float | None]:
-    """From a to b, the same on more frames: the power of the number of frames with which each amount grows."""
+    """Return the power of the number of frames with which each amount grows: log(ratio) / log(ratio of frames).
+
+    Args:
+        a: A setting.
+        b: The same setting at more frames.
+
+    Returns:
+        By amount. None where the setting does not have the amount.
+    """
     amounts = {time: (a.median(time), b.median(time)) for time in GROWING}
     if not a.compresses:
         amounts["compress"] = (0, 0)
@@ -80,7 +88,7 @@ def growth(a: Measured, b: Measured) -> dict[str, float | None]:
 
 
 def by_frames(every: Sequence[Measured]) -> Iterator[tuple[str, list[Measured]]]:
-    """(compressor, its lines from few frames to many), for each that was measured on several."""
+    """Yield each compressor that was measured at several numbers of frames, and its lines from few frames to many."""
     groups: dict[str, list[Measured]] = {}
     for line in every:
         groups.setdefault(name(line, every[0].setting.attention), []).append(line)
@@ -93,18 +101,22 @@ def by_frames(every: Sequence[Measured]) -> Iterator[tuple[str, list[Measured]]]
 
 
 def milliseconds(line: Measured, time: str) -> str:
+    """Write the median of a time in milliseconds, with the 90th percentile in brackets."""
     return f"{1000 * line.median(time):.1f} ({1000 * line.p90(time):.1f})"
 
 
 def percent(value: float | None, form: str = "+.1f") -> str:
+    """Write a share in percent, and None as nothing."""
     return "" if value is None else f"{100 * value:{form}} %"
 
 
 def gibibytes(amount: int) -> str:
+    """Write bytes in GiB."""
     return f"{amount / 2**30:.2f}" if amount >= 2**30 else f"{amount / 2**30:.4f}"
 
 
 def overview(every: Sequence[Measured]) -> Rows:
+    """Return the table of spans, throughput and memory."""
     rows: Rows = [
         (
             "",
@@ -133,6 +145,7 @@ def overview(every: Sequence[Measured]) -> Rows:
 
 
 def steps(every: Sequence[Measured]) -> Rows:
+    """Return the table of steps."""
     rows: Rows = [("ms", *STEPS)]
     for label, line in zip(labels(every), every, strict=True):
         shown = {step: milliseconds(line, step) for step in STEPS}
@@ -141,6 +154,7 @@ def steps(every: Sequence[Measured]) -> Rows:
 
 
 def growth_rows(every: Sequence[Measured]) -> Rows:
+    """Return the table of growth with the number of frames. It is empty where there is one number of frames."""
     rows: Rows = []
     for label, lines in by_frames(every):
         for a, b in pairwise(lines):
@@ -152,7 +166,7 @@ def growth_rows(every: Sequence[Measured]) -> Rows:
 
 
 def how(raw: Mapping[str, Any]) -> list[str]:
-    """How it was measured, and whether that is worth anything."""
+    """Say how it was measured, and whether other programs disturbed it. raw: efficiency.json."""
     origin = raw["provenance"]
     weights = "random weights" if raw["random_weights"] else "a checkpoint"
     versions = ", ".join(f"{package} {origin['versions'][package]}" for package in ("torch", "transformers"))
@@ -168,17 +182,46 @@ def how(raw: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def markdown(raw: Mapping[str, Any]) -> str:
+def tables(raw: Mapping[str, Any]) -> list[Rows]:
+    """Return the tables of what was measured. raw: efficiency.json."""
     every = [Measured.from_json(entry) for entry in raw["measured"]]
+    growing = growth_rows(every)
+    return [overview(every), steps(every), *([growing] if growing else [])]
+
+
+def markdown(raw: Mapping[str, Any]) -> str:
+    """Return the content of efficiency.md. raw: efficiency.json."""
     text = f"# Efficiency of {raw['model']}\n\n" + "".join(f"- {line}\n" for line in how(raw))
-    text += f"\n{markdown_table(overview(every))}\n{markdown_table(steps(every))}\n"
-    if growing := growth_rows(every):
-        text += markdown_table(growing) + "\n"
+    text += "\n" + "\n".join(map(markdown_table, tables(raw))) + "\n"
     return text + "".join(f"- **{term}**: {meaning}\n" for term, meaning in DEFINITIONS.items())
 
 
+def print_report(console: Console, raw: Mapping[str, Any]) -> None:
+    """Print efficiency.md: as it is into files and pipes, and with tables of its width on a terminal."""
+    if not console.is_terminal:
+        console.print(markdown(raw), markup=False, highlight=False, soft_wrap=True)
+        return
+    console.print(f"Efficiency of {raw['model']}", style="bold", markup=False, highlight=False)
+    for line in how(raw):
+        console.print(line, markup=False, highlight=False)
+    for table in tables(raw):
+        console.print()
+        print_table(console, table, left=2 if table[0][0] == "growth" else 1)
+    console.print()
+    for term, meaning in DEFINITIONS.items():
+        console.print(f"{term}: {meaning}", markup=False, highlight=False)
+
+
 def figures(raw: Mapping[str, Any], output: Path) -> list[Path]:
-    """Draw where the time goes and, of several numbers of frames, how time and memory grow; returns the files."""
+    """Draw where the time goes and, for several numbers of frames, how time and memory grow.
+
+    Args:
+        raw: efficiency.json.
+        output: Directory of the files.
+
+    Returns:
+        The files.
+    """
     every = [Measured.from_json(entry) for entry in raw["measured"]]
     bars = {
         label: {step: line.median(step) for step in STEPS} for label, line in zip(labels(every), every, strict=True)
@@ -205,5 +248,5 @@ def figures(raw: Mapping[str, Any], output: Path) -> list[Path]:
 
 
 def entry(line: Measured, every: Sequence[Measured]) -> dict[str, Any]:
-    """For the JSON file: what `Measured.from_json` reads, and the summary."""
+    """Return a line of efficiency.json: what `Measured.from_json` reads, and the summary."""
     return {**asdict(line), "summary": summary(line, every)}

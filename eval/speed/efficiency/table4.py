@@ -1,15 +1,12 @@
-"""The paper's table 4, measured beside published.
+"""The paper's table 4: what is measured beside what is published.
 
-Published are sums over MVBench's 4000 questions on four GPUs: total time times throughput is about 1000 in all rows,
-the samples of one GPU. So a published second is a millisecond per sample.
+The paper gives sums over MVBench's 4000 questions on four GPUs: total time times throughput is about 1000 in all rows,
+which are the samples of one GPU. So a published second is a millisecond per sample.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,22 +15,23 @@ from vidcom2 import compressor
 
 from ...models.cores import marks
 from ...paper.published import METHODS, ONEVISION, PUBLISHED
-from ...paper.tables import SHRUNK, escaped
-from ...results.files import markdown_table
+from ...results.tables import LATEX_PACKAGES, Rows, csv_table, latex_notes, latex_table, markdown_table
 from .measure import Measured, Setting
 from .report import change, dense_of, how
 
 TITLE = "Table 4: efficiency"
 FRAMES = 32
+"""Frames per video."""
 SAMPLES = 1000
-"""Per GPU, behind the published seconds."""
+"""Samples per GPU in the published seconds."""
 BILLIONS = 8.03
-"""Parameters of the model that it is about."""
+"""Parameters of the paper's model, in billions."""
 NEW_TOKENS = 2
-"""MVBench's answers are a letter, and the end."""
+"""Tokens of an answer: MVBench's answers are a letter and the end token."""
 USUAL, EAGER = "usual", "eager"
-"""The attention a row is measured with: --attn's first, and eager, as the authors of methods inside the LLM have it."""
+"""A row's attention: the first of --attn, and eager, which the authors of methods inside the LLM use."""
 INSIDE = ("fastv", "pdrop", "sparsevlm")
+"""The methods inside the LLM."""
 NOTES = (
     "measured: medians per sample; empty: not measured",
     f"published: the paper's numbers, not measured here; its seconds / {SAMPLES}, being of {SAMPLES} questions "
@@ -48,7 +46,14 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Column:
-    """measured: its value for (a line, dense); published: for (a row, dense's row)."""
+    """A column of the table.
+
+    Attributes:
+        name: Name and unit.
+        form: Format of its numbers.
+        measured: Computes the value from a measured line and the dense line.
+        published: Computes the value from a published row and the dense row.
+    """
 
     name: str
     form: str
@@ -58,7 +63,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """label: method and retention as published. specs: by attention, USUAL or EAGER, what reproduces it."""
+    """A published row.
+
+    Attributes:
+        label: Method and retention as published.
+        specs: The compressors that reproduce it, by attention, USUAL or EAGER.
+        published: The published numbers.
+    """
 
     label: str
     specs: dict[str, str]
@@ -66,7 +77,7 @@ class Row:
 
 
 def against(name: str) -> Callable[[Measured, Measured | None], float | None]:
-    """In percent; 0 of dense."""
+    """Return a function that computes a span's change against dense in percent, 0 for dense itself."""
 
     def value(line: Measured, dense: Measured | None) -> float | None:
         found = 0.0 if line is dense else change(line, dense, name)
@@ -76,13 +87,13 @@ def against(name: str) -> Callable[[Measured, Measured | None], float | None]:
 
 
 def minutes(text: str) -> int:
-    """ "26:03" in seconds."""
+    """Return "26:03" in seconds."""
     whole, rest = text.split(":")
     return 60 * int(whole) + int(rest)
 
 
 def timed(span: str, key: str) -> tuple[Column, Column]:
-    """A span's seconds, and against dense. key: of the published sum."""
+    """Return the columns of a span: its seconds, and its change against dense. key: of the published sum."""
     return (
         Column(f"{span}, s", ".3f", lambda m, _: m.median(span), lambda p, _: p[key] / SAMPLES),
         Column(f"{span} against dense, %", "+.1f", against(span), lambda p, dense: 100 * (p[key] / dense[key] - 1)),
@@ -106,7 +117,7 @@ COLUMNS = (
 
 
 def rows() -> list[Row]:
-    """The published ones, dense first."""
+    """Return the published rows, dense first."""
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["table4"]["rows"]
     result = []
     for entry in published:
@@ -121,7 +132,7 @@ def rows() -> list[Row]:
 
 
 def grid(attention: str) -> list[Setting]:
-    """What the table needs. attention: the usual one."""
+    """Return the settings that the table needs. attention: the usual one."""
     return list(
         dict.fromkeys(
             Setting(FRAMES, spec, attention if kind == USUAL else EAGER)
@@ -136,19 +147,27 @@ def grid(attention: str) -> list[Setting]:
 
 @dataclass(frozen=True)
 class Cell:
-    """None: not measured."""
+    """A number of the table. None stands for what is not measured."""
 
     published: float
     measured: float | None
 
     @property
     def difference(self) -> float | None:
+        """measured - published."""
         return None if self.measured is None else self.measured - self.published
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table with what was measured for it; kind: USUAL or EAGER attention."""
+    """A published row with what was measured for it.
+
+    Attributes:
+        row: The published row.
+        kind: The attention, USUAL or EAGER.
+        measured: The samples. None where it was not measured.
+        cells: By column.
+    """
 
     row: Row
     kind: str
@@ -157,6 +176,7 @@ class Line:
 
 
 def lines(raw: Mapping[str, Any]) -> list[Line]:
+    """Find what was measured for each row. raw: efficiency.json."""
     every = [Measured.from_json(entry) for entry in raw["measured"]]
     usual = every[0].setting.attention
     table = rows()
@@ -178,7 +198,7 @@ def lines(raw: Mapping[str, Any]) -> list[Line]:
 
 
 def render(raw: Mapping[str, Any]) -> dict[str, str]:
-    """File names and contents: the table in Markdown, LaTeX and CSV."""
+    """Write the table in Markdown, LaTeX and CSV; return contents by file name. raw: efficiency.json."""
     found = lines(raw)
     return {
         "table4.md": markdown(found, raw),
@@ -188,14 +208,15 @@ def render(raw: Mapping[str, Any]) -> dict[str, str]:
 
 
 def notes(raw: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know about the numbers."""
     papers = raw["protocol"]["protocol"] == ONEVISION[2] and round(raw["parameters"] / 1e9, 2) == BILLIONS
     trial = [] if papers else [f"TRIAL, not the table: published is {ONEVISION[0]}, measured is {raw['model']}"]
     return [*trial, *NOTES]
 
 
-def text_rows(found: Sequence[Line]) -> list[list[tuple[str, ...]]]:
-    """The header, and for each published row its lines of text; what has no number is empty."""
-    groups = [[("method", "", *(column.name for column in COLUMNS), "visual tokens")]]
+def text_rows(found: Sequence[Line]) -> list[Rows]:
+    """Return the table as groups of rows: the header, and a group per published row. What has no number is empty."""
+    groups: list[Rows] = [[("method", "", *(column.name for column in COLUMNS), "visual tokens")]]
     for line in found:
         eager = "" if line.kind == USUAL else ", eager"
         tokens = "" if line.measured is None else f"{line.measured.tokens_after:.1f}"
@@ -210,68 +231,51 @@ def text_rows(found: Sequence[Line]) -> list[list[tuple[str, ...]]]:
 
 
 def number(line: Line, column: Column, which: str) -> str:
+    """Write a cell's number. which: "published", "measured" or "difference"."""
     value = getattr(line.cells[column.name], which)
     form = column.form if which != "difference" else "+" + column.form.removeprefix("+")
     return "" if value is None else format(value, form)
 
 
 def markdown(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
+    """Write the table in Markdown, with its notes and how it was measured."""
     text = f"# {TITLE}\n\n" + "".join(f"- {line}\n" for line in (*notes(raw), *how(raw)))
     return text + "\n" + markdown_table([row for group in text_rows(found) for row in group])
 
 
 def latex(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
-    """A table*, and below it, as text, how it was measured; needs the packages booktabs and graphicx."""
-
-    def row(cells: Sequence[str]) -> str:
-        return " & ".join(re.sub(r"-(?=\d)", "$-$", escaped(cell)) for cell in cells) + r" \\" + "\n"
-
-    body = "\\midrule\n".join("".join(map(row, group)) for group in text_rows(found))
-    return (
-        "% \\usepackage{booktabs,graphicx}\n\\begin{table*}\n\\centering\\scriptsize\n"
-        f"\\caption{{{escaped(f'{TITLE}. ' + '. '.join(notes(raw)))}.}}\n"
-        f"{SHRUNK}\\begin{{tabular}}{{ll{'r' * (len(COLUMNS) + 1)}}}\n\\toprule\n{body}\\bottomrule\n"
-        "\\end{tabular}%\n}\n"
-        "\\end{table*}\n{\\scriptsize\\raggedright\n" + "".join(f"{escaped(line)}\\par\n" for line in how(raw)) + "}\n"
-    )
+    """Write a table* and below it, as text, how it was measured. It needs the packages booktabs and graphicx."""
+    caption = f"{TITLE}. {'. '.join(notes(raw))}."
+    return LATEX_PACKAGES + latex_table(caption, text_rows(found), 2) + latex_notes(how(raw))
 
 
 def comma_separated(found: Sequence[Line], raw: Mapping[str, Any]) -> str:
-    """One line for each method and column, at full precision, with how it was measured."""
-    origin = raw["provenance"]
-    device = raw["device"] + (", LOADED MACHINE" if marks(raw) else "")
-    text = io.StringIO()
-    names = [
-        *("table", "method", "spec", "attention", "column", "published", "measured", "difference", "visual tokens"),
-        *("model", "random weights", "device", "dtype", "new tokens", "rounds", "date", "commit"),
-    ]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for line in found:
-        done = line.measured
-        made = [
-            *(
-                raw["model"],
-                raw["random_weights"],
-                device,
-                raw["dtype"],
-                raw["new_tokens"],
-                raw["rounds"],
-            ),
-            *(origin["date"], origin["git_commit"]),
-        ]
-        for name, cell in line.cells.items():
-            writer.writerow(
-                [
-                    *(
-                        TITLE,
-                        line.row.label,
-                        line.row.specs[line.kind],
-                        EAGER if line.kind == EAGER else done and done.setting.attention,
-                        name,
-                    ),
-                    *(cell.published, cell.measured, cell.difference, done and done.tokens_after),
-                    *(made if done else [None] * len(made)),
-                ]
-            )
-    return text.getvalue()
+    """Write the table as CSV: a line for each method and column, at full precision, with how it was measured."""
+    return csv_table([record(line, name, raw) for line in found for name in line.cells])
+
+
+def record(line: Line, name: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of the CSV. name: of the column."""
+    done, cell, origin = line.measured, line.cells[name], raw["provenance"]
+    made = {
+        "model": raw["model"],
+        "random weights": raw["random_weights"],
+        "device": raw["device"] + (", LOADED MACHINE" if marks(raw) else ""),
+        "dtype": raw["dtype"],
+        "new tokens": raw["new_tokens"],
+        "rounds": raw["rounds"],
+        "date": origin["date"],
+        "commit": origin["git_commit"],
+    }
+    return {
+        "table": TITLE,
+        "method": line.row.label,
+        "spec": line.row.specs[line.kind],
+        "attention": EAGER if line.kind == EAGER else done and done.setting.attention,
+        "column": name,
+        "published": cell.published,
+        "measured": cell.measured,
+        "difference": cell.difference,
+        "visual tokens": done and done.tokens_after,
+        **(made if done else dict.fromkeys(made)),
+    }

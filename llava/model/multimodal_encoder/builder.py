@@ -1,4 +1,4 @@
-"""From a LLaVA config to its vision tower, chosen by what the tower's files say, not by their name."""
+"""From a LLaVA config to its vision tower. The tower's own config.json decides its kind, not its name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.multimodal_encoder.vit import VisionConfig
 
-# The towers of the published LLaVA checkpoints. Those checkpoints hold the tower's weights, so that knowing the
-# geometry spares the network.
 KNOWN_TOWERS: dict[str, dict[str, Any]] = {
     "google/siglip-so400m-patch14-384": {
         "model_type": "siglip_vision_model",
@@ -37,13 +35,27 @@ KNOWN_TOWERS: dict[str, dict[str, Any]] = {
         for suffix, size in (("", 224), ("-336", 336))
     },
 }
+"""Vision configs of the published checkpoints' towers, by hub name. These checkpoints hold the tower's weights, so
+nothing needs to be downloaded."""
 
 
 def build_vision_tower(config: Any, **kwargs: Any) -> VisionTower:
-    """The tower that `config.mm_vision_tower` names: a directory, a directory inside the checkpoint, or a hub name.
+    """Build the vision tower that a config names (upstream's `build_vision_tower`).
 
-    The weights are not read here; they come with the LLaVA checkpoint or from `load_model`.
-    Raises ValueError for a tower that is neither SigLIP nor CLIP, OSError for one that is not found.
+    The weights are not read here: they come with the LLaVA checkpoint or from `VisionTower.load_model`.
+
+    Args:
+        config: A LLaVA config. `mm_vision_tower` (or `vision_tower`) is a directory, a directory inside the checkpoint,
+            or a hub name. For CLIP, `mm_vision_select_layer` (-2) and `mm_vision_select_feature` ("patch") choose the
+            features.
+        **kwargs: Ignored; upstream takes them.
+
+    Returns:
+        The tower, whose weights are not loaded yet.
+
+    Raises:
+        ValueError: If the config names no tower, the tower is neither SigLIP nor CLIP, or the features do not exist.
+        OSError: If the tower's config is not found.
     """
     name = getattr(config, "mm_vision_tower", None) or getattr(config, "vision_tower", None)
     if not name:

@@ -1,3 +1,5 @@
+"""The CLIP tower (upstream's `llava/model/multimodal_encoder/clip_encoder.py`)."""
+
 from __future__ import annotations
 
 from torch import Tensor
@@ -8,9 +10,18 @@ from llava.model.multimodal_encoder.vit import VisionConfig
 
 
 class CLIPVisionTower(VisionTower):
-    """CLIP up to hidden_states[select_layer], with ("cls_patch") or without ("patch") the class token.
+    """CLIP up to transformers' `hidden_states[select_layer]`.
 
     All layers are built, because LLaVA checkpoints may hold them all, but only the needed ones run.
+
+    Args:
+        source: Directory or hub name of the tower's own files.
+        config: The tower's geometry.
+        select_layer: Index into the hidden states; the last layer's is -1.
+        select_feature: "patch" drops the class token, "cls_patch" keeps it in front.
+
+    Raises:
+        ValueError: If there is no such layer or feature.
     """
 
     def __init__(self, source: str, config: VisionConfig, select_layer: int, select_feature: str):
@@ -28,4 +39,5 @@ class CLIPVisionTower(VisionTower):
         )
 
     def feature_select(self, hidden: Tensor) -> Tensor:
+        """Drop the class token if `select_feature` is "patch": [N, 1 + patches, D] -> [N, patches, D]."""
         return hidden[:, 1:] if self.select_feature == "patch" else hidden

@@ -1,7 +1,7 @@
-"""Video frames to the tower's pixels on the tower's device, bit for bit what PIL and numpy make of them.
+"""Preprocessing of video frames on the tower's device, bit for bit as PIL and numpy do it on the CPU.
 
-PIL resizes in integers, one axis after the other: weights are rounded to 22 bits behind the point, sums to 8-bit
-colours, in between as well. Integers add up alike on every device, so that the same weights give the same pixels.
+PIL resizes in integers, one axis after the other. It rounds weights to 22 fractional bits, and the sums after each axis
+to 8-bit colours. Integer sums are the same on every device, so the same weights give the same pixels.
 """
 
 from __future__ import annotations
@@ -18,15 +18,26 @@ from torch import Tensor
 
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 
-BITS = 22  # of a weight behind the point
-AT_ONCE = 8  # frames; bounds the memory that sums take
+WEIGHT_BITS = 22
+"""Fractional bits of a weight (PIL's PRECISION_BITS)."""
+FRAMES_PER_STEP = 8
+"""Frames that are resized at once; bounds the memory of the sums."""
 
 
 def preprocess_on_device(processor: Any, frames: Tensor) -> Tensor:
-    """A tower's `image_processor.preprocess`, for uint8 frames [T, H, W, 3], on their device: float32 [T, 3, S, S].
+    """Do what a tower's `image_processor.preprocess` does, on the frames' device.
 
-    ValueError for other frames and for a processor that does not resize with PIL's bicubic filter; RuntimeError where
-    this Pillow resizes in a way that is not known here.
+    Args:
+        processor: The image processor of a SigLIP or CLIP tower.
+        frames: uint8 RGB [T, H, W, 3].
+
+    Returns:
+        float32 [T, 3, S, S] on the same device.
+
+    Raises:
+        ValueError: If the frames have another dtype or shape, or the processor does not resize with PIL's bicubic
+            filter.
+        RuntimeError: If the installed Pillow resizes in an unknown way.
     """
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.numel():
         raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
@@ -34,7 +45,7 @@ def preprocess_on_device(processor: Any, frames: Tensor) -> Tensor:
         raise ValueError(f"only bicubic resizing is done on the device, not {processor.resample!r}")
     if isinstance(processor, SigLipImageProcessor):
         size = crop = processor.size
-    else:  # CLIP's: the shorter side to this length, then the middle
+    else:  # CLIP resizes the shorter side to this length, then crops the centre
         edge = processor.size["shortest_edge"]
         height, width = frames.shape[1:3]
         size = (edge, edge * width // height) if height <= width else (edge * height // width, edge)
@@ -42,7 +53,7 @@ def preprocess_on_device(processor: Any, frames: Tensor) -> Tensor:
     top, left = ((whole - part) // 2 for whole, part in zip(size, crop, strict=True))
     table = _levels(processor, crop).to(frames.device)
     pixels = torch.empty((len(frames), 3, *crop), device=frames.device)
-    for some, out in zip(frames.split(AT_ONCE), pixels.split(AT_ONCE), strict=True):
+    for some, out in zip(frames.split(FRAMES_PER_STEP), pixels.split(FRAMES_PER_STEP), strict=True):
         resized = resize(some.permute(0, 3, 1, 2), size)[:, :, top : top + crop[0], left : left + crop[1]]
         for channel in range(3):
             out[:, channel] = table[channel][resized[:, channel].int()]
@@ -50,16 +61,27 @@ def preprocess_on_device(processor: Any, frames: Tensor) -> Tensor:
 
 
 def _levels(processor: Any, size: tuple[int, int]) -> Tensor:
-    """float32 [3, 256]: what the processor makes of every level of every channel."""
+    """Return float32 [3, 256]: the processor's value for every level of every channel."""
     count = math.ceil(256 / math.prod(size))
-    ramp = np.resize(np.arange(256, dtype=np.uint8), (count, *size))  # images that need no resizing
+    ramp = np.resize(np.arange(256, dtype=np.uint8), (count, *size))  # images of the final size, which are not resized
     images = list(np.stack([ramp] * 3, axis=-1))
     values = processor.preprocess(images, return_tensors="pt")["pixel_values"]
     return values.transpose(0, 1).flatten(1)[:, :256].contiguous()
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 [n, C, H, W] -> uint8 [n, C, *size] as PIL's resize with BICUBIC has it, to the bit."""
+    """Resize images with PIL's bicubic filter, to the bit.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        size: (height, width) of the result in pixels.
+
+    Returns:
+        uint8 [n, C, height, width].
+
+    Raises:
+        RuntimeError: If the installed Pillow resizes in an unknown way.
+    """
     before = images.shape[2], images.shape[3]
     return _in_order(images, size, _height_first(before, size))
 
@@ -71,7 +93,7 @@ def _in_order(images: Tensor, size: tuple[int, int], height_first: bool) -> Tens
 
 
 def _resize_width(images: Tensor, length: int) -> Tensor:
-    # Whole rows are fetched many times faster than single colours.
+    # Reading whole rows is many times faster than reading single values.
     return _resize_height(images.mT.contiguous(), length).mT.contiguous()
 
 
@@ -80,18 +102,18 @@ def _resize_height(images: Tensor, length: int) -> Tensor:
     if height == length:
         return images
     rows, weights = (torch.from_numpy(array).to(images.device) for array in _taps(height, length))
-    half = 1 << (BITS - 1)
+    half = 1 << (WEIGHT_BITS - 1)
     total = torch.full((n, channels, length, width), half, dtype=torch.int32, device=images.device)
     for row, weight in zip(rows, weights, strict=True):
         total.addcmul_(images.index_select(2, row).int(), weight[:, None])
-    return (total >> BITS).clamp_(0, 255).to(torch.uint8)
+    return (total >> WEIGHT_BITS).clamp_(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=64)
 def _taps(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 [taps, after]: where a resized axis takes its values from, and their weights times 2**BITS."""
+    """Return int32 [taps, after] twice: for each value of a resized axis its sources, and weights · 2**WEIGHT_BITS."""
     scale = before / after
-    stretch = max(scale, 1.0)  # a smaller picture takes a wider look
+    stretch = max(scale, 1.0)  # when shrinking, the filter grows with the scale
     centre = (np.arange(after) + 0.5) * scale
     first = np.maximum((centre - 2 * stretch + 0.5).astype(int), 0)
     end = np.minimum((centre + 2 * stretch + 0.5).astype(int), before)
@@ -101,18 +123,19 @@ def _taps(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
     weights = np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, (((x - 5) * x + 8) * x - 4) * -0.5, 0.0))
     weights[at >= end] = 0
     total = np.zeros(after)
-    for row in weights:  # in PIL's order: the sum's last bit matters
+    for row in weights:  # summed in PIL's order, because the last bit matters
         total += row
     weights /= total
-    fixed = np.trunc(weights * (1 << BITS) + np.copysign(0.5, weights))
+    fixed = np.trunc(weights * (1 << WEIGHT_BITS) + np.copysign(0.5, weights))
     return np.minimum(at, before - 1).astype(np.int32), fixed.astype(np.int32)
 
 
 @lru_cache(maxsize=1024)
 def _height_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
-    """Whether this Pillow resizes the height before the width; RuntimeError where it does neither as known here.
+    """Tell whether the installed Pillow resizes the height before the width.
 
-    Releases differ in that, and the latest decides by the sizes; so it is asked, with a picture in which all shows.
+    Releases differ, and the latest decides by the sizes. So one noisy image is resized in both orders and compared with
+    Pillow's result. Raises RuntimeError if neither matches.
     """
     picture = np.random.default_rng(0).integers(0, 2, before, dtype=np.uint8) * np.uint8(255)
     expected = torch.from_numpy(np.array(Image.fromarray(picture).resize(after[::-1], Image.Resampling.BICUBIC)))

@@ -1,4 +1,4 @@
-"""Images or video frames to the pixel tensor that a SigLIP tower reads."""
+"""Images or video frames to the pixels that a SigLIP tower takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,23 @@ from transformers import BatchFeature
 from transformers.image_utils import ChannelDimension
 
 Images = Image.Image | NDArray[np.uint8] | torch.Tensor | Sequence[Image.Image | NDArray[np.uint8] | torch.Tensor]
+"""One image or several; `SigLipImageProcessor.preprocess` lists the forms."""
 
 
 class SigLipImageProcessor:
-    """RGB, resized to exactly `size` (height, width) whatever the aspect ratio, rescaled, normalised."""
+    """Converts to RGB, resizes to a fixed size whatever the aspect ratio, rescales, normalises.
+
+    Defaults and attributes are those of upstream's `SigLipImageProcessor`.
+
+    Args:
+        image_mean: Mean per channel, subtracted after rescaling.
+        image_std: Standard deviation per channel.
+        size: (height, width) of the result in pixels.
+        crop_size: "height" and "width" in pixels, by default those of `size`. Not used here: `llava.mm_utils` reads it.
+        resample: PIL's resizing filter.
+        rescale_factor: Factor from uint8 levels to the range of `image_mean`.
+        data_format: Whether channels come first or last in the result.
+    """
 
     def __init__(
         self,
@@ -36,10 +49,18 @@ class SigLipImageProcessor:
         self.data_format = data_format
 
     def preprocess(self, images: Images, return_tensors: str | None = None) -> BatchFeature:
-        """`pixel_values`, float32 (n, 3, *size).
+        """Turn images into pixels.
 
-        `images` is one PIL image; one uint8 array or tensor (H, W, 3) or (3, H, W); a stack (n, H, W, 3) or
-        (n, 3, H, W) of them; or a sequence of any of the single forms. Raises ValueError for anything else.
+        Args:
+            images: One PIL image; one uint8 array or tensor [H, W, 3] or [3, H, W]; a stack [n, H, W, 3] or
+                [n, 3, H, W] of them; or a sequence of any of the single forms.
+            return_tensors: "pt" for a tensor, None for a numpy array.
+
+        Returns:
+            `pixel_values`, float32 [n, 3, height, width], or [n, height, width, 3] if channels come last.
+
+        Raises:
+            ValueError: If there is no image, or one has another dtype or shape.
         """
         height, width = self.size
         frames = [np.asarray(im.resize((width, height), self.resample)) for im in _pil_images(images)]
@@ -57,7 +78,7 @@ class SigLipImageProcessor:
 
 
 def _pil_images(images: Images) -> Iterator[Image.Image]:
-    """Every image of a batch, or the only one, as RGB."""
+    """Yield every image of a batch, or the only one, as RGB."""
     if isinstance(images, Image.Image):
         yield images.convert("RGB")
     elif isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 3:
@@ -68,7 +89,7 @@ def _pil_images(images: Images) -> Iterator[Image.Image]:
 
 
 def _pil_image(image: NDArray[np.uint8] | torch.Tensor) -> Image.Image:
-    """One (H, W, 3) or (3, H, W) array; the last axis is taken for the channels when both could be."""
+    """Convert one array [H, W, 3] or [3, H, W]. If both forms fit, the last axis counts as the channels."""
     array = np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image)
     # A float frame could be in 0..1 or 0..255; guessing from its values would make black frames ambiguous.
     if array.dtype != np.uint8:

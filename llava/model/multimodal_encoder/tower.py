@@ -1,4 +1,4 @@
-"""What the SigLIP and the CLIP tower share: geometry, dtype handling, and loading their own weights."""
+"""What the SigLIP and the CLIP tower share: geometry, dtype handling, and loading the tower's own weights."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
+"""Files that may hold a tower's weights, in the order in which they are tried."""
 
 
 @contextmanager
-def whole(module: nn.Module) -> Iterator[None]:
-    """Within, a module whose parameters DeepSpeed ZeRO-3 has spread has all of them; the first process's go to all."""
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Gather the parameters that DeepSpeed ZeRO-3 has spread over the ranks, for a with-block.
+
+    At the end of the block the values of rank 0 go to all ranks. Without ZeRO-3 nothing happens.
+
+    Args:
+        module: The module.
+    """
     if not is_deepspeed_zero3_enabled():
         yield
         return
@@ -38,9 +45,19 @@ def whole(module: nn.Module) -> Iterator[None]:
 
 
 class VisionTower(nn.Module):
-    """images [N, 3, S, S] -> features [N, tokens, D]; subclasses bring the depth, the selection and the processor.
+    """A vision tower: images [N, 3, S, S] -> features [N, tokens, D]. Subclasses choose depth and features.
 
-    source: directory or hub name of the tower's own files, where `load_model` finds its weights.
+    Args:
+        source: Directory or hub name of the tower's own files.
+        config: The tower's geometry.
+        layers: How many transformer layers are built.
+        used: How many of them run.
+
+    Attributes:
+        vision_tower_name: `source`, where `load_model` finds the weights.
+        config: The tower's geometry.
+        vision_tower: The transformer.
+        image_processor: Makes pixels for this tower.
     """
 
     image_processor: Any
@@ -53,17 +70,23 @@ class VisionTower(nn.Module):
 
     @property
     def is_loaded(self) -> bool:
-        """Always True: a tower is built with its model. Kept because callers written for upstream ask."""
+        """Always True, because a tower is built with its model. Callers written for upstream ask for it."""
         return True
 
     def load_model(self, only: Collection[str] | None = None) -> None:
-        """Fill the tower from its own files at `vision_tower_name`; `only` names the weights to fill, None for all.
+        """Load weights from the tower's own files at `vision_tower_name`.
 
-        Needed only where the LLaVA checkpoint does not hold them. Layers and heads that the tower does not
-        run are left out. Raises OSError where there are no weights, ValueError where they do not fit or the tower
-        is offloaded.
+        This is needed only if the LLaVA checkpoint does not hold them. Weights of layers and heads that the tower does
+        not have are ignored.
+
+        Args:
+            only: Names of the weights to load, None for all.
+
+        Raises:
+            OSError: If there are no weight files.
+            ValueError: If a weight is missing or has another shape, or if the tower is offloaded.
         """
-        prefix = "vision_model."  # which transformers 5 leaves out when it saves a bare vision model
+        prefix = "vision_model."  # transformers 5 leaves it out when it saves a bare vision model
         state = {prefix + k.removeprefix(prefix): v for k, v in read_weights(self.vision_tower_name).items()}
         wanted = set(self.vision_tower.state_dict() if only is None else only)
         if missing := sorted(wanted - set(state)):
@@ -71,7 +94,7 @@ class VisionTower(nn.Module):
                 f"the files of vision tower {self.vision_tower_name!r} lack {len(missing)} of its weights, "
                 f"{missing[0]} for one"
             )
-        with whole(self.vision_tower):
+        with gathered(self.vision_tower):
             if any(weight.is_meta for weight in self.vision_tower.parameters()):
                 raise ValueError(
                     f"weights of vision tower {self.vision_tower_name!r} are not in the checkpoint, and cannot be read "
@@ -87,42 +110,67 @@ class VisionTower(nn.Module):
             self.vision_tower.load_state_dict({k: state[k] for k in wanted}, strict=False)
 
     def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """Encode images.
+
+        Args:
+            images: float [N, 3, S, S], or a list of [3, S, S].
+
+        Returns:
+            Features [N, tokens, D] in the images' dtype, or a list of [1, tokens, D].
+        """
         if isinstance(images, list):
             return [self(image[None]) for image in images]
-        offloaded = self.device.type == "meta"  # then accelerate's hooks bring images to where the weights come
+        offloaded = self.device.type == "meta"  # accelerate's hooks then move the images to the weights
         hidden = self.vision_tower(images.to(None if offloaded else self.device, self.dtype))
         return self.feature_select(hidden).to(images.dtype)
 
     def feature_select(self, hidden: Tensor) -> Tensor:
+        """Choose the features among the hidden states [N, tokens, D]; here all of them."""
         return hidden
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
         return self.vision_tower.vision_model.embeddings.patch_embedding.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights; "meta" if they are offloaded."""
         return self.vision_tower.vision_model.embeddings.patch_embedding.weight.device
 
     @property
     def hidden_size(self) -> int:
+        """Size D of a feature."""
         return self.config.hidden_size
 
     @property
     def image_size(self) -> int:
+        """Side S of an image in pixels."""
         return self.config.image_size
 
     @property
     def num_patches_per_side(self) -> int:
+        """Patches per side of an image."""
         return self.config.num_patches_per_side
 
     @property
     def num_patches(self) -> int:
+        """Patches per image, without a class token."""
         return self.config.num_patches_per_side**2
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """All weights of a local directory or hub repository, sharded or not, safetensors before pickles."""
+    """Read all weights of a directory or hub repository, sharded or not.
+
+    Args:
+        source: The directory or hub name.
+
+    Returns:
+        The weights by name, on the CPU.
+
+    Raises:
+        OSError: If there is none of `WEIGHT_FILES`, or a file cannot be read.
+    """
     for name in WEIGHT_FILES:
         file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if file is None:

@@ -1,7 +1,7 @@
-"""The vision transformer behind SigLIP and CLIP, with the key names of their published checkpoints.
+"""The vision transformer of SigLIP and CLIP, with the key names of their published checkpoints.
 
-transformers' own classes are not used because their key prefixes moved between releases, while LLaVA checkpoints
-keep the old ones, and because a LLaVA tower stops before its last layer.
+transformers' own classes do not fit. Their key prefixes changed between releases, while LLaVA checkpoints keep the old
+ones, and a LLaVA tower stops before the last layer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,20 @@ from transformers.activations import ACT2FN
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Geometry of a SigLIP or CLIP tower; field names as in their config.json. `num_hidden_layers` is the full
-    published depth, of which a LLaVA tower runs all but the last."""
+    """Geometry of a SigLIP or CLIP tower. The fields are named as in the tower's config.json.
+
+    Attributes:
+        model_type: "siglip" or "clip".
+        hidden_size: Size D of a token.
+        intermediate_size: Hidden size of the MLP.
+        num_hidden_layers: Published depth. A LLaVA tower runs fewer layers.
+        num_attention_heads: Attention heads.
+        image_size: Side S of an image in pixels.
+        patch_size: Side of a patch in pixels.
+        num_channels: Colour channels.
+        hidden_act: Activation of the MLP, by transformers' name.
+        layer_norm_eps: Epsilon of the layer norms.
+    """
 
     model_type: str
     hidden_size: int
@@ -33,9 +45,17 @@ class VisionConfig:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> VisionConfig:
-        """From a vision config.json, or from that of a full SigLIP/CLIP model, which nests it as vision_config.
+        """Read the geometry from a config.json.
 
-        Raises ValueError for another kind of model.
+        Args:
+            config: The config of a vision model, or of a full SigLIP or CLIP model with a `vision_config` inside.
+                Fields that it leaves out have transformers' defaults.
+
+        Returns:
+            The geometry.
+
+        Raises:
+            ValueError: If it is neither a SigLIP nor a CLIP model.
         """
         kind = str(config.get("model_type", ""))
         family = "siglip" if kind.startswith("siglip") else "clip" if kind.startswith("clip") else None
@@ -47,10 +67,11 @@ class VisionConfig:
 
     @property
     def num_patches_per_side(self) -> int:
+        """Patches per side of an image."""
         return self.image_size // self.patch_size
 
 
-# What transformers leaves out of a config.json when it equals the family's base-size default.
+# transformers leaves a field out of a config.json if it equals this default of the base-size model.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "siglip": {
         "hidden_size": 768,
@@ -74,20 +95,32 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 class VisionModel(nn.Module):
-    """Holds the transformer under the prefix `vision_model.` that the checkpoints use."""
+    """Holds the transformer under `vision_model.`, the key prefix of the checkpoints.
+
+    Args:
+        config: The tower's geometry.
+        layers: How many layers are built.
+        used: How many of them run.
+    """
 
     def __init__(self, config: VisionConfig, layers: int, used: int):
         super().__init__()
         self.vision_model = VisionTransformer(config, layers, used)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode pixels [N, 3, S, S] to hidden states [N, tokens, D]."""
         return self.vision_model(pixel_values)
 
 
 class VisionTransformer(nn.Module):
-    """pixel_values [N, 3, S, S] -> hidden states [N, tokens, D] after `used` of the `layers` layers.
+    """Pixels [N, 3, S, S] -> hidden states [N, tokens, D] after `used` of the `layers` layers.
 
-    tokens is (S / patch)², for CLIP with the class token in front. The last norm is not applied.
+    There are (S / patch_size)² tokens; CLIP adds the class token in front. The last norm is not applied.
+
+    Args:
+        config: The tower's geometry.
+        layers: How many layers are built.
+        used: How many of them run.
     """
 
     def __init__(self, config: VisionConfig, layers: int, used: int):
@@ -95,12 +128,13 @@ class VisionTransformer(nn.Module):
         clip = config.model_type == "clip"
         self.embeddings = Embeddings(config, class_token=clip)
         if clip:
-            self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelt as in the checkpoints
+            self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelled as in the checkpoints
         self.encoder = Encoder(config, layers, used)
-        # In every checkpoint, though the features never pass through it.
+        # Every checkpoint has it, though the features do not pass through it.
         self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode pixels [N, 3, S, S] to hidden states [N, tokens, D]."""
         hidden = self.embeddings(pixel_values)
         if hasattr(self, "pre_layrnorm"):
             hidden = self.pre_layrnorm(hidden)
@@ -108,6 +142,8 @@ class VisionTransformer(nn.Module):
 
 
 class Embeddings(nn.Module):
+    """Patch and position embeddings, with CLIP's class token in front if there is one."""
+
     def __init__(self, config: VisionConfig, class_token: bool):
         super().__init__()
         d, p = config.hidden_size, config.patch_size
@@ -117,6 +153,7 @@ class Embeddings(nn.Module):
             self.class_embedding = nn.Parameter(torch.zeros(d))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Embed pixels [N, 3, S, S] as tokens [N, tokens, D]."""
         patches = self.patch_embedding(pixel_values).flatten(2).mT  # [N, patches, D]
         if hasattr(self, "class_embedding"):
             patches = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
@@ -124,7 +161,7 @@ class Embeddings(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`layers` layers, of which the first `used` run."""
+    """A stack of `layers` layers. Only the first `used` run."""
 
     def __init__(self, config: VisionConfig, layers: int, used: int):
         super().__init__()
@@ -132,12 +169,15 @@ class Encoder(nn.Module):
         self.used = used
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Transform tokens [N, tokens, D]."""
         for layer in self.layers[: self.used]:
             hidden = layer(hidden)
         return hidden
 
 
 class Layer(nn.Module):
+    """One transformer layer: attention and MLP, each after a layer norm and with a residual connection."""
+
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -146,11 +186,14 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Transform tokens [N, tokens, D]."""
         hidden = hidden + self.self_attn(self.layer_norm1(hidden))
         return hidden + self.mlp(self.layer_norm2(hidden))
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention without a mask."""
+
     def __init__(self, config: VisionConfig):
         super().__init__()
         d = config.hidden_size
@@ -159,6 +202,7 @@ class Attention(nn.Module):
         self.v_proj, self.out_proj = nn.Linear(d, d), nn.Linear(d, d)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Transform tokens [N, tokens, D]."""
         q, k, v = (
             proj(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [N, heads, tokens, D / heads]
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -167,6 +211,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear layers with an activation in between."""
+
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.activation = ACT2FN[config.hidden_act]
@@ -174,4 +220,5 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Transform tokens [N, tokens, D]."""
         return self.fc2(self.activation(self.fc1(hidden)))

@@ -1,3 +1,5 @@
+"""The projector from vision features to the language model's hidden size."""
+
 from __future__ import annotations
 
 import re
@@ -7,9 +9,18 @@ from torch import nn
 
 
 def build_vision_projector(config: Any, **kwargs: Any) -> nn.Module:
-    """The projector that `config.mm_projector_type` names, from mm_hidden_size to hidden_size.
+    """Build the projector that a config names (upstream's `build_vision_projector`).
 
-    "linear" | "mlpNx_gelu" (N linear layers with exact GELU in between) | "identity". Raises ValueError otherwise.
+    Args:
+        config: A LLaVA config. `mm_projector_type` is "linear" (the default), "mlpNx_gelu" (N linear layers with the
+            exact GELU in between) or "identity". `mm_hidden_size` and `hidden_size` are the sizes of input and output.
+        **kwargs: Ignored; upstream takes them.
+
+    Returns:
+        A module [..., mm_hidden_size] -> [..., hidden_size].
+
+    Raises:
+        ValueError: If `mm_projector_type` has another value.
     """
     kind = getattr(config, "mm_projector_type", "linear")
     if kind == "identity":

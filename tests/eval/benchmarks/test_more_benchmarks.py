@@ -22,6 +22,7 @@ from eval.cli import main
 from eval.demo.minibench import FPS, PERCEPTION_AREAS, WRITERS, questions
 from eval.demo.world import TASKS
 from eval.results.sample import NO_ANSWER, STAGES, Sample
+from eval.results.schema import RunSettings, ScoredSample, Summary
 from eval.results.summary import join_samples, summarise
 from eval.run.lmms import load_tasks
 from llava.video import FrameSampling, read_video
@@ -112,7 +113,7 @@ def score_all(name: str, data: Path, answers: list[str]) -> tuple[list[dict], fl
     return samples, overall[name]()
 
 
-def ours(name: str, samples: list[dict], errors: dict[int, str] | None = None) -> tuple[dict, list[dict]]:
+def ours(name: str, samples: list[dict], errors: dict[int, str] | None = None) -> tuple[Summary, list[ScoredSample]]:
     """Our summary and lines of lmms-eval's samples, those in `errors` without a readable video."""
     (task,) = BENCHMARKS[name].tasks
     seconds = dict.fromkeys(STAGES, 0.0)
@@ -121,7 +122,7 @@ def ours(name: str, samples: list[dict], errors: dict[int, str] | None = None) -
         (answer,), error = sample["filtered_resps"], (errors or {}).get(sample["doc_id"])
         answered.append(Sample(task, sample["doc_id"], "a.mp4", "prompt", answer, error, 4, 2.0, 100, 25, seconds))
     lines = join_samples(BENCHMARKS[name], {task: samples}, answered)
-    return summarise(BENCHMARKS[name], lines), lines
+    return summarise(BENCHMARKS[name], lines, RunSettings({"model": "m", "compressor": "c"})), lines
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,14 +131,14 @@ def test_overall_is_lmms_evals_and_guesses_are_told(name, data):
     random.seed(1)  # EgoSchema and LongVideoBench guess
     samples, overall = score_all(name, data[name], answers)
     summary, lines = ours(name, samples)
-    assert summary["scores"]["overall"] == pytest.approx(100 * overall, abs=5.1e-4)
-    assert [line["parsed"] for line in lines] == [PARSED[name][n % len(ANSWERS)] for n in range(len(lines))]
-    unparsed = sum(score["unparsed"] for score in summary["scores"]["categories"].values())
-    assert unparsed == sum(line["parsed"] is None for line in lines) > 5
+    assert summary.scores.overall == pytest.approx(100 * overall, abs=5.1e-4)
+    assert [line.parsed for line in lines] == [PARSED[name][n % len(ANSWERS)] for n in range(len(lines))]
+    unparsed = sum(score.unparsed for score in summary.scores.categories.values())
+    assert unparsed == sum(line.parsed is None for line in lines) > 5
     for line in lines:
-        if line["parsed"] is not None:
-            assert line["score"] == (line["parsed"] == line["target"])
-    guessed = sum(line["score"] for line in lines if line["parsed"] is None)
+        if line.parsed is not None:
+            assert line.score == (line.parsed == line.target)
+    guessed = sum(line.score for line in lines if line.parsed is None)
     assert (guessed > 0) == (name != "perceptiontest")
 
 
@@ -148,7 +149,7 @@ def test_groups_are_longvideobenchs(data):
     for group in (15, 60):
         mine = [value for value in values if value["duration_group"] == group]
         _, expected = BENCHMARKS["longvideobench"].harness_utils().evaluate_longvideobench(mine)
-        assert summary["scores"]["categories"][f"{group} s"]["accuracy"] == pytest.approx(100 * expected["acc"])
+        assert summary.scores.categories[f"{group} s"].accuracy == pytest.approx(100 * expected["acc"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,8 +158,8 @@ def test_unreadable_videos_are_wrong_however_lucky_the_guess(name, data):
         random.seed(seed)
         samples, _ = score_all(name, data[name], [NO_ANSWER] * PER_TASK * len(TASKS))
         summary, lines = ours(name, samples, dict.fromkeys(range(len(samples)), "gone"))
-        assert summary["scores"]["overall"] == 0
-        assert {line["parsed"] for line in lines} == {None}
+        assert summary.scores.overall == 0
+        assert {line.parsed for line in lines} == {None}
 
 
 def test_egoschema_reads_an_option_from_its_words(data):

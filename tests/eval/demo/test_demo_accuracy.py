@@ -9,8 +9,9 @@ import pytest
 
 from eval.benchmarks.mvbench import MVBENCH
 from eval.demo.minibench import HELD_OUT, write_mvbench
-from eval.demo.show import MODEL, PER_TASK, config
+from eval.demo.run import PER_TASK, config
 from eval.demo.world import TASKS
+from eval.models.packaged import DEMO_MODEL
 from eval.run.distributed import Place
 from eval.run.sweep import Sweep, canonical
 
@@ -46,6 +47,6 @@ def test_compressed(results):
 
 
 def test_the_model_is_small(tmp_path):
-    files = [file for file in Path(MODEL).rglob("*") if file.is_file()]
+    files = [file for file in Path(DEMO_MODEL).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 10 * 2**20
     assert {file.name for file in files} >= {"config.json", "model.safetensors", "tokenizer.json"}

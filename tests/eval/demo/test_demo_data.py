@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, SiglipVisionModel
 
 from eval.benchmarks.mvbench import MVBENCH_FOLDERS
-from eval.demo.benchmark import COLOURS, FPS, make_mvbench
-from eval.demo.checkpoint import Family, make_checkpoint
+from tests.fixtures.checkpoint import Family, make_checkpoint
+from tests.fixtures.mvbench import COLOURS, FPS, make_mvbench
 
 FAMILIES: tuple[Family, ...] = ("onevision", "video")
 

@@ -8,7 +8,8 @@ from datasets import List, Value
 
 from eval.benchmarks import BENCHMARKS
 from eval.demo.minibench import MLVU_TYPES, WRITERS
-from eval.demo.train import CHOICES, mlvu_prompt, mvbench_prompt, videomme_prompt
+from eval.demo.prompts import mlvu_prompt, mvbench_prompt, videomme_prompt
+from eval.demo.training.tokenizer import PROMPTS
 from eval.demo.world import COLOURS, LAMP_COLUMNS, LAMP_ON, LAMP_ROWS, SIZE, TASKS, UNITS, ask, draw_scene, render
 from eval.run.lmms import load_tasks
 from llava.video import FrameSampling, read_video
@@ -103,7 +104,7 @@ def test_files_are_what_lmms_eval_reads(benchmark, tmp_path):
 def test_prompts_of_the_lessons_are_lmms_evals(tmp_path):
     """What the demo model is trained on is what the benchmarks ask, to the letter."""
     ours = {"mvbench": mvbench_prompt, "mlvu": mlvu_prompt, "videomme": videomme_prompt}
-    assert set(ours.values()) == set(CHOICES)
+    assert set(ours.values()) == set(PROMPTS)
     for benchmark in ours:
         data = WRITERS[benchmark](tmp_path / benchmark, 1)
         declared = BENCHMARKS[benchmark]

@@ -7,21 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from eval.demo.train import (
-    BASE_LAYERS,
-    LAYERS,
-    QUESTIONS,
-    WORDS,
-    Lesson,
-    Lessons,
-    Plan,
-    Training,
-    answer_loss,
-    build_model,
-    build_tokenizer,
-    patch_labels,
-    video_pass,
-)
+from eval.demo.training.batches import QUESTIONS, BatchSampler, patch_labels
+from eval.demo.training.losses import answer_loss, video_pass
+from eval.demo.training.model import BASE_LAYERS, LAYERS, build_model
+from eval.demo.training.plan import Lesson, Plan
+from eval.demo.training.tokenizer import WORDS, build_tokenizer
+from eval.demo.training.train import Training
 from eval.demo.world import (
     BACKGROUNDS,
     COLOURS,
@@ -59,7 +50,7 @@ def tokenizer():
 def test_sharing_a_video_equals_asking_alone(kind, tokenizer, tmp_path):
     """The loss of questions that share one video's keys and values is that of every question by itself."""
     model = build_model(tmp_path, tokenizer, seed=1).eval()
-    batch = Lessons(tokenizer, 2).batch(2, {kind: 1.0})
+    batch = BatchSampler(tokenizer, 2).batch(2, {kind: 1.0})
     with torch.no_grad():
         shared, right = answer_loss(model, batch, video_pass(model, batch)[0])
         total, count, firsts = 0.0, 0, []
@@ -80,7 +71,7 @@ def test_sharing_a_video_equals_asking_alone(kind, tokenizer, tmp_path):
 
 
 def test_batches_are_seeded_and_well_formed(tokenizer):
-    a, b, c = (Lessons(tokenizer, seed).batch(2, {"choice": 1.0}) for seed in (0, 0, 1))
+    a, b, c = (BatchSampler(tokenizer, seed).batch(2, {"choice": 1.0}) for seed in (0, 0, 1))
     assert torch.equal(a.ids, b.ids)
     assert torch.equal(a.pixels, b.pixels)
     assert a.asked == b.asked
@@ -93,9 +84,9 @@ def test_batches_are_seeded_and_well_formed(tokenizer):
 def test_every_option_is_judged(kind, tokenizer):
     """Learned are the answer's word; the right option's letter, after its word, and padding after the others; the
     answer and its end."""
-    lessons, styles = Lessons(tokenizer, 0), set()
+    sampler, styles = BatchSampler(tokenizer, 0), set()
     for _ in range(24):
-        batch = lessons.batch(1, {kind: 1.0})
+        batch = sampler.batch(1, {kind: 1.0})
         for ids, labels in zip(batch.ids, batch.labels, strict=True):
             word, *judged, answer, end = labels[labels != IGNORE_INDEX].tolist()
             assert end == tokenizer.eos_token_id
@@ -121,12 +112,12 @@ def test_every_answer_is_one_token(tokenizer):
 
 def test_names_are_what_the_pixels_show(tokenizer):
     """Every named colour is in the frame, and a frame's background; counted, with the quarter, and lamps' numbers."""
-    lessons = Lessons(tokenizer, 5)
+    sampler = BatchSampler(tokenizer, 5)
     scene = draw_scene(np.random.default_rng(5))
     frames = render(scene)
     palette = {**COLOURS, **BACKGROUNDS, "light": LAMP_ON}
     for counted in (False, True):
-        names, weights = lessons.names(patch_labels(scene, frames, np.arange(UNITS)), counted)
+        names, weights = sampler.names(patch_labels(scene, frames, np.arange(UNITS)), counted)
         named = [[tokenizer.decode([word]).strip() for word in pair] for pair in names.tolist()]
         lit = 0
         for unit, frame in enumerate(frames):
@@ -144,7 +135,7 @@ def test_names_are_what_the_pixels_show(tokenizer):
 
 def test_new_layers_change_nothing_and_then_learn_alone(tokenizer, tmp_path):
     training = Training(tmp_path, 0, "cpu", PLAN)
-    batch = Lessons(tokenizer, 1).batch(1, {"word": 1.0})
+    batch = BatchSampler(tokenizer, 1).batch(1, {"word": 1.0})
     losses = []
     for layers in (BASE_LAYERS, LAYERS):
         training.build(layers)
@@ -161,7 +152,14 @@ def test_new_layers_change_nothing_and_then_learn_alone(tokenizer, tmp_path):
 def test_every_schedule_begins_anew():
     rates = [Plan().rate(step) for step in range(Plan().steps)]
     begins = [0, 4600, 5050]
-    assert [Plan().begins(step) for step in (0, 4599, 4600, 5049, 5050, 5849)] == [0, 0, 4600, 4600, 5050, 5050]
+    assert [Plan().optimiser_start(step) for step in (0, 4599, 4600, 5049, 5050, 5849)] == [
+        0,
+        0,
+        4600,
+        4600,
+        5050,
+        5050,
+    ]
     for begin, end in zip(begins, [*begins[1:], Plan().steps], strict=True):
         assert rates[begin] < 0.02 * max(rates[begin:end])
         assert rates[end - 1] < 0.04 * max(rates[begin:end])

@@ -19,11 +19,13 @@ import pytest
 from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.cli import parse
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
-from eval.doctor import command as doctor
-from eval.doctor.command import PROBLEMS_FOUND, Finding, check_videos, prepare_doctor
+from eval.doctor import download
+from eval.doctor import videos as video_checks
+from eval.doctor.command import PROBLEMS_FOUND, prepare_doctor
+from eval.doctor.videos import Finding, check_videos
 from eval.run.questions import check_options
 
 MVBENCH_TASKS = ",".join(f"mvbench_{task}" for task in TASKS)
@@ -182,7 +184,7 @@ def test_processes_end_with_a_caller_that_stops_early():
     checks = check_videos([Path("hangs"), Path("a")], hang_or_die, workers=2, timeout=600)
     assert next(checks)[0] == Path("a")
     checks.close()
-    assert not doctor.multiprocessing.active_children()
+    assert not video_checks.multiprocessing.active_children()
 
 
 def test_checksums_notice_what_decoders_do_not(data, tmp_path, capsys):
@@ -290,7 +292,7 @@ def test_the_hub_is_where_lmms_eval_says():
         index = TaskManager(include_path=str(folder), include_defaults=False).task_index
         for task in benchmark.tasks:
             declared = load_yaml_config(index[task]["yaml_path"], mode="simple")
-            command, layout, *places = doctor.how_to_get(benchmark, (task,), Path("my data"))
+            command, layout, *places = download.download_steps(benchmark, (task,), Path("my data"))
             assert f"dataset {declared['dataset_path']} " in command
             assert ("--revision video " in command) == (declared["dataset_kwargs"].get("revision") == "video")
             assert command.endswith("--local-dir 'my data'")
@@ -298,7 +300,7 @@ def test_the_hub_is_where_lmms_eval_says():
             assert bool(places) == (benchmark is MVBENCH)
             assert all(f"my data/{MVBENCH_FOLDERS[benchmark.short_name(task)]}" in place for place in places)
             assert any("ROSE Lab" in place for place in places) == (task == "mvbench_fine_grained_pose")
-    assert set(doctor.ELSEWHERE) <= set(MVBENCH.tasks)
+    assert set(download.NOT_ON_THE_HUB) <= set(MVBENCH.tasks)
 
 
 def test_without_local_data_it_says_how_to_get_them():

@@ -5,7 +5,7 @@ from eval.models import canary
 from eval.models.canary import KINDS, CanaryError, largest_difference, require_for, require_sound
 from vidcom2 import VidCom2
 from vidcom2.methods.fastv import FastV
-from vidcom2.models import layers, names, transformers
+from vidcom2.models import hooks, layers, names
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["before", "inside"])
@@ -21,7 +21,7 @@ def lost(call):
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl"])
 def test_a_cache_that_is_not_found_shows(kind, monkeypatch):
     """Nothing raises then: the mask and the positions of the steps after the prefill are wrong."""
-    monkeypatch.setattr(transformers, "cache_of", lost)
+    monkeypatch.setattr(hooks, "cache_of", lost)
     assert largest_difference(kind, VidCom2(0.4, positions="original")) > 100 * canary.TOLERANCE
 
 
@@ -34,7 +34,7 @@ def test_a_cache_that_layers_do_not_find_shows(kind, monkeypatch):
 
 @pytest.mark.parametrize("compressor", [VidCom2(0.4, positions="original"), FastV(0.5, k=1)])
 def test_a_model_that_stays_dense_shows(compressor, monkeypatch):
-    monkeypatch.setattr(transformers.Hooks, "called", property(lambda self: None))
+    monkeypatch.setattr(hooks.Hooks, "called", property(lambda self: None))
     assert largest_difference("qwen2_vl", compressor) == float("inf")
 
 

@@ -15,7 +15,7 @@ import transformers as hf
 from eval.benchmarks import select_tasks
 from eval.benchmarks.mvbench import MVBENCH
 from eval.cli import main
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, Reader
 from eval.results.sample import STAGES

@@ -15,7 +15,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from eval.cli import main
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.base import Engine
 from eval.models.zero3 import CONFIG as ZERO3

@@ -25,11 +25,15 @@ from matplotlib.figure import Figure
 from eval.benchmarks import BENCHMARKS
 from eval.cli import parse
 from eval.demo import minibench
+from eval.paper.command import prepare_table
 from eval.paper.published import TITLES, Part, Row, average_pct, next_below, paper_table
-from eval.paper.tables import escaped, measure, prepare_table, render, write
+from eval.paper.render import render, write
+from eval.paper.tables import measure
 from eval.results.sample import STAGES
+from eval.results.schema import Provenance, RunSettings, ScoredSample
 from eval.results.stats import paired_interval
-from eval.results.summary import Line, summarise, write_results
+from eval.results.summary import summarise, write_results
+from eval.results.tables import escaped
 from eval.run.sweep import folder
 from tests.golden import SHARED
 from vidcom2 import compressor
@@ -230,24 +234,23 @@ CATEGORIES = {"mlvu": ("count", "order", "ego"), "videomme": ("short", "medium",
 TASK = {"mlvu": "mlvu_dev", "videomme": "videomme"}
 
 
-def line(benchmark: str, doc_id: int, score: float, tokens: float) -> Line:
-    return {
-        "task": TASK[benchmark],
-        "category": CATEGORIES[benchmark][doc_id % 3],
-        "doc_id": doc_id,
-        "video": f"{doc_id}.mp4",
-        "prompt": f"Frage {doc_id}: ä?",
-        "answer": "B." if score else "C.",
-        "parsed": "B" if score else "C",
-        "target": "B",
-        "score": float(score),
-        "scores": {"current": float(score)},
-        "error": None,
-        "frames": 4 + doc_id % 3,
-        "tokens_before": 100,
-        "tokens_after": tokens,
-        "seconds": dict.fromkeys(STAGES, 0.5),
-    }
+def line(benchmark: str, doc_id: int, score: float, tokens: float) -> ScoredSample:
+    return ScoredSample(
+        task=TASK[benchmark],
+        category=CATEGORIES[benchmark][doc_id % 3],
+        doc_id=doc_id,
+        video=f"{doc_id}.mp4",
+        prompt=f"Frage {doc_id}: ä?",
+        answer="B." if score else "C.",
+        parsed="B" if score else "C",
+        target="B",
+        score=float(score),
+        scores={"current": float(score)},
+        frames=4 + doc_id % 3,
+        tokens_before=100,
+        tokens_after=tokens,
+        seconds=dict.fromkeys(STAGES, 0.5),
+    )
 
 
 def write_run(
@@ -257,8 +260,7 @@ def write_run(
     directory = runs / benchmark / MODEL / folder(place or spec)
     directory.mkdir(parents=True)
     lines = [line(benchmark, i, score, 100 if spec == "none" else 27) for i, score in enumerate(scores)]
-    summary = summarise(BENCHMARKS[benchmark], lines)
-    summary["run"] = {
+    told = {
         "model": MODEL,
         "compressor": spec,
         "compressor_settings": {},
@@ -273,7 +275,8 @@ def write_run(
         "limit": None,
         **settings,
     }
-    summary["provenance"] = {"git_commit": "abc123", "device": "cpu"}
+    made = Provenance(git_commit="abc123", device="cpu")
+    summary = summarise(BENCHMARKS[benchmark], lines, RunSettings.from_json(told), provenance=made)
     write_results(directory, summary, lines)
     return directory
 

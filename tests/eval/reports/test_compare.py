@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from eval.cli import parse
 from eval.reports.compare import compare, prepare_compare, print_comparison
 from eval.results.load import load_run
 from eval.results.sample import STAGES
+from eval.results.schema import RunSettings, ScoredSample, Summary
 from eval.results.stats import mcnemar, paired_interval
-from eval.results.summary import Line, summarise, write_results
+from eval.results.summary import summarise, write_results
 
 COUNT, STATE = "mvbench_action_count", "mvbench_state_change"
 DENSE = {COUNT: [1, 1, 1, 0, 0, 1], STATE: [1, 0, 1]}
 COMPRESSED = {COUNT: [1, 0, 0, 1, 0, 0], STATE: [1, 1, 1]}
 
 
-def line(task: str, doc_id: int, score: float, **other: Any) -> Line:
-    return {
+def line(task: str, doc_id: int, score: float, **other: Any) -> ScoredSample:
+    values = {
         "task": task,
         "category": MVBENCH.short_name(task),
         "doc_id": doc_id,
@@ -38,21 +40,20 @@ def line(task: str, doc_id: int, score: float, **other: Any) -> Line:
         "tokens_before": 100,
         "tokens_after": 25,
         "seconds": dict.fromkeys(STAGES, 0.5),
-        **other,
     }
+    return ScoredSample(**(values | other))
 
 
-def lines(scores: dict[str, list[int]], tokens: int = 25) -> list[Line]:
+def lines(scores: dict[str, list[int]], tokens: int = 25) -> list[ScoredSample]:
     return [line(t, i, score, tokens_after=tokens) for t, mine in scores.items() for i, score in enumerate(mine)]
 
 
-def write(directory: Path, lines: list[Line], benchmark=MVBENCH, **settings: Any) -> Path:
+def write(directory: Path, lines: list[ScoredSample], benchmark=MVBENCH, **settings: Any) -> Path:
     """A run's directory, by what writes them."""
     directory.mkdir()
-    summary = summarise(benchmark, lines)
     named = {"model": "m", "compressor": "vidcom2@0.25", "sampling": "uniform:8", "dtype": "d", "attention": "a"}
-    summary["run"] = named | {"compressor_settings": {}, "processes": 1, "limit": None} | settings
-    write_results(directory, summary, lines)
+    told = RunSettings.from_json(named | {"compressor_settings": {}, "processes": 1, "limit": None} | settings)
+    write_results(directory, summarise(benchmark, lines, told), lines)
     return directory
 
 
@@ -82,7 +83,7 @@ def test_rows(runs):
     assert (overall.difference, overall.low, overall.high) == paired_interval(a, b, categories, "macro")
     assert (count.difference, count.low, count.high) == paired_interval(a[:6], b[:6], categories[:6], "micro")
     assert overall.p == mcnemar(a, b)
-    assert (found.a.visual_tokens["retention"], found.b.visual_tokens["retention"]) == (1, 0.25)
+    assert (found.a.visual_tokens.retention, found.b.visual_tokens.retention) == (1, 0.25)
     assert (found.overall, found.a.accuracy, found.b.accuracy) == ("macro", overall.a, overall.b)
     assert found.warnings == []
 
@@ -118,8 +119,8 @@ def test_the_same_run_twice(runs):
     assert {(r.difference, r.low, r.high, r.p) for r in found.rows} == {(0, 0, 0, 1)}
 
 
-def changed(doc_id: int, **values: Any) -> list[Line]:
-    return [{**one, **(values if (one["task"], one["doc_id"]) == (COUNT, doc_id) else {})} for one in lines(COMPRESSED)]
+def changed(doc_id: int, **values: Any) -> list[ScoredSample]:
+    return [replace(one, **(values if one.key == (COUNT, doc_id) else {})) for one in lines(COMPRESSED)]
 
 
 @pytest.mark.parametrize(
@@ -220,8 +221,9 @@ def test_long_names_are_not_cut_in_a_narrow_terminal(tmp_path):
 
 def test_load_run(runs):
     run = load_run(runs[1])
-    assert run.lines == lines(COMPRESSED)
-    assert run.summary == json.loads((runs[1] / "results.json").read_text())
+    assert run.samples == lines(COMPRESSED)
+    assert run.summary == Summary.from_json(json.loads((runs[1] / "results.json").read_text()))
+    assert run.summary.to_json() == json.loads((runs[1] / "results.json").read_text())
     assert run.scores == [1, 0, 0, 1, 0, 0, 1, 1, 1]
     assert run.categories == ["action_count"] * 6 + ["state_change"] * 3
     assert run.overall == "macro"

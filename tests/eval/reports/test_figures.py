@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from eval.benchmarks.mvbench import MVBENCH
-from eval.demo.world import TASKS
 from eval.reports.figures import (
     COLOURS,
     MARKERS,
@@ -23,10 +21,10 @@ from eval.reports.figures import (
     beside_published,
     dropped_frames,
     point,
-    training_curve,
 )
 from eval.results.load import Run
 from eval.results.sample import STAGES
+from eval.results.schema import RunSettings, ScoredSample
 from eval.results.summary import summarise
 
 DENSE = Point(1.0, 58.0, 56.5, 59.5)
@@ -120,22 +118,25 @@ def test_same_input_same_bytes(tmp_path):
 
 def run(scores: list[float], categories: list[str], after: int, error: str | None = None) -> Run:
     lines = [
-        {
-            "task": f"mvbench_{category}",
-            "category": category,
-            "doc_id": i,
-            "video": "v.mp4",
-            "parsed": "A",
-            "score": score,
-            "scores": {"current": score},
-            "error": error,
-            "tokens_before": 100,
-            "tokens_after": after,
-            "seconds": dict.fromkeys(STAGES, 0.1),
-        }
+        ScoredSample(
+            task=f"mvbench_{category}",
+            category=category,
+            doc_id=i,
+            video="v.mp4",
+            prompt="?",
+            answer="A",
+            parsed="A",
+            target="A",
+            score=score,
+            scores={"current": score},
+            error=error,
+            tokens_before=100,
+            tokens_after=after,
+            seconds=dict.fromkeys(STAGES, 0.1),
+        )
         for i, (score, category) in enumerate(zip(scores, categories, strict=True))
     ]
-    return Run(Path("out"), summarise(MVBENCH, lines), lines)
+    return Run(Path("out"), summarise(MVBENCH, lines, RunSettings({"model": "m", "compressor": "c"})), lines)
 
 
 def test_point_of_a_run():
@@ -217,25 +218,3 @@ def test_published_numbers_are_told_from_measured_ones(drawn, tmp_path):
     for methods, message in (({}, "0 methods"), ({"a": [Share(1)]}, "a: not one share for each of MLVU, VideoMME")):
         with pytest.raises(ValueError, match=message):
             beside_published(["MLVU", "VideoMME"], methods, tmp_path / "g", "")
-
-
-def test_training_curve(drawn, tmp_path):
-    words = dict.fromkeys(TASKS, 0.5) | {"resting_shape": 0.9, "overall": 0.5}
-    reports = [
-        {"lesson": "vision", "step": 50, "loss": 1.0},
-        {"lesson": "names", "step": 200, "word": words, "choice": {"overall": 0.25}},
-        {"lesson": "words", "step": 400, "word": words | {"action_count": 0.75}, "choice": {"overall": 0.375}},
-    ]
-    file = tmp_path / "curve.jsonl"
-    file.write_text("".join(json.dumps(report) + "\n" for report in reports))
-    assert all(path.stat().st_size > 1000 for path in training_curve(file, tmp_path / "curve"))
-    (axes,) = drawn[-1].axes
-    lines = {line.get_label(): line for line in axes.lines}
-    assert {*TASKS} < set(lines)
-    assert "resting_shape" not in lines, "stepping stones are no tasks"
-    assert list(lines["action_count"].get_ydata()) == [50, 75]
-    assert list(lines["all tasks, in letters"].get_xdata()) == [200, 400]
-    assert list(lines["all tasks, in letters"].get_ydata()) == [25, 37.5]
-    file.write_text(json.dumps(reports[0]) + "\n")
-    with pytest.raises(ValueError, match="no accuracies yet"):
-        training_curve(file, tmp_path / "curve")

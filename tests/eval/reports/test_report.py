@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -18,10 +19,11 @@ from PIL import Image
 
 from eval.benchmarks.mvbench import MVBENCH
 from eval.cli import parse
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.reports.html import for_script, method_name, prepare_report
-from eval.results.summary import Line
-from eval.run.sweep import side_by_side
+from eval.results.load import read_results
+from eval.results.schema import ScoredSample
+from eval.results.side_by_side import side_by_side
 from tests.eval.reports.test_compare import COMPRESSED, DENSE, line, write
 from tests.llava.test_video import noisy_frames
 
@@ -59,7 +61,7 @@ class Page(HTMLParser):
         return json.loads(self.text["script"][0])
 
 
-def lines(scores: dict[str, list[int]], tokens: int, videos: dict[str, Path]) -> list[Line]:
+def lines(scores: dict[str, list[int]], tokens: int, videos: dict[str, Path]) -> list[ScoredSample]:
     return [
         line(
             task,
@@ -87,8 +89,9 @@ def runs(tmp_path, video) -> tuple[Path, Path]:
     videos = {"mvbench_action_count0": video, "mvbench_action_count1": video}
     dense = write(tmp_path / "dense", lines(DENSE, 100, videos), compressor="none")
     quarter = lines(COMPRESSED, 25, videos)
-    quarter[-1] |= {"error": "gone", "answer": None, "parsed": None, "prompt": None, "score": 0.0}
-    quarter[-1] |= {"scores": {"current": 0.0}, "tokens_before": 0, "tokens_after": 0}
+    failed = {"error": "gone", "answer": None, "parsed": None, "prompt": None, "score": 0.0}
+    failed |= {"scores": {"current": 0.0}, "tokens_before": 0, "tokens_after": 0}
+    quarter[-1] = replace(quarter[-1], **failed)
     return dense, write(tmp_path / "quarter", quarter)
 
 
@@ -105,10 +108,7 @@ def html_of(tmp_path: Path, *arguments: object) -> str:
 
 def test_every_number_and_answer_is_there(runs, tmp_path):
     page = Page(html_of(tmp_path, *runs))
-    results = {
-        name: json.loads((run / "results.json").read_text())
-        for name, run in zip(("none", "vidcom2@0.25"), runs, strict=True)
-    }
+    results = {name: read_results(run) for name, run in zip(("none", "vidcom2@0.25"), runs, strict=True)}
     rows = side_by_side(results)
     heads, cells = page.text["th"], page.text["td"]
     assert heads == [*rows[0], *(row[0] for row in rows[1:])]
@@ -337,7 +337,7 @@ FILTERS = """
 seen.push(count("article"));
 for (const [id, value] of [
   ["category", "state_change"], ["category", ""],
-  ["outcome", option("flipped: runs disagree")], ["outcome", option("video not read")],
+  ["outcome", option("flipped: runs disagree")], ["outcome", option("failed in a run")],
   ["outcome", option("right in every run")], ["outcome", option("wrong in every run")],
   ["outcome", option("vidcom2@0.25: lost (dense has it right)")],
   ["outcome", option("vidcom2@0.25: won (dense has it wrong)")],

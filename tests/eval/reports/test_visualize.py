@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from eval.cli import parse
-from eval.demo.benchmark import write_video
+from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.qwen import QWEN_PROTOCOLS
 from eval.reports.flags import QUESTION
@@ -246,8 +246,8 @@ def test_one_frame_and_equal_frames_can_be_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--compressor", "none"), "none drops no token; to be drawn are"),
-        (("--compressor", "holitom.released@0.25"), "makes the places of its tokens up"),
+        (("--compressor", "none"), "none drops no token; draw one of"),
+        (("--compressor", "holitom.released@0.25"), "gives its tokens positions that are not their own"),
         (("--compressor", "magic"), "'magic' is unknown"),
         (("--frames", 0), "max_frames must be at least 1"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,8 @@ from rich.console import Console
 from eval.benchmarks import BENCHMARKS, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
 from eval.results.sample import NO_ANSWER, STAGES, Sample
-from eval.results.summary import join_samples, markdown, print_table, summarise, write_results
+from eval.results.schema import CategoryScore, Failure, RunSettings, ScoredSample, Seconds, Summary, record
+from eval.results.summary import join_samples, markdown, print_summary, summarise, write_results
 
 
 def sample(task: str, doc_id: int, answer: str, error: str | None = None, after: int = 25) -> Sample:
@@ -23,8 +25,11 @@ def scored(doc_id: int, answer: str, target: str) -> dict:
     return {"doc_id": doc_id, **MVBENCH.harness_utils().mvbench_process_results(doc, [answer])}
 
 
+TOLD = RunSettings({"model": "m", "compressor": "c", "sampling": "s", "dtype": "d", "attention": "a"}, processes=1)
+
+
 @pytest.fixture(scope="module")
-def run() -> tuple[dict, list[dict]]:
+def run() -> tuple[Summary, list[ScoredSample]]:
     answers = {
         "mvbench_action_count": [("A", "A", None), ("(B) b", "B", None), ("well", "C", None), ("A", "D", None)],
         "mvbench_state_change": [("D.", "D", None), (NO_ANSWER, "A", "0.mp4: gone")],
@@ -32,26 +37,22 @@ def run() -> tuple[dict, list[dict]]:
     logged = {task: [scored(i, a, t) for i, (a, t, _) in enumerate(rows)] for task, rows in answers.items()}
     ours = [sample(task, i, a, e) for task, rows in answers.items() for i, (a, _, e) in enumerate(rows)]
     lines = join_samples(MVBENCH, logged, ours[::-1])
-    summary = summarise(MVBENCH, lines)
-    summary["run"] = {"model": "m", "compressor": "c", "sampling": "s", "dtype": "d", "attention": "a"}
-    return summary, lines
+    return summarise(MVBENCH, lines, TOLD), lines
 
 
 def test_scores_count_every_question(run):
     summary, lines = run
-    assert [line["score"] for line in lines] == [1, 1, 0, 0, 1, 0]
-    assert [line["parsed"] for line in lines] == ["A", "B", None, "A", "D", None]
-    assert summary["scores"]["categories"] == {
-        "action_count": {"accuracy": 50.0, "samples": 4, "failed": 0, "unparsed": 1},
-        "state_change": {"accuracy": 50.0, "samples": 2, "failed": 1, "unparsed": 0},
+    assert [line.score for line in lines] == [1, 1, 0, 0, 1, 0]
+    assert [line.parsed for line in lines] == ["A", "B", None, "A", "D", None]
+    assert summary.scores.categories == {
+        "action_count": CategoryScore(accuracy=50.0, samples=4, failed=0, unparsed=1),
+        "state_change": CategoryScore(accuracy=50.0, samples=2, failed=1, unparsed=0),
     }
-    assert summary["scores"]["overall"] == 50.0
-    assert summary["visual_tokens"]["retention"] == 0.25
-    assert summary["visual_tokens"]["after_per_sample"] == 25
-    assert summary["seconds"]["vision"] == {"total": 2.5, "mean": 0.5, "median": 0.5}
-    assert summary["failures"] == [
-        {"task": "mvbench_state_change", "doc_id": 1, "video": "1.mp4", "error": "0.mp4: gone"}
-    ]
+    assert summary.scores.overall == 50.0
+    assert summary.visual_tokens.retention == 0.25
+    assert summary.visual_tokens.after_per_sample == 25
+    assert summary.seconds["vision"] == Seconds(total=2.5, mean=0.5, median=0.5)
+    assert summary.failures == [Failure("mvbench_state_change", 1, "1.mp4", "0.mp4: gone")]
 
 
 @pytest.mark.parametrize("target", "ABCDE")
@@ -63,10 +64,11 @@ def test_files_and_tables_tell_the_same(run, tmp_path):
     summary, lines = run
     write_results(tmp_path, summary, lines)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "samples.jsonl", "table.md"]
-    assert json.loads((tmp_path / "results.json").read_text()) == summary
-    assert [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()] == lines
+    assert Summary.from_json(json.loads((tmp_path / "results.json").read_text())) == summary
+    written = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert [record(ScoredSample, json.loads(line)) for line in written] == lines
     console = Console(record=True, width=200)
-    print_table(console, summary)
+    print_summary(console, summary)
     for text in (markdown(summary), console.export_text()):
         assert "100.0 -> 25.0" in text
         assert "FAILED mvbench_state_change question 1: 0.mp4: gone" in text
@@ -76,19 +78,17 @@ def test_files_and_tables_tell_the_same(run, tmp_path):
 
 def test_all_failed_is_still_a_result():
     logged = {"mvbench_action_count": [scored(0, NO_ANSWER, "A")]}
-    summary = summarise(MVBENCH, join_samples(MVBENCH, logged, [sample("mvbench_action_count", 0, NO_ANSWER, "gone")]))
-    assert summary["scores"]["overall"] == 0
-    assert summary["visual_tokens"]["retention"] is None
+    lines = join_samples(MVBENCH, logged, [sample("mvbench_action_count", 0, NO_ANSWER, "gone")])
+    summary = summarise(MVBENCH, lines, TOLD)
+    assert summary.scores.overall == 0
+    assert summary.visual_tokens.retention is None
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mvbench", "macro"), ("videomme", "micro")])
 def test_the_average_is_called_what_it_is(name, kind, run):
     """Also where the two are equal."""
-    summary = {
-        **run[0],
-        "benchmark": name,
-        "scores": {**run[0]["scores"], "macro": 50.0, "micro": 50.0, "overall": 50.0},
-    }
+    scores = replace(run[0].scores, macro=50.0, micro=50.0, overall=50.0)
+    summary = replace(run[0], benchmark=name, scores=scores)
     assert f"overall: {kind} average" in markdown(summary)
 
 
@@ -142,11 +142,11 @@ def test_the_parser_is_chosen_and_both_are_reported():
         )
     ours = [sample("mlvu_dev", i, answer) for i, (answer, _) in enumerate(answers)]
     for parser, right in (("current", 2), ("legacy", 1)):
-        summary = summarise(one, join_samples(one, {"mlvu_dev": logged}, ours, parser))
-        assert summary["scores"]["overall"] == pytest.approx(100 * right / 3)
-        assert summary["parsers"]["overall"] == {
+        summary = summarise(one, join_samples(one, {"mlvu_dev": logged}, ours, parser), TOLD)
+        assert summary.scores.overall == pytest.approx(100 * right / 3)
+        assert summary.parsers.overall == {
             "current": pytest.approx(200 / 3),
             "legacy": pytest.approx(100 / 3),
         }
-        assert summary["parsers"]["differ"] == 1
+        assert summary.parsers.differ == 1
     assert set(MVBENCH.readings({"filtered_resps": ["A"], **scored(0, "A", "A")})) == {"current"}

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from eval.demo.benchmark import write_video
-from eval.demo.checkpoint import make_checkpoint
+from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.base import Engine, NoNumbers, PromptTooLong, Unanswerable
 from eval.models.llava import LlavaEngine, LlavaProtocol
 from eval.results.sample import Answer
 from llava.video import FrameSampling
 from tests.eval.qwen_tiny import IDS, make_qwen
+from tests.fixtures.checkpoint import make_checkpoint
 from tests.llava.test_video import noisy_frames
 from vidcom2 import Dense, compressor
 

@@ -28,8 +28,8 @@ import yaml
 from eval.benchmarks import BENCHMARKS, Benchmark
 from eval.cli import main
 from eval.demo.minibench import WRITERS
-from eval.demo.show import MODEL
 from eval.demo.world import TASKS
+from eval.models.packaged import DEMO_MODEL
 from eval.results.sample import NO_ANSWER, Sample
 from eval.run.lmms import build_model, evaluate, load_tasks
 from eval.run.store import Answers
@@ -106,7 +106,7 @@ def offline(fetched: Path) -> Iterator[pytest.MonkeyPatch]:
 # ---- the same run, by lmms-eval's command line
 
 RUNS = {
-    "llava_onevision": (MODEL, "max_frames_num=16", "uniform:16"),
+    "llava_onevision": (DEMO_MODEL, "max_frames_num=16", "uniform:16"),
     "llava_vid": (None, "conv_template=qwen_1_5,max_frames_num=8,mm_spatial_pool_mode=average", "fps:1:max8"),
 }
 """lmms-eval's model, and for it: the checkpoint, None for the tiny one; lmms-eval's arguments; our --sampling."""

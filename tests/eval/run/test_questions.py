@@ -12,12 +12,13 @@ import pytest
 
 from eval.benchmarks import BENCHMARKS
 from eval.cli import main, parse
-from eval.demo.benchmark import make_mvbench
 from eval.demo.minibench import WRITERS
-from eval.doctor.command import PROBLEMS_FOUND, Finding, prepare_doctor
+from eval.doctor.command import PROBLEMS_FOUND, prepare_doctor
+from eval.doctor.videos import Finding
 from eval.run.lmms import load_tasks
 from eval.run.questions import LISTED, NoQuestions, require_scorable
 from tests.eval.run.test_main_job import lines_of
+from tests.fixtures.mvbench import make_mvbench
 
 NAMES = {"mvbench": "mvbench_action_count"}
 """The task of a benchmark that has more than one."""

@@ -19,8 +19,10 @@ import pytest
 from eval.cli import main
 from eval.models.llava import LlavaEngine
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine
+from eval.results.schema import CategoryScore, RunSettings, Scores, Seconds, Summary, VisualTokens
+from eval.results.side_by_side import markdown, side_by_side
 from eval.run.flags import FAILED_QUESTIONS
-from eval.run.sweep import markdown, side_by_side, split_specs
+from eval.run.sweep import split_specs
 from tests.eval.qwen_tiny import make_qwen
 from tests.eval.run.test_main_job import lines_of, results_of
 
@@ -352,12 +354,17 @@ def test_an_unwritable_output_is_found_before_anything_is_loaded(onevision, mvbe
     assert "file" in capsys.readouterr().err
 
 
-def result(overall: float, after: float, scores: dict[str, float]) -> dict[str, Any]:
-    return {
-        "scores": {"overall": overall, "categories": {name: {"accuracy": value} for name, value in scores.items()}},
-        "visual_tokens": {"before_per_sample": 257.0, "after_per_sample": after},
-        "seconds": {"decode": {"mean": 0.0052}, "prefill": {"mean": 0.0171}},
-    }
+def result(overall: float, after: float, scores: dict[str, float]) -> Summary:
+    categories = {name: CategoryScore(value, 1, 0, 0) for name, value in scores.items()}
+    return Summary(
+        benchmark="mvbench",
+        scores=Scores(overall, overall, overall, categories),
+        samples=2,
+        visual_tokens=VisualTokens(514, 2 * after, after / 257, 257.0, after),
+        seconds={"decode": Seconds(0, 0.0052, 0), "prefill": Seconds(0, 0.0171, 0)},
+        failures=[],
+        run=RunSettings({}),
+    )
 
 
 def test_settings_stand_side_by_side():

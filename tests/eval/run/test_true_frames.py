@@ -11,7 +11,7 @@ import torch
 
 from eval.benchmarks.mvbench import MVBENCH_FOLDERS
 from eval.cli import main
-from eval.doctor.command import misread_by_decord
+from eval.doctor.videos import misread_by_decord
 from eval.models.llava import LLAVA_PROTOCOLS
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, Reader
 from llava.video import FrameSampling, open_video, read_video
@@ -99,7 +99,7 @@ def test_the_doctor_lists_what_decord_misreads(files, tmp_path, capsys):
 
 
 def test_the_doctor_does_not_ask_decord_where_it_is_right(files, monkeypatch):
-    monkeypatch.setattr("eval.doctor.command.against_decord", lambda *args: pytest.fail("it was asked"))
+    monkeypatch.setattr("eval.doctor.videos.against_decord", lambda *args: pytest.fail("it was asked"))
     video = next(files.rglob("h264.mp4"))
     with open_video(video) as opened:
         assert isinstance(opened, ExactVideo)

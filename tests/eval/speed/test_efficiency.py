@@ -19,8 +19,8 @@ import torch
 from matplotlib.figure import Figure
 
 from eval.cli import parse as parse_flags
-from eval.demo.show import MODEL
 from eval.models import load_engine, protocol_for
+from eval.models.packaged import DEMO_MODEL
 from eval.models.random_weights import PRESETS, random_engine, random_model, write_files
 from eval.models.timing import StageTimer
 from eval.results.sample import STAGES, Answer, Reading
@@ -644,11 +644,11 @@ def test_files_that_are_no_measurements(content, tmp_path):
 
 
 def test_a_config_whose_tower_is_inside_the_checkpoint(clip, tmp_path, monkeypatch):
-    monkeypatch.chdir(MODEL.parent)
-    flags = ("--random-weights", f"{MODEL.name}/config.json", "--video", clip, "--frames", 2, "--new-tokens", 2)
+    monkeypatch.chdir(DEMO_MODEL.parent)
+    flags = ("--random-weights", f"{DEMO_MODEL.name}/config.json", "--video", clip, "--frames", 2, "--new-tokens", 2)
     raw = run(tmp_path, *flags, "--rounds", 2, "--warmup", 0)
     assert (raw["model"], raw["random_weights"]) == ("model", True)
-    assert str(MODEL) not in json.dumps(raw)
+    assert str(DEMO_MODEL) not in json.dumps(raw)
 
 
 def test_too_short_a_video_for_a_qwen(clip, tmp_path):

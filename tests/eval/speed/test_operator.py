@@ -7,28 +7,33 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from eval.cli import parse
+from eval.speed.memory import peak_bytes
 from eval.speed.operator import (
     COPY,
     GATHER,
+    NOTES,
     PAPER,
     READ,
     RELEASED,
     SELECTIONS,
     SLOW,
+    Result,
     features,
     measure,
     parse_sizes,
-    peak_bytes,
-    prepare_bench,
+    prepare_operator,
+    print_results,
 )
+from tests.eval.speed.widths import TERMINAL, table_width
 
 CPU = torch.device("cpu")
 
 
 def prepare(*arguments: str):
-    return prepare_bench(parse(["bench", "operator", "--device", "cpu", *arguments]))
+    return prepare_operator(parse(["bench", "operator", "--device", "cpu", *arguments]))
 
 
 def test_table_and_json(tmp_path: Path, capsys):
@@ -36,7 +41,7 @@ def test_table_and_json(tmp_path: Path, capsys):
     assert prepare("--sizes", "5x12x32, 3x7x16", "--repeats", "3", "--json", str(file))() == 0
     printed = capsys.readouterr().out
     assert "5x12x32" in printed
-    assert "…" not in printed  # fits 80 columns
+    assert "…" not in printed
     report = json.loads(file.read_text())
     assert report["provenance"]["date"]
     assert torch.__version__.startswith(report["provenance"]["versions"]["torch"])
@@ -53,6 +58,19 @@ def test_table_and_json(tmp_path: Path, capsys):
             assert sorted(times)[1] <= line["p90_ms"] <= max(times)
         assert size["lines"][READ]["reads"] == size["lines"][SLOW]["faster"] == 1
         assert size["lines"][PAPER]["faster"] == size["lines"][SLOW]["median_ms"] / size["lines"][PAPER]["median_ms"]
+
+
+def test_the_table_fits_a_terminal(capsys):
+    """With the largest numbers that the usual sizes give."""
+    lines = [READ, COPY, GATHER, *SELECTIONS, "paper, compiled", "released, compiled"]
+    extra = dict.fromkeys(lines[3:], 151 * 10**6)
+    result = Result((128, 196, 3584), 10**8, {line: [2345.67, 2345.67] for line in lines}, extra, 6272, 6272)
+    print_results(Console(width=TERMINAL), [result], "cuda:0, torch.bfloat16")
+    printed = capsys.readouterr().out
+    assert table_width(printed, NOTES[0]) <= TERMINAL
+    assert "128x196x3584" in printed
+    assert printed.count("2345.67 2345.67") == len(lines)
+    assert printed.count("151.0 %") == len(extra)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

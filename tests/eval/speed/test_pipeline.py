@@ -9,16 +9,17 @@ import pytest
 from eval.cli import parse
 from eval.models.llava import LlavaEngine, Reader
 from eval.run.pool import Unsuitable
-from eval.speed.pipeline import ask_about, prepare_pipeline
+from eval.speed.pipeline import NOTES, ask_about, prepare_pipeline
+from tests.eval.speed.widths import TERMINAL, table_width
 
-WAYS = ["dense, one by one", "one by one", "shared", "ahead", "batches"]
+MODES = ["dense, one by one", "one by one", "shared", "ahead", "batches"]
 
 
 def prepare(*arguments: str):
     return prepare_pipeline(parse(["bench", "pipeline", "--device", "cpu", *arguments]))
 
 
-def test_every_way_answers_alike(tmp_path: Path, capsys, monkeypatch):
+def test_every_mode_answers_alike(tmp_path: Path, capsys, monkeypatch):
     reads: list[str] = []
     batches: list[int] = []
     read, answer_all = Reader.__call__, LlavaEngine.answer_all
@@ -32,14 +33,15 @@ def test_every_way_answers_alike(tmp_path: Path, capsys, monkeypatch):
     flags = ("--random-weights", "tiny", "--videos", "1", "--per-video", "1,2", "--batch-size", "4", "--repeats", "2")
     assert prepare(*flags, "--sampling", "uniform:8", "--new-tokens", "3", "--json", str(file))() == 0
     shown = capsys.readouterr().out
+    assert table_width(shown, NOTES[0]) <= TERMINAL
     report = json.loads(file.read_text())
     assert (report["model"], report["videos"], report["compressor"]) == ("tiny", 9, "vidcom2@0.25")
     assert str(tmp_path) not in file.read_text()
     for number in ("1", "2"):
         lines = report["questions_per_video"][number]
-        assert list(lines) == WAYS
-        assert all(name in shown for name in WAYS)
-        assert [line["differ"] for name, line in lines.items() if name != WAYS[0]] == [0] * 4
+        assert list(lines) == MODES
+        assert all(name in shown for name in MODES)
+        assert [line["differ"] for name, line in lines.items() if name != MODES[0]] == [0] * 4
         for line in lines.values():
             seconds = sorted(line["milliseconds"])
             assert line["questions_per_second"] == pytest.approx(9 * int(number) * 1000 * 2 / sum(seconds))

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from eval.cli import parse
-from eval.speed.tower import prepare_tower
+from eval.speed.tower import NOTES, prepare_tower
 from llava.model.multimodal_encoder.builder import KNOWN_TOWERS
+from tests.eval.speed.widths import TERMINAL, table_width
 
 TINY = {
     "model_type": "siglip_vision_model",
@@ -30,7 +31,9 @@ def test_parts(dtype, tmp_path: Path, capsys, monkeypatch):
     file = tmp_path / "tower.json"
     flags = ("--tower", "tiny", "--frames", "3", "--repeats", "2", "--dtype", dtype, "--json", str(file))
     assert prepare(*flags)() == 0
-    assert "frame by frame" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "frame by frame" in printed
+    assert table_width(printed, NOTES[0]) <= TERMINAL
     report = json.loads(file.read_text())
     assert (report["tower"], report["frames"], report["dtype"], report["device"]) == ("tiny", 3, dtype, "cpu")
     assert {part: list(lines) for part, lines in report["parts"].items()} == {

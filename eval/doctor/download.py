@@ -1,0 +1,67 @@
+"""How to get a benchmark's data, as lmms-eval's own task files describe it."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..benchmarks import Benchmark
+from ..benchmarks.mvbench import MVBENCH
+
+NOT_ON_THE_HUB = {
+    "mvbench_fine_grained_pose": "if the download lacks them: the licence of NTU RGB+D allows only NTU's ROSE Lab to "
+    "give out its videos, on request",
+}
+"""Tasks whose videos the benchmark's hub dataset may lack, and where to ask for them."""
+
+
+def download_steps(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> list[str]:
+    """The steps that bring the data of some tasks into a directory.
+
+    Args:
+        benchmark: The benchmark.
+        names: lmms-eval's names of the tasks; at least one.
+        data: The directory.
+
+    Returns:
+        One line of text per step: the download, the unpacking and, for MVBench, each task's folder of videos.
+    """
+    config = declared_settings(benchmark, names[0])
+    revision = config["dataset_kwargs"].get("revision")
+    flags = f"--revision {revision} " if revision else ""
+    target = shlex.quote(str(data))
+    layout = " ".join((type(benchmark).__doc__ or "").split())
+    steps = [
+        f"hf download --repo-type dataset {config['dataset_path']} {flags}--local-dir {target}",
+        # lmms-eval unpacks archives in the same way, wherever they are in the dataset.
+        f"unpack every zip and tar of it into {target} itself (one in parts: cat NAME.tar.* | tar x), again where "
+        f"files are broken. {layout}",
+    ]
+    if benchmark is MVBENCH:
+        for name in names:
+            folder = f"{name}: {benchmark.local_video(name, data, {'video': ''})}"
+            steps.append(folder + (f" ({NOT_ON_THE_HUB[name]})" if name in NOT_ON_THE_HUB else ""))
+    return steps
+
+
+def declared_settings(benchmark: Benchmark, name: str) -> dict[str, Any]:
+    """A task's settings in lmms-eval's YAML files. Reading them avoids importing lmms-eval, which takes long."""
+
+    class Loader(yaml.SafeLoader):
+        """Reads `!function` tags as None instead of importing the function."""
+
+    Loader.add_constructor("!function", lambda loader, node: None)
+    spec = find_spec("lmms_eval")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "tasks" / benchmark.folder
+    configs = (yaml.load(file.read_text(encoding="utf-8"), Loader) for file in sorted(folder.glob("*.yaml")))
+    config = next(config for config in configs if config.get("task") == name)
+    included = (
+        yaml.load((folder / config["include"]).read_text(encoding="utf-8"), Loader) if "include" in config else {}
+    )
+    return {**included, **config}

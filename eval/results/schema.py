@@ -1,0 +1,347 @@
+"""The records of a finished run, and the one place that turns them into JSON and back.
+
+`ScoredSample` is a line of samples.jsonl and `Summary` is results.json. Files of earlier versions are still read: keys
+that they lack take the defaults below, and keys that are unknown here are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from .sample import Key, Reading
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ScoredSample:
+    """One question with its answer and its score.
+
+    Attributes:
+        task: lmms-eval's task.
+        category: What the benchmark reports the question under.
+        doc_id: The question's number in its task.
+        video: Path of the video.
+        prompt: The text that the model got, with the video as one slot. None where the question failed.
+        answer: The raw answer. None where the question failed.
+        parsed: The option that the parser reads from the answer. None where it reads none.
+        target: The right option.
+        score: 1 for right, 0 for wrong, by the parser that the run was given.
+        scores: The same by each parser that the benchmark has.
+        error: Why the question failed. None where it was answered.
+        frames: Number of frames T that the model saw.
+        duration_s: Length of the video in seconds.
+        tokens_before: Visual tokens without compression.
+        tokens_after: Visual tokens that the LLM saw. Inside the LLM, the mean over its layers.
+        positions: Positions of the kept tokens, "original" or "repack".
+        reading: How the video was read. None where it was not read.
+        seconds: Seconds by stage (`sample.STAGES`).
+    """
+
+    task: str
+    category: str
+    doc_id: int
+    video: str
+    prompt: str | None
+    answer: str | None
+    parsed: str | None
+    target: str
+    score: float
+    scores: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    frames: int = 0
+    duration_s: float = 0.0
+    tokens_before: int = 0
+    tokens_after: float = 0
+    positions: str | None = None
+    reading: Reading | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """The task and the number of the question."""
+        return self.task, self.doc_id
+
+
+@dataclass(frozen=True)
+class CategoryScore:
+    """The questions of one category.
+
+    Attributes:
+        accuracy: In percent.
+        samples: Number of questions.
+        failed: Number of questions that failed. They count as wrong.
+        unparsed: Number of answers that the parser reads no option from.
+    """
+
+    accuracy: float
+    samples: int
+    failed: int
+    unparsed: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies in percent.
+
+    Attributes:
+        overall: Equal to `macro` or to `micro`, as the benchmark defines it.
+        macro: Mean of the categories' accuracies.
+        micro: Accuracy over all questions.
+        categories: By category.
+    """
+
+    overall: float
+    macro: float
+    micro: float
+    categories: dict[str, CategoryScore]
+
+
+@dataclass(frozen=True)
+class Parsers:
+    """What each parser makes of the same answers.
+
+    Attributes:
+        overall: Overall accuracy in percent, by parser.
+        differ: Number of answers that parsers score differently.
+    """
+
+    overall: dict[str, float] = field(default_factory=dict)
+    differ: int = 0
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """Visual tokens of the answered questions, frame and row separators included.
+
+    Attributes:
+        before: Sum without compression.
+        after: Sum that the LLM saw.
+        retention: after / before. None, like the two means, where no question was answered.
+        before_per_sample: Mean of a question without compression.
+        after_per_sample: Mean of a question that the LLM saw.
+    """
+
+    before: int
+    after: float
+    retention: float | None
+    before_per_sample: float | None
+    after_per_sample: float | None
+
+
+@dataclass(frozen=True)
+class Videos:
+    """How the videos were read.
+
+    Attributes:
+        read: Number of distinct videos.
+        readers: Number of videos by reader.
+        decord_differs: Number of videos of which raw decord would have given other frames.
+        decord_unknown: Number of videos of which that is unknown.
+    """
+
+    read: int = 0
+    readers: dict[str, int] = field(default_factory=dict)
+    decord_differs: int = 0
+    decord_unknown: int = 0
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds of one stage over the answered questions."""
+
+    total: float
+    mean: float
+    median: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A question without an answer, and why."""
+
+    task: str
+    doc_id: int
+    video: str
+    error: str
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run was told.
+
+    Attributes:
+        settings: The content of settings.json, see `run.config.RunConfig.settings`. It is a mapping, because every
+            family of models describes its protocol in keys of its own.
+        processes: Number of processes that answered.
+        generation: lmms-eval's generation arguments by task.
+        limit: Questions per task. None for all.
+    """
+
+    settings: Mapping[str, Any]
+    processes: int | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+    @property
+    def model(self) -> str:
+        """Checkpoint directory or hub name."""
+        return self.settings["model"]
+
+    @property
+    def compressor(self) -> str:
+        """Spec of the compressor, "none" for dense."""
+        return self.settings["compressor"]
+
+    @property
+    def sampling(self) -> str:
+        """How frames are taken from a video, such as "uniform:32"."""
+        return self.settings["sampling"]
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the model's weights."""
+        return self.settings["dtype"]
+
+    @property
+    def attention(self) -> str:
+        """The LLM's attention implementation."""
+        return self.settings["attention"]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RunSettings:
+        """Read the object under results.json's "run".
+
+        Raises:
+            ValueError: It does not say the model or the compressor.
+        """
+        if not isinstance(content, Mapping):
+            raise ValueError(f'"run" is {content!r}, no object')
+        own = [item.name for item in fields(cls) if item.name != "settings"]
+        settings = {name: value for name, value in content.items() if name not in own}
+        if missing := {"model", "compressor"} - settings.keys():
+            raise ValueError(f'"run" lacks {", ".join(sorted(missing))}')
+        return cls(settings, **{name: content[name] for name in own if name in content})
+
+    def to_json(self) -> dict[str, Any]:
+        """Write what `from_json` reads: one flat object."""
+        others = {"processes": self.processes, "generation": self.generation, "limit": self.limit}
+        return {**self.settings, **others}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from, see `provenance.provenance`.
+
+    Attributes:
+        date: UTC, ISO 8601.
+        command: The command line, `sys.argv`.
+        git_commit: Commit of the checkout, with "-dirty" where files differ from it. None outside a checkout.
+        python: Version of Python.
+        versions: Versions by package. None for one that is not installed.
+        device: Name of the GPU, or of the processor.
+        cuda: Version of CUDA. None without a GPU.
+    """
+
+    date: str | None = None
+    command: list[str] = field(default_factory=list)
+    git_commit: str | None = None
+    python: str | None = None
+    versions: dict[str, str | None] = field(default_factory=dict)
+    device: str | None = None
+    cuda: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What results.json says of a run. The fields are in the order of the file.
+
+    Attributes:
+        benchmark: Our name of the benchmark.
+        scores: Accuracies by the parser that the run was given.
+        parsers: Overall accuracies by each parser.
+        samples: Number of questions.
+        visual_tokens: What the videos cost the LLM.
+        videos: How the videos were read.
+        seconds: By stage (`sample.STAGES`).
+        failures: The questions that failed.
+        harness_scores: lmms-eval's own score by task, a fraction.
+        run: What the run was told.
+        provenance: Code, machine and time.
+    """
+
+    benchmark: str
+    scores: Scores
+    parsers: Parsers = Parsers()
+    samples: int
+    visual_tokens: VisualTokens
+    videos: Videos = Videos()
+    seconds: dict[str, Seconds]
+    failures: list[Failure]
+    harness_scores: dict[str, float | None] = field(default_factory=dict)
+    run: RunSettings
+    provenance: Provenance = Provenance()
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Summary:
+        """Read results.json.
+
+        Raises:
+            ValueError: A key without a default is missing.
+        """
+        run = content.get("run")
+        return record(cls, content if run is None else {**content, "run": RunSettings.from_json(run)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Write results.json."""
+        return {**asdict(self), "run": self.run.to_json()}
+
+
+def record(kind: type[T], content: Mapping[str, Any]) -> T:
+    """Make a dataclass of a JSON object, and dataclasses of the objects in it.
+
+    Args:
+        kind: The dataclass.
+        content: The object. Keys that `kind` does not have are passed over.
+
+    Raises:
+        ValueError: A key without a default is missing, or an object is something else.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{content!r} is no {kind.__name__}")
+    key: Any = kind  # mypy does not know that classes are hashable
+    hints = _hints(key)
+    if missing := [name for name, (_, required) in hints.items() if required and name not in content]:
+        raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
+    return kind(**{name: _value(hint, content[name]) for name, (hint, _) in hints.items() if name in content})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """Return the type of each field, and whether the field has no default."""
+    types = get_type_hints(kind)
+    return {
+        item.name: (types[item.name], item.default is MISSING and item.default_factory is MISSING)
+        for item in fields(kind)
+    }
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """Return a field's value. Its type may be a dataclass, a dataclass or None, or a list or dict of dataclasses."""
+    if value is None or is_dataclass(value):
+        return value
+    if is_dataclass(hint) and isinstance(hint, type):
+        return record(hint, value)
+    container: Any = get_origin(hint)
+    if container in (list, dict) and not isinstance(value, container):
+        raise ValueError(f"{value!r} is no {container.__name__}")
+    inner: list[Any] = [part for part in get_args(hint) if is_dataclass(part)]
+    if not inner:
+        return value
+    if container is list:
+        return [record(inner[0], part) for part in value]
+    if container is dict:
+        return {name: record(inner[0], part) for name, part in value.items()}
+    return record(inner[0], value)

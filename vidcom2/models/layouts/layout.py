@@ -1,0 +1,130 @@
+"""How a family of transformers' models lays its videos out among the prompt's tokens, and where a call's videos are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vidcom2.models import names
+
+
+@dataclass(frozen=True)
+class Video:
+    """The tokens of one video among the rows of the language model.
+
+    Attributes:
+        row: Row of the batch.
+        columns: int64 [n], ascending columns of the video's tokens in the padded sequence.
+        positions: Rotary positions of these tokens, [n] or, for mRoPE, [3, n] (time, height, width).
+    """
+
+    row: int
+    columns: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class FramedVideo:
+    """One video, with its frames and its separators told apart.
+
+    Attributes:
+        row: Row of the batch.
+        columns: int64 [T·M], ascending columns of the patch tokens in the padded sequence, frame by frame.
+        frames: T. All frames have M patch tokens.
+        separators: int64 [s], columns of the tokens that are no patches. They stay.
+    """
+
+    row: int
+    columns: Tensor
+    frames: int
+    separators: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a family of models lays out its videos.
+
+    Attributes:
+        token: Name of the config field with the id of the video's placeholder token.
+        frames: Returns how many frames T a video has, given the outer model and the video without its separators. All
+            frames have M = n / T tokens, in the order of the video's columns.
+        separators: This many tokens at the end of every video are no patches and stay (LLaVA-OneVision's newline).
+        split: Finds the videos in one row of the batch. It gets the outer model, the arguments of its call, the row's
+            input ids, and the columns of all placeholders in that row, and yields the columns of each video. With None,
+            the placeholders are split by the videos' lengths; see `lengths`.
+        inputs: Name of the outer model's argument with the pixels, and the key of encoded videos in its argument
+            `mm_encoder_outputs`.
+    """
+
+    token: str
+    frames: Callable[[Any, Video], int]
+    separators: int = 0
+    split: Callable[[Any, dict[str, Any], Tensor, Tensor], Iterator[Tensor]] | None = None
+    inputs: tuple[str, str] = ("pixel_values_videos", "video")
+
+
+def framed_videos(layout: Layout, outer: Any, called: dict[str, Any], positions: Tensor) -> Iterator[FramedVideo]:
+    """Yield the videos of a call, in the order of the batch.
+
+    Args:
+        layout: Layout of the model's family.
+        outer: The outer part of the model.
+        called: Arguments of the outer part's call.
+        positions: Rotary positions of all rows, [B, N] or, for mRoPE, [3 or 4, B, N].
+
+    Raises:
+        ValueError: If the call has no `input_ids`, or if its tokens or positions do not fit the layout.
+    """
+    for row, columns in _placeholders(layout, outer, called, positions):
+        patches = len(columns) - layout.separators
+        place = positions[..., row, columns[:patches]]
+        video = Video(row, columns[:patches], place[-3:] if place.ndim == 2 else place)
+        frames = layout.frames(outer, video)
+        if frames < 1 or patches % frames:
+            raise ValueError(
+                f"{patches} video tokens in row {row} are not {frames} equal frames: the prompt or its positions do "
+                f"not fit {outer.config.model_type}'s layout"
+            )
+        yield FramedVideo(row, video.columns, frames, columns[patches:])
+
+
+def _placeholders(
+    layout: Layout, outer: Any, called: dict[str, Any], positions: Tensor
+) -> Iterator[tuple[int, Tensor]]:
+    """Row of the batch and columns of each video, separators included."""
+    ids = called.get("input_ids")
+    if ids is None:
+        raise ValueError("a compressor finds a video's tokens by input_ids: pass them instead of inputs_embeds")
+    ids = ids.to(positions.device)
+    there = ids == getattr(outer.config, layout.token)
+    if layout.split is not None:
+        for row in range(len(ids)):
+            if len(columns := there[row].nonzero()[:, 0]):
+                for video in layout.split(outer, called, ids[row], columns):
+                    yield row, video
+        return
+    split = lengths(layout, outer, called)
+    row_of, column_of = there.nonzero(as_tuple=True)
+    if sum(split) != len(row_of):
+        raise ValueError(f"{len(row_of)} placeholders in input_ids, but the videos are {split} tokens long")
+    for rows, columns in zip(row_of.split(split), column_of.split(split), strict=True):
+        if rows[0] != rows[-1]:
+            raise ValueError(f"a video of {len(rows)} tokens reaches over rows {rows[0]} to {rows[-1]}")
+        yield int(rows[0]), columns
+
+
+def lengths(layout: Layout, outer: Any, called: dict[str, Any]) -> list[int]:
+    """Return how many placeholder tokens each video of the call has, in the order of the batch."""
+    pixels, modality = layout.inputs
+    encoded = (called.get(names.ENCODED) or {}).get(modality)
+    if encoded is not None:
+        return [features.shape[:-1].numel() for features in encoded.pooler_output]
+    grid = called.get("video_grid_thw")
+    if grid is not None:
+        return (grid.prod(dim=-1) // outer.visual.spatial_merge_size**2).tolist()
+    videos = len(called[pixels])
+    total = int((called["input_ids"] == getattr(outer.config, layout.token)).sum())
+    return [total // videos] * videos  # one tensor of videos: all have as many frames
