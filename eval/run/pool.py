@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from ..models import Protocol, load_engine
 from ..models.cores import suit_threads
+from ..results.errors import UserError
 from ..results.sample import Key, Sample
 from .config import RunConfig
 from .distributed import Team
@@ -43,7 +44,7 @@ DOWNLOADING = 86400.0
 """Seconds that a process has to load a model that is no local directory."""
 
 
-class Unsuitable(Exception):
+class Unsuitable(UserError):
     """The model cannot be loaded, or a compressor cannot serve it."""
 
 
