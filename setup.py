@@ -1,11 +1,14 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# What works, and what is imported directly; requirements.txt is the exact set that is tested.
+HERE = Path(__file__).parent
+
+# The ranges that work, for every package that is imported directly. requirements.txt is the exact set that is tested.
 LLAVA = [
     "transformers>=5.17,<5.25",
-    "torchvision",  # imported by transformers' video processors, not by us
+    "torchvision",  # transformers' video processors import it; our code does not
     "accelerate",
     "safetensors",
     "numpy",
@@ -15,8 +18,8 @@ LLAVA = [
 ]
 EVAL = [
     "lmms-eval==0.7.3",  # holds PyAV below 16
-    "filelock<4.3",  # lmms-eval 0.7.3 imports filelock._api, which filelock 4.3 has no more
-    "decord; sys_platform == 'linux' and platform_machine == 'x86_64'",  # no wheels for other machines
+    "filelock<4.3",  # lmms-eval 0.7.3 imports filelock._api, which filelock 4.3 no longer has
+    "decord; sys_platform == 'linux' and platform_machine == 'x86_64'",  # there are no wheels for other machines
     "qwen-vl-utils",
     "huggingface_hub",
     "tokenizers",
@@ -25,29 +28,57 @@ EVAL = [
     "rich",
     "tqdm",
     "matplotlib",
+    "pandas",
+    "scipy",
 ]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+DEV = [
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "ruff",
+    "mypy",
+    "build",
+    "pre-commit",
+    "bitsandbytes; sys_platform == 'linux'",
+    *DOCS,
+]
+
+# eval/ is installed as vidcom2_eval: a package called eval would hide, or be hidden by, anybody's eval.py.
+FOLDERS = find_packages(
+    include=["vidcom2", "vidcom2.*", "llava", "llava.*", "eval", "eval.*"],
+    exclude=["eval.demo.training", "eval.demo.training.*"],
+)
+PACKAGES = [re.sub(r"^eval\b", "vidcom2_eval", folder) for folder in FOLDERS]
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "vidcom2" / "__init__.py").read_text(encoding="utf-8"), re.M)
 
 setup(
     name="vidcom2",
-    version="0.1.0",
+    version=VERSION[1],
     description="Video token compression for VideoLLMs (VidCom², arXiv 2505.14454) in a LLaVA-NeXT compatible tree",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    package_data={
-        "eval.models": ["zero3.json"],
-        "eval.paper": ["published.json"],
-        "eval.reports": ["report.html"],
-        "eval.demo": ["model/*", "model/vision_tower/*"],
-    },
     python_requires=">=3.10",
-    packages=find_packages(include=["vidcom2", "vidcom2.*", "llava", "llava.*", "eval", "eval.*"]),
-    install_requires=["torch>=2.6"],  # the operators, and the hooks for models that the user brings
+    packages=PACKAGES,
+    package_dir={"vidcom2_eval": "eval"},
+    package_data={
+        "vidcom2": ["py.typed"],
+        "llava": ["py.typed"],
+        "vidcom2_eval": ["py.typed"],
+        "vidcom2_eval.models": ["zero3.json"],
+        "vidcom2_eval.paper": ["published.json"],
+        "vidcom2_eval.reports": ["report.html"],
+        "vidcom2_eval.demo": ["model/*", "model/vision_tower/*"],
+    },
+    entry_points={"console_scripts": ["vidcom2 = vidcom2_eval.__main__:command"]},
+    install_requires=["torch>=2.6"],  # enough for the operators, and for the hooks on a model that the user brings
     extras_require={
         "llava": LLAVA,
         "eval": [*LLAVA, *EVAL],
         "gpu": ["flash-attn", "deepspeed"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "bitsandbytes; sys_platform == 'linux'"],
+        "docs": DOCS,
+        "dev": DEV,
     },
 )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from ..benchmarks import Benchmark
+from ..benchmarks import Benchmark, select_tasks
 from ..models.packaged import DEMO_MODEL
 from ..results.files import prepare_directory
 from ..run.config import RunConfig
 from ..run.distributed import Place
+from ..run.flags import environment, status
 from ..run.store import reserved
 from ..run.sweep import Sweep, canonical, folder
 from .minibench import WRITERS
@@ -34,6 +37,29 @@ PARTS = ("data", *map(folder, SETTINGS))
 """The directories that a demo makes in its output directory. The next demo there replaces them."""
 MARKER = ".demo"
 """The file that marks an output directory as a demo's, so that its PARTS may be replaced."""
+
+
+def prepare_demo(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Check the flags of `run --demo`. Return a function that runs the demo.
+
+    Raises:
+        ValueError: A flag or an environment variable chooses what the demo chooses itself.
+        FileExistsError: As `require_replaceable`.
+    """
+    benchmark, _ = select_tasks(arguments.tasks)
+    per_task = PER_TASK if arguments.limit is None else arguments.limit
+    if per_task < 1:
+        raise ValueError(f"--limit {per_task} must be at least 1")
+    kept = ("command", "start", "default_of", "tasks", "output", "limit")
+    own = {name: arguments.default_of(name) for name in vars(arguments)} | {"device": "cpu"}
+    given = [name for name, value in vars(arguments).items() if value not in (None, own[name])]
+    without = [f"--{name.replace('_', '-')}" for name in given if name not in kept]
+    without += [f"{name} in the environment" for name in environment() if name not in ("OUTPUT", "LIMIT")]
+    if without:
+        raise ValueError(f"--demo has its own model, videos and settings: leave out {', '.join(without)}")
+    output = arguments.output or Path("outputs/demo") / benchmark.name
+    require_replaceable(output)
+    return lambda: status(run_demo(benchmark, output, per_task))
 
 
 def require_replaceable(output: Path) -> None:

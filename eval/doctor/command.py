@@ -25,39 +25,9 @@ from ..run.process import require_seconds
 from ..run.questions import Problem, Questions, check_questions, files_of, look_into
 from .checksums import compare_checksums, read_checksums, write_checksums
 from .download import download_steps
+from .flags import PROBLEMS_FOUND
 from .report import print_report, summarise
 from .videos import check_video, check_videos
-
-PROBLEMS_FOUND = 3
-"""Exit status if something is missing or broken."""
-
-
-def add_doctor(commands: argparse._SubParsersAction) -> None:
-    """Declare the subcommand and its arguments."""
-    doctor = commands.add_parser(
-        "doctor",
-        help="check a local benchmark's questions and videos",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog=f"Exit status: 0 all fine, {PROBLEMS_FOUND} problems found (listed), 1 could not check.",
-    )
-    doctor.add_argument("--tasks", required=True, help="a benchmark (mvbench), or some of its lmms-eval tasks")
-    doctor.add_argument("--data", type=Path, help="directory of the local benchmark, as for run")
-    doctor.add_argument("--deep", action="store_true", help="decode 32 frames of each video instead of 3")
-    doctor.add_argument("--workers", default=os.cpu_count() or 1, type=int, help="videos checked at the same time")
-    doctor.add_argument("--timeout", default=60.0, type=float, help="seconds after which a video counts as broken")
-    doctor.add_argument(
-        "--checksums",
-        type=Path,
-        help="file of sha256 sums; they reveal damage that decoders miss. Videos in the file are compared, others are "
-        "added to it",
-    )
-    doctor.add_argument(
-        "--sampling",
-        default="uniform:32",
-        help="frames for which our reader is compared with raw decord, which other harnesses use",
-    )
-    doctor.add_argument("--json", type=Path, help="file for the report")
-    doctor.set_defaults(prepare=prepare_doctor)
 
 
 def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:

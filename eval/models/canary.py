@@ -29,6 +29,7 @@ from vidcom2 import compressor as parse
 from vidcom2.compressor import Compressor
 from vidcom2.methods.fastv import FastV
 
+from ..results.errors import UserError
 from ..results.provenance import versions
 from .qwen import QWEN_PROTOCOLS
 from .random_weights import PRESETS, TINY_TOWER, write
@@ -43,7 +44,7 @@ TOLERANCE = 1e-3
 """Of logits of about 1 in float32. They differ by 1e-5 where all is well."""
 
 
-class CanaryError(RuntimeError):
+class CanaryError(UserError, RuntimeError):
     """The installed libraries do not compress as this project's tests expect."""
 
 

@@ -20,6 +20,7 @@ from vidcom2 import Compressor, Record
 
 from ..results.sample import Answer, Reading
 from .base import EngineBase, Numbers, PromptTooLong, Unanswerable, generate_arguments, in_batch, one_by_one
+from .reading import reading_of
 from .timing import StageTimer
 
 
@@ -135,7 +136,7 @@ class Reader:
         with open_video(video_file, self.decoder) as opened:
             video = sample_video(opened, self.sampling)
             timer.switch(None)
-            reading = Reading.of(video_file, opened, self.sampling.indices, video.distinct, video.rows)
+            reading = reading_of(video_file, opened, self.sampling.indices, video.distinct, video.rows)
         timer.switch("preprocess")
         if self.preprocess == "fast":
             pixels = torch.from_numpy(video.distinct)

@@ -25,6 +25,7 @@ from vidcom2 import Compressor, Record
 
 from ..results.sample import Answer, Reading
 from .base import EngineBase, Numbers, Unanswerable, generate_arguments, in_batch, one_by_one
+from .reading import reading_of
 from .timing import StageTimer
 
 
@@ -138,7 +139,7 @@ class Reader:
             }
             frames, metadata = self._sized(video_file, pictures, metadata)
             timer.switch(None)
-            reading = Reading.of(video_file, video, choose, pictures)
+            reading = reading_of(video_file, video, choose, pictures)
         if self.protocol.simple:
             frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
         return Read(video_file, frames, metadata, len(video), video.fps, timer.seconds, reading)

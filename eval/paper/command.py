@@ -5,41 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from ..models import protocol_for
 from ..results.files import prepare_directory
 from ..results.summary import PARSERS
+from ..run.command import run_config
 from ..run.distributed import Place
-from ..run.flags import add_flags, run_config, status
+from ..run.flags import status
 from ..run.sweep import Sweep
-from .published import TITLES, PaperTable, Part, paper_table
+from .published import PaperTable, Part, paper_table
 from .render import render, write
 from .tables import directory
-
-
-def add_table(commands: argparse._SubParsersAction) -> None:
-    """Add the subcommand `table`."""
-    parser = commands.add_parser(
-        "table",
-        help="measure a table or figure of the paper again, and write it beside the published numbers",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Runs that are finished stay, interrupted ones go on. Exit status: 0 done, 3 some questions failed "
-        "(listed), 1 failed.",
-    )
-    parser.add_argument("table", choices=TITLES, help="number of a table, or name of a figure")
-    parser.add_argument(
-        "--model",
-        action="append",
-        help="checkpoint instead of the paper's, of a family that the table has; once for each family",
-    )
-    parser.add_argument("--data-root", type=Path, help="directory with a local copy of each benchmark, by our name")
-    parser.add_argument("--runs", type=Path, default=Path("outputs"), help="holds BENCHMARK/MODEL/SETTING of each run")
-    parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="directory for the table")
-    parser.add_argument("--only", help="benchmarks to run now, such as mvbench,mlvu; all of the table's if unset")
-    parser.add_argument("--render-only", action="store_true", help="run nothing, write the table of what is finished")
-    add_flags(parser)
-    parser.set_defaults(prepare=prepare_table)
 
 
 def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -16,12 +16,13 @@ from ..results.load import Run, load_run
 from ..results.stats import paired_interval
 from ..results.tables import Rows, markdown_table, print_table
 from ..results.terminal import stdout
+from ..run.command import run_config
 from ..run.distributed import Place
-from ..run.flags import run_config, status
+from ..run.flags import status
 from ..run.sweep import Sweep, canonical
+from .flags import RATIOS
 from .tables import fingerprint
 
-RATIOS = "0.25,0.5,0.75"
 DROPS = {"redundant": "most redundant dropped", "unique": "most unique dropped", "even": "evenly spaced kept"}
 """In words, by the setting `drop` of `vidcom2.methods.frames.Frames`."""
 NOTE = """Accuracy in percent with its 95 % bootstrap interval, without some of the frames: those that VidCom² calls
@@ -32,13 +33,6 @@ percentage points, with its paired 95 % interval. It is below 0 where unique fra
 """
 Runs = Mapping[tuple[str, float], Run]
 """By the frames that are dropped, a key of DROPS, and the share of them that was asked for."""
-
-
-def add_frame_drop(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommand's own flags. parser: of the subcommand, with the flags that all evaluations have."""
-    parser.add_argument("--ratios", default=RATIOS, help="shares of the frames to drop")
-    parser.add_argument("--positions", choices=("original", "repack"), help="of kept tokens; as released if unset")
-    parser.set_defaults(prepare=prepare_frame_drop)
 
 
 def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:

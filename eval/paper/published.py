@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from ..run.sweep import canonical
+from .flags import TITLES
 
 PUBLISHED = Path(__file__).with_name("published.json")
 """Every number of the paper that a table shows."""
@@ -177,18 +178,6 @@ ABLATIONS = {
 
 The paper does not say what each table holds fixed. Rows that two tables share tell.
 """
-
-TITLES = {
-    "2": "Table 2: all methods",
-    "3": "Table 3: EgoSchema and Perception Test",
-    "5": "Table 5: how tokens are ranked",
-    "6": "Table 6: how frames are ranked",
-    "7": "Table 7: frames per window",
-    "8": "Table 8: weights of the two scores",
-    "figure4": "Figure 4: Qwen2-VL on Video-MME, percent of dense",
-    "figure5": "Figure 5: VidCom²'s frame budgets for other methods, percent of dense",
-}
-"""The titles of what can be measured again, by name."""
 
 
 def paper_table(name: str) -> PaperTable:

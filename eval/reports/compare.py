@@ -13,11 +13,11 @@ from ..results.files import prepare_json, write_json
 from ..results.load import Run, load_run
 from ..results.sample import Key
 from ..results.schema import ScoredSample, VisualTokens
+from ..results.settings import flat
 from ..results.stats import Overall, accuracy, mcnemar, paired_interval
 from ..results.summary import tokens_in_words
 from ..results.tables import Rows, print_table
 from ..results.terminal import stdout
-from ..run.identity import flat
 
 NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 """Settings that two compared runs may differ in: the compressor, and what changes no answer."""
@@ -118,16 +118,6 @@ class Comparison:
     warnings: list[str]
     rows: list[Row]
     flips: list[Flip]
-
-
-def add_compare(commands: argparse._SubParsersAction) -> None:
-    """Add the subcommand `compare`."""
-    parser = commands.add_parser("compare", help="compare two finished runs over the same questions")
-    parser.add_argument("a", type=Path, metavar="A", help="directory of a run, such as the dense one")
-    parser.add_argument("b", type=Path, metavar="B", help="directory of another run; differences are B - A")
-    parser.add_argument("--flips", action="store_true", help="list every question that only one of them has right")
-    parser.add_argument("--json", type=Path, help="write the same numbers and the flips to this file")
-    parser.set_defaults(prepare=prepare_compare)
 
 
 def prepare_compare(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -29,29 +29,11 @@ from ..results.summary import notes
 from ..results.tables import Rows
 from .compare import differing_settings, pair
 from .figures import Point, accuracy_retention, point
+from .flags import FRAMES, VIDEOS
 
 TEMPLATE = Path(__file__).with_name("report.html")
-FRAMES, VIDEOS = 6, 200
-"""Defaults of --frames and --videos."""
 SIDE = 160
 """Pixels of a frame's longer side."""
-
-
-def add_report(commands: argparse._SubParsersAction) -> None:
-    """Add the subcommand `report`."""
-    parser = commands.add_parser(
-        "report",
-        help="write finished runs over the same questions into one HTML file",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write")
-    parser.add_argument("--samples", type=int, help="questions to show, evenly taken from all; all of them if unset")
-    parser.add_argument(
-        "--videos", type=int, default=VIDEOS, help="number of videos to show frames of, evenly taken from all"
-    )
-    parser.add_argument("--frames", type=int, default=FRAMES, help="frames to show of each of these videos; 0 for none")
-    parser.set_defaults(prepare=prepare_report)
 
 
 def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -31,8 +31,6 @@ from ..results.files import prepare_directory
 from ..run.pool import fitting, loading
 from .figures import COLOURS, save
 
-FRAMES = 16
-QUESTION = "What happens in this video?"
 PER_LINE = 8
 """Frames in a line of the figure."""
 DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
@@ -57,26 +55,6 @@ class Look:
     features: Tensor
     kept: np.ndarray
     covered: float = 1.0
-
-
-def add_visualize(commands: argparse._SubParsersAction) -> None:
-    """Add the subcommand `visualize`."""
-    parser = commands.add_parser(
-        "visualize",
-        help="draw how unique a video's frames are, and which of their tokens a method keeps",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("video", type=Path, metavar="VIDEO", help="video file")
-    parser.add_argument("--model", help="checkpoint directory or hub name; if unset, the package's own small model")
-    parser.add_argument(
-        "--compressor",
-        default="vidcom2@0.25",
-        help=f"one of {DRAWABLE} with settings; of methods inside the LLM, what the last layer has is drawn",
-    )
-    parser.add_argument("--question", default=QUESTION, help="what is asked; methods inside the LLM rank by it")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="number of frames to take from the video")
-    parser.add_argument("--output", type=Path, help="directory; if unset, outputs/visualize/<name of the video>")
-    parser.set_defaults(prepare=prepare_visualize)
 
 
 def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:

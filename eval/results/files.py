@@ -11,11 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from .errors import UserError
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk."""
 
 
-class Unwritable(OSError):
+class Unwritable(UserError, OSError):
     """A file cannot be written. The message names it and the fix."""
 
     def __init__(self, path: Path | str, error: OSError) -> None:

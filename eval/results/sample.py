@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from llava.video import OpenVideo
-from llava.video.against_decord import against_decord
-from vidcom2 import Record
+if TYPE_CHECKING:  # commands that only read results start without torch
+    from vidcom2 import Record
 
 STAGES = ("decode", "preprocess", "vision", "compress", "prefill", "generate")
 """The stages of one answer, in order:
@@ -51,27 +48,6 @@ class Reading:
     why: str
     decord_differs: int | None
     decord: str
-
-    @classmethod
-    def of(
-        cls,
-        file: str,
-        video: OpenVideo,
-        choose: Callable[[int, float], list[int]],
-        frames: np.ndarray,
-        rows: Sequence[int] | None = None,
-    ) -> Reading:
-        """Compare the frames of a video with those that raw decord would have given.
-
-        Args:
-            file: Path of the video.
-            video: The opened video.
-            choose: Picks the numbers of frames from their count and rate.
-            frames: uint8 [T, H, W, 3], what `video` gave for `choose`.
-            rows: See `llava.video.against_decord.against_decord`.
-        """
-        against = against_decord(file, video, choose, frames, rows)
-        return cls(video.name, video.why, against.differ, against.why)
 
 
 @dataclass(frozen=True)

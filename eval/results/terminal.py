@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
+PROGRAM = "python -m eval" if __name__.startswith("eval.") else "vidcom2"
+"""The command that the user calls: a module of a checkout, or what is installed. Messages name it."""
+
 UNBROKEN = 10_000
 """Columns of a file or a pipe. No table is wider."""
 

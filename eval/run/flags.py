@@ -1,104 +1,275 @@
-"""What the subcommands that evaluate have in common: flags, what they mean, exit status.
+"""Flags of the commands that evaluate, and the environment variables that stand in for them.
 
-Environment variables are read here and in eval/cli.py, and nowhere else.
+Only this file reads settings of an evaluation from the environment. It imports no heavy library, so that --help answers
+at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 
-from llava.mm_utils import get_model_name_from_path
-
-from ..benchmarks import select_tasks
-from ..models import protocol_for
-from ..models.zero3 import CONFIG
-from .config import RunConfig
+from ..benchmarks import BENCHMARKS
 
 FAILED_QUESTIONS = 3
-"""Exit status of a run that finished, but has questions that failed, mostly because a video could not be read."""
+"""Exit status of a run that finished with failed questions, mostly because a video could not be read."""
 
+DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
 ENGINES = ("torch", "deepspeed")
+DECODERS = ("exact", "decord", "torchcodec", "pyav")
+METHODS = (
+    *("dycoke", "fastv", "fastvid", "frames", "holitom", "none", "pdrop", "random", "sparsevlm", "uniform"),
+    *("vidcom2", "visionzip"),
+)
+"""`vidcom2.METHODS`, which cannot be imported without torch. A test compares them."""
+VARIABLES = (
+    *("MODEL", "COMPRESSOR", "R_RATIO", "NUM_GPUS", "OUTPUT", "LIMIT", "ATTN", "DATA", "DECODER", "PARSER", "ENGINE"),
+)
+"""Environment variables that a flag falls back to."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """How to evaluate; not what, on what, and where to."""
-    env = os.environ
-    parser.add_argument(
-        "--num-gpus", default=env.get("NUM_GPUS") or None, type=int, help="processes; all GPUs if unset"
+def environment() -> dict[str, str]:
+    """Return the variables of VARIABLES that are set and not empty."""
+    return {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+
+
+def spec_help() -> str:
+    """Explain specs of compressors, with the methods that are installed."""
+    others = {entry.name for entry in entry_points(group="vidcom2.methods")} - set(METHODS)
+    return f"""\
+a SPEC is none (dense), or METHOD[+fca][.PRESET][@RETENTION][:SETTING=VALUE]...
+  METHOD       {listed(METHODS)}
+  installed    {listed(sorted(others)) if others else "no methods of other packages"}
+  +fca         gives METHOD the frame budgets of VidCom²
+  .PRESET      another form of METHOD, such as vidcom2.released
+  @RETENTION   share of the visual tokens to keep, such as @0.25
+  examples     vidcom2@0.25:rounding=exact  vidcom2.released@0.15  fastv+fca@0.5
+  docs/methods.md has every method with its presets and settings
+"""
+
+
+def listed(names: tuple[str, ...] | list[str], indent: int = 15, width: int = 78) -> str:
+    """Join names with commas, wrapped to `width` columns. Later lines are indented by `indent` columns."""
+    lines = [""]
+    for i, name in enumerate(names):
+        word = name + ("," if i + 1 < len(names) else "")
+        if lines[-1] and indent + len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return ("\n" + " " * indent).join(lines)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `run`."""
+    what = add_evaluation(parser, "outputs/BENCHMARK/MODEL/COMPRESSOR")
+    what.add_argument(
+        "--compressor",
+        metavar="SPEC",
+        help="how the video's tokens are compressed (env: COMPRESSOR; default: vidcom2)",
     )
-    parser.add_argument("--limit", default=env.get("LIMIT") or None, type=int, help="questions per task")
-    parser.add_argument("--attn", default=env.get("ATTN") or None, help="eager, sdpa or flash_attention_2")
-    parser.add_argument("--sampling", help="frames, such as uniform:16 or fps:1.0:max64")
-    parser.add_argument("--dtype", help="float16, bfloat16 or float32; on GPUs as released, on CPU float32")
-    parser.add_argument("--device", choices=("cuda", "cpu", "auto"), help="auto: one model over all GPUs")
-    parser.add_argument(
-        "--parser",
-        default=env.get("PARSER") or "current",
-        help="whose reading of raw answers counts: current, or legacy for lmms-eval 0.5.0's, the paper's",
+    what.add_argument(
+        "--retention",
+        metavar="R",
+        type=float,
+        help="share of the visual tokens to keep, if the spec does not say it (env: R_RATIO; default: the method's "
+        "own, 0.25)",
     )
-    parser.add_argument("--workers", type=int, help="processes per GPU that read videos ahead; 4, on CPU 0: none")
-    parser.add_argument(
-        "--batch-size", default=1, type=int, help="questions answered together; their last bits may differ from alone"
+    what.add_argument(
+        "--demo",
+        dest="start",
+        action="store_const",
+        const="demo.run:prepare_demo",
+        help="evaluate the small model that comes along, dense and compressed, on videos made on the spot; needs no "
+        "download and no GPU",
     )
-    parser.add_argument(
+    parser.set_defaults(start="run.command:prepare_run", default_of=parser.get_default)
+    parser.epilog = f"""\
+{spec_help()}
+examples:
+  %(prog)s --tasks mvbench --compressor vidcom2@0.25
+  %(prog)s --tasks videomme --data /data/Video-MME --limit 100
+  %(prog)s --tasks mvbench --demo
+
+{OUTCOME}"""
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `sweep`."""
+    what = add_evaluation(parser, "outputs/BENCHMARK/MODEL")
+    what.add_argument("--compressors", metavar="SPEC,...", required=True, help="the compressors to evaluate")
+    parser.set_defaults(start="run.command:prepare_sweep")
+    parser.epilog = f"""\
+Every video is decoded and encoded once for all compressors. Each has its own
+directory in --output. Finished ones stay.
+
+{spec_help()}
+example:
+  %(prog)s --tasks mvbench \\
+      --compressors none,vidcom2@0.25,fastv@0.25
+
+{OUTCOME}"""
+
+
+OUTCOME = f"""\
+A flag wins over its environment variable. An interrupted evaluation goes on
+when it is started again. Exit status: 0 if all questions were answered,
+{FAILED_QUESTIONS} if some questions failed (they are listed and count as wrong). Any other
+status: the evaluation failed."""
+
+
+def add_evaluation(parser: argparse.ArgumentParser, default_output: str) -> argparse._ArgumentGroup:
+    """Declare the flags that all commands share which evaluate one model on one benchmark.
+
+    Args:
+        parser: The parser of the command.
+        default_output: Where the results go without --output, in words.
+
+    Returns:
+        The group of flags that say what is evaluated, for more of them.
+    """
+    env = environment()
+    what = parser.add_argument_group("what is evaluated")
+    on = parser.add_argument_group("on what")
+    how = parser.add_argument_group("how")
+    to = parser.add_argument_group("where to")
+    what.add_argument(
+        "--model",
+        default=env.get("MODEL", DEFAULT_MODEL),
+        help="checkpoint directory or hub name (env: MODEL; default: %(default)s)",
+    )
+    on.add_argument(
+        "--tasks",
+        required=True,
+        help=f"a benchmark ({', '.join(BENCHMARKS)}), or some of its lmms-eval tasks, separated by commas",
+    )
+    on.add_argument(
+        "--data",
+        metavar="DIR",
+        default=env.get("DATA"),
+        type=Path,
+        help="local copy of the benchmark, unpacked (env: DATA; default: downloaded from the hub)",
+    )
+    add_questions(on)
+    add_how(how)
+    to.add_argument(
+        "--output",
+        metavar="DIR",
+        default=env.get("OUTPUT"),
+        type=Path,
+        help=f"directory for the results (env: OUTPUT; default: {default_output})",
+    )
+    to.add_argument("--overwrite", action="store_true", help="replace results that are in --output already")
+    to.add_argument("--retry-failed", action="store_true", help="ask the failed questions of finished results again")
+    return what
+
+
+def add_questions(on: argparse._ArgumentGroup) -> None:
+    """Declare which questions and frames are used."""
+    env = environment()
+    on.add_argument(
+        "--limit",
+        metavar="N",
+        default=env.get("LIMIT"),
+        type=int,
+        help="evaluate the first N questions of each task (env: LIMIT; default: all)",
+    )
+    on.add_argument(
+        "--sampling",
+        help="which frames of a video are used, such as uniform:16 or fps:1.0:max64 (default: as lmms-eval's wrapper "
+        "for the model)",
+    )
+    on.add_argument(
         "--decoder",
-        default=env.get("DECODER") or None,
-        help="exact: the frames that a player shows; decord, torchcodec, pyav: what these give; exact if unset",
+        metavar=f"{{{','.join(DECODERS)}}}",
+        default=env.get("DECODER"),
+        help="exact gives the frames that a player shows; the others give their own, to compare with harnesses that "
+        "use them (env: DECODER; default: exact)",
     )
-    parser.add_argument(
-        "--preprocess", help="exact: PIL, where videos are read; fast: the same pixels on the model's device, for GPUs"
+    on.add_argument(
+        "--parser",
+        metavar="{current,legacy}",
+        default=env.get("PARSER", "current"),
+        help="how raw answers are read: as lmms-eval does now, or as its release 0.5.0, the paper's, did (env: PARSER; "
+        "default: %(default)s)",
     )
-    parser.add_argument(
+
+
+def add_how(how: argparse._ArgumentGroup) -> None:
+    """Declare devices, precision and processes."""
+    env = environment()
+    how.add_argument(
+        "--num-gpus",
+        metavar="N",
+        default=env.get("NUM_GPUS"),
+        type=int,
+        help="number of worker processes, one per GPU (env: NUM_GPUS; default: all visible GPUs; 1 on CPU)",
+    )
+    how.add_argument(
+        "--device",
+        choices=("cuda", "cpu", "auto"),
+        help="auto spreads one model over all GPUs (default: cuda if there is a GPU, else cpu)",
+    )
+    how.add_argument(
+        "--dtype",
+        metavar="{float16,bfloat16,float32}",
+        help="precision of the model (default: as released on a GPU, float32 on CPU)",
+    )
+    how.add_argument(
+        "--attn",
+        metavar="{eager,sdpa,flash_attention_2}",
+        default=env.get("ATTN"),
+        help="attention of the LLM (env: ATTN; default: the best installed)",
+    )
+    how.add_argument(
         "--engine",
-        default=env.get("ENGINE") or "torch",
-        help="torch, or deepspeed: one model over all devices, by ZeRO-3",
+        metavar=f"{{{','.join(ENGINES)}}}",
+        default=env.get("ENGINE", "torch"),
+        help="torch loads a copy of the model in each process; deepspeed spreads one model over all devices by ZeRO-3 "
+        "(env: ENGINE; default: %(default)s)",
     )
-    parser.add_argument("--zero3-config", type=Path, help="for --engine deepspeed; eval/models/zero3.json if unset")
-    parser.add_argument("--retry-failed", action="store_true", help="of finished results, ask what failed again")
-    parser.add_argument("--timeout", default=300.0, type=float, help="seconds for one video, with workers")
-    parser.add_argument(
+    how.add_argument(
+        "--zero3-config",
+        metavar="FILE",
+        type=Path,
+        help="DeepSpeed configuration for --engine deepspeed (default: models/zero3.json of this package)",
+    )
+    how.add_argument(
+        "--batch-size",
+        metavar="N",
+        default=1,
+        type=int,
+        help="questions answered together; above 1, the last bits of an answer's logits may change (default: "
+        "%(default)s)",
+    )
+    how.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="processes per GPU that read videos ahead; 0 reads in the process that answers (default: 4; 0 on CPU)",
+    )
+    how.add_argument(
+        "--preprocess",
+        metavar="{exact,fast}",
+        help="exact: by PIL, where videos are read; fast: the same pixels, on the model's GPU (default: exact)",
+    )
+    how.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        default=300.0,
+        type=float,
+        help="a video that takes longer to read counts as unreadable; needs --workers (default: %(default)g)",
+    )
+    how.add_argument(
         "--stuck-after",
+        metavar="SECONDS",
         default=3600.0,
         type=float,
-        help="seconds after which a process that answers, one of several or on a GPU, and says nothing is replaced",
-    )
-
-
-def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
-    """Without --output, the directory for all of the model's runs on the benchmark."""
-    import torch
-
-    benchmark, _ = select_tasks(arguments.tasks)
-    if arguments.engine not in ENGINES:  # argparse does not look at what ENGINE says
-        raise ValueError(f"--engine (ENGINE) {arguments.engine!r} is unknown; there are {', '.join(ENGINES)}")
-    if arguments.zero3_config is not None and arguments.engine != "deepspeed":
-        raise ValueError(f"--zero3-config {arguments.zero3_config} is for --engine deepspeed")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return RunConfig(
-        model=arguments.model,
-        tasks=arguments.tasks,
-        compressor=spec,
-        output=arguments.output or Path("outputs") / benchmark.name / get_model_name_from_path(arguments.model),
-        data=arguments.data,
-        limit=arguments.limit,
-        sampling=arguments.sampling,
-        attn=arguments.attn,
-        dtype=arguments.dtype or ("float32" if device == "cpu" else protocol_for(arguments.model).default_dtype),
-        device=device,
-        overwrite=arguments.overwrite,
-        retry_failed=arguments.retry_failed,
-        parser=arguments.parser,
-        workers=arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
-        timeout=arguments.timeout,
-        stuck_after=arguments.stuck_after,
-        decoder=arguments.decoder,
-        batch_size=arguments.batch_size,
-        preprocess=arguments.preprocess,
-        zero3=(arguments.zero3_config or CONFIG) if arguments.engine == "deepspeed" else None,
+        help="replace a worker on a GPU, or one of several, that says nothing for this long (default: %(default)g)",
     )
 
 
 def status(failed: int) -> int:
+    """Return the exit status of an evaluation with this number of failed questions."""
     return FAILED_QUESTIONS if failed else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import vidcom2
 
 from ..benchmarks import Benchmark
 from ..results.provenance import git_commit
+from ..results.settings import flat
 
 CHECKPOINT = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Ends of the names of a checkpoint's files that a model is loaded from."""
@@ -51,7 +52,7 @@ def weights(model: str) -> str:
             raise ValueError(f"--model {model}: its config.json is not in the hub's cache, so its commit is unknown")
         return Path(config).parent.name
     files = (file for file in directory.iterdir() if file.suffix in CHECKPOINT and file.is_file())
-    return _digest(sorted(files), directory)
+    return _digest({file.name: file for file in sorted(files)})
 
 
 def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> str | None:
@@ -64,16 +65,20 @@ def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> 
         for named in benchmark.local(task, data)["dataset_kwargs"]["data_files"].values()
         for file in ([named] if isinstance(named, str) else named)
     ]
-    return _digest(files, data)
+    return _digest({str(file.relative_to(data)): file for file in files})
 
 
 @lru_cache(maxsize=1)  # the code that runs is the one that was there when it began
 def code() -> dict[str, str | None]:
     """Our version, the checkout's commit if there is one, and a digest of the code that answers."""
-    root = Path(__file__).parents[2]
-    parts = [root / part for part in ANSWERING]
-    files = [file for part in parts for file in (sorted(part.rglob("*.py")) if part.is_dir() else [part])]
-    return {"version": vidcom2.__version__, "commit": git_commit(), "sources": _digest(files, root)}
+    package = Path(__file__).parents[1]  # eval/, installed as vidcom2_eval/: the digest is the same
+    files = {}
+    for part in ANSWERING:
+        top, _, below = part.partition("/")
+        place = package / below if top == "eval" else package.with_name(top) / below
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            files[f"{part}/{file.relative_to(place).as_posix()}" if place.is_dir() else part] = file
+    return {"version": vidcom2.__version__, "commit": git_commit(), "sources": _digest(files)}
 
 
 def differences(
@@ -94,15 +99,6 @@ def differences(
     return telling, others
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"versions": {"torch": "2.6"}} as ("versions.torch", "2.6")."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def _unused(name: str, settings: Mapping[str, Any]) -> bool:
     """Is it the version of a package that has no part in answering?"""
     package = name.removeprefix("versions.")
@@ -112,13 +108,13 @@ def _unused(name: str, settings: Mapping[str, Any]) -> bool:
     return setting is not None and settings.get(setting) != value
 
 
-def _digest(files: Iterable[Path], root: Path) -> str:
-    """Of names below `root` and contents, 16 hexadecimal digits."""
+def _digest(files: Mapping[str, Path]) -> str:
+    """A digest of the names that the files go by and of their contents, 16 hexadecimal digits."""
     whole = hashlib.sha256()
-    for file in files:
+    for name, file in files.items():
         status = file.stat()
         content = _of_content(file, status.st_size, status.st_mtime_ns)
-        whole.update(f"{file.relative_to(root)}\0{content}\n".encode())
+        whole.update(f"{name}\0{content}\n".encode())
     return whole.hexdigest()[:16]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ..benchmarks import Benchmark
 from ..benchmarks.base import Kind
+from ..results.errors import UserError
 from ..results.sample import NO_ANSWER
 
 HEAD = 512
@@ -28,7 +29,7 @@ LISTED = 20
 """As many problems of a run's questions are told; the doctor tells all."""
 
 
-class NoQuestions(Exception):
+class NoQuestions(UserError):
     """A task's questions cannot be loaded, asked or scored."""
 
 

@@ -15,6 +15,7 @@ from vidcom2 import Compressor
 
 from ..models import Protocol, load_engine
 from ..models.cores import suit_threads
+from ..results.errors import UserError
 from ..results.sample import Sample
 from .config import RunConfig
 from .worker import Worker, WorkItem
@@ -23,7 +24,7 @@ OnAnswer = Callable[[int, Sample], None]
 """Called with each answer or failure: the setting (the index of the compressor), and the sample."""
 
 
-class Unsuitable(Exception):
+class Unsuitable(UserError):
     """The model cannot be loaded, or a compressor cannot serve it."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..results.errors import UserError
 from ..results.files import write_json, write_whole, writing
 from ..results.sample import Key, Sample
 from ..results.schema import record
@@ -71,7 +72,7 @@ class Answers:
             self._file.flush()
 
 
-class OutputInUse(Exception):
+class OutputInUse(UserError):
     """Another run writes into the output directory."""
 
 

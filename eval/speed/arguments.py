@@ -3,37 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
-
-
-def add_benchmark(
-    benchmarks: argparse._SubParsersAction, name: str, what: str, repeats: int, device: bool = True
-) -> argparse.ArgumentParser:
-    """Declare a benchmark with --repeats, --json and, if it can use a GPU, --device.
-
-    Args:
-        benchmarks: The subcommands of `bench`.
-        name: The benchmark's name on the command line.
-        what: One line for --help.
-        repeats: Default of --repeats.
-        device: Whether it has --device.
-
-    Returns:
-        The benchmark's parser, for its own arguments.
-    """
-    parser = benchmarks.add_parser(name, help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--repeats", default=repeats, type=int, help="how often everything is measured, at least 2")
-    parser.add_argument("--json", type=Path, help="write every time, the machine and the settings to this file")
-    if device:
-        add_device(parser)
-    return parser
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Declare --device."""
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="where to compute; if unset, cuda if there is a GPU")
 
 
 def choose_device(name: str | None) -> torch.device:

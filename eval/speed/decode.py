@@ -20,7 +20,7 @@ from llava.video import FrameSampling, open_video, read_video, require
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import add_benchmark, require_at_least
+from .arguments import require_at_least
 from .made_videos import FPS, GRAIN, SEGMENT, join, parse_sizes, pictures, source_pictures, write_segment
 from .memory import peak_of_reading
 from .rounds import installed_version, machine, with_mark
@@ -63,21 +63,6 @@ class Plan:
     grain: float
     repeats: int
     json: Path | None
-
-
-def add_decode(benchmarks: argparse._SubParsersAction) -> None:
-    """Declare the benchmark and its arguments."""
-    decode = add_benchmark(
-        benchmarks, "decode", "evenly spaced frames of H.264 files, with every decoder", repeats=5, device=False
-    )
-    decode.add_argument("--seconds", default="10,180,3600", help=f"lengths of the videos, multiples of {SEGMENT}")
-    decode.add_argument("--size", default="640x360", help="of the frames, width x height in pixels, both even")
-    decode.add_argument("--frames", default=32, type=int, help="how many frames to read from each video")
-    decode.add_argument("--source", type=Path, help="a video to make them from; if unset, hills with grain are drawn")
-    decode.add_argument(
-        "--grain", type=float, help=f"of the hills, its standard deviation in levels of 255 (default: {GRAIN:g})"
-    )
-    decode.set_defaults(prepare=prepare_decode)
 
 
 def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:

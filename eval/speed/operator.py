@@ -21,13 +21,12 @@ from vidcom2 import VidCom2
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import add_benchmark, choose_device, require_at_least
+from .arguments import choose_device, require_at_least
 from .memory import peak_bytes
 from .reference_operator import slow_reference
 from .rounds import in_turns, machine, with_mark
 from .tables import new_table, print_table
 
-SIZES = "32x196x3584,64x169x3584,128x196x3584"
 RETENTION = 0.25
 READ = "one read"
 COPY = "one copy"
@@ -95,21 +94,6 @@ class Result:
             for line in self.milliseconds
         }
         return {**asdict(self), "lines": lines}
-
-
-def add_operator(benchmarks: argparse._SubParsersAction) -> None:
-    """Declare the benchmark and its arguments."""
-    operator = add_benchmark(
-        benchmarks, "operator", "VidCom²'s selection on random features, compared with a slow reference", repeats=20
-    )
-    operator.add_argument(
-        "--sizes", default=SIZES, help="sizes of the features: frames x tokens per frame x hidden size"
-    )
-    operator.add_argument("--dtype", help="float16, bfloat16 or float32; if unset, bfloat16, on CPU float32")
-    operator.add_argument(
-        "--compile", action="store_true", help=f"measure {PAPER} and {RELEASED} with torch.compile as well"
-    )
-    operator.set_defaults(prepare=prepare_operator)
 
 
 def prepare_operator(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -19,20 +19,20 @@ from llava.model.builder import resolve_dtype
 from llava.video import FrameSampling
 from vidcom2 import compressor
 
-from ..demo.minibench import DURATIONS, HELD_OUT, ZOOM, questions, save
+from ..demo.minibench import HELD_OUT, questions, save
 from ..demo.prompts import mvbench_prompt
 from ..demo.world import TASKS, UNITS
 from ..models import Protocol, canary, load_engine, protocol_for
 from ..models.base import Engine
 from ..models.cores import suit_threads
 from ..models.packaged import DEMO_MODEL
-from ..models.random_weights import PRESETS, random_engine, write_files
+from ..models.random_weights import random_engine, write_files
 from ..results.files import prepare_json, write_json
 from ..results.sample import Key, Sample
 from ..results.terminal import stdout
 from ..run.pool import Alone, fitting, loading
 from ..run.worker import Answering, Part, Question, jobs_of
-from .arguments import add_benchmark, choose_device, require_at_least
+from .arguments import choose_device, require_at_least
 from .rounds import in_turns, machine
 from .tables import new_table, print_table
 
@@ -68,35 +68,6 @@ class Mode:
     shared: bool = True
     workers: int = 0
     batch: int = 1
-
-
-def add_pipeline(benchmarks: argparse._SubParsersAction) -> None:
-    """Declare the benchmark and its arguments."""
-    pipeline = add_benchmark(
-        benchmarks, "pipeline", "video files to answers: sharing videos, reading ahead, batches", repeats=3
-    )
-    model = pipeline.add_mutually_exclusive_group()
-    model.add_argument("--model", help="checkpoint directory or hub name; if unset, the demo model")
-    model.add_argument("--random-weights", metavar="CONFIG", help=f"{', '.join(PRESETS)}, or a config.json")
-    pipeline.add_argument("--compressor", default="vidcom2@0.25", help="spec of the compressor")
-    pipeline.add_argument(
-        "--sampling", help=f"frames to take; if unset, the model's own, uniform:{UNITS} for the demo model"
-    )
-    pipeline.add_argument(
-        "--videos", default=2, type=int, help=f"number of videos for each of the {len(TASKS)} tasks of MiniBench"
-    )
-    pipeline.add_argument("--per-video", default="1,3", help="numbers of questions on each video")
-    pipeline.add_argument(
-        "--duration", default="short", choices=tuple(DURATIONS), help="of the videos: 4, 12 or 40 seconds"
-    )
-    pipeline.add_argument(
-        "--zoom", default=ZOOM, type=int, help="frames are 56 pixels wide and high, multiplied by this"
-    )
-    pipeline.add_argument("--workers", default=1, type=int, help="number of processes that read ahead")
-    pipeline.add_argument("--batch-size", default=8, type=int, help="number of questions answered together, at least 2")
-    pipeline.add_argument("--new-tokens", default=16, type=int, help="longest answer, in tokens")
-    pipeline.add_argument("--dtype", help="if unset, float32 on CPU, else as released, bfloat16 for random weights")
-    pipeline.set_defaults(prepare=prepare_pipeline)
 
 
 def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:

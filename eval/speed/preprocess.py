@@ -18,7 +18,7 @@ from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import add_benchmark, choose_device, require_at_least
+from .arguments import choose_device, require_at_least
 from .made_videos import GRAIN, parse_sizes, pictures
 from .rounds import in_turns, installed_version, machine, with_mark
 from .tables import new_table, print_table
@@ -30,17 +30,6 @@ NOTES = (
     "differ from exact.",
     "torch is interpolate(bicubic, antialias) on the CPU, for comparison only: no flag of a run selects it.",
 )
-
-
-def add_preprocess(benchmarks: argparse._SubParsersAction) -> None:
-    """Declare the benchmark and its arguments."""
-    preprocess = add_benchmark(benchmarks, "preprocess", "frames to a SigLIP tower's pixels: exact, fast", repeats=5)
-    preprocess.add_argument(
-        "--sizes", default="640x360,1920x1080", help="of the frames before resizing, width x height in pixels"
-    )
-    preprocess.add_argument("--frames", default=32, type=int, help="how many frames are preprocessed together")
-    preprocess.add_argument("--tower", default=384, type=int, help="the tower's width and height, in pixels")
-    preprocess.set_defaults(prepare=prepare_preprocess)
 
 
 def prepare_preprocess(arguments: argparse.Namespace) -> Callable[[], int]:

@@ -21,7 +21,7 @@ from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import add_benchmark, choose_device, require_at_least
+from .arguments import choose_device, require_at_least
 from .rounds import in_turns, machine, with_mark
 from .tables import new_table, print_table
 
@@ -30,16 +30,6 @@ NOTES = (
     "max is the largest difference from the first line of the part, which is how the tower runs now.",
     "patches is the step from frames to patch embeddings. layer is one transformer layer; the tower has many.",
 )
-
-
-def add_tower(benchmarks: argparse._SubParsersAction) -> None:
-    """Declare the benchmark and its arguments."""
-    tower = add_benchmark(benchmarks, "tower", "parts of a vision tower, computed in several ways", repeats=5)
-    tower.add_argument("--tower", default="google/siglip-so400m-patch14-384", help=f"one of {', '.join(KNOWN_TOWERS)}")
-    tower.add_argument("--frames", default=4, type=int, help="how many frames are encoded together")
-    tower.add_argument("--dtype", help="float16, bfloat16 or float32; if unset, float16, on CPU float32")
-    tower.add_argument("--compile", action="store_true", help="measure a layer with torch.compile as well")
-    tower.set_defaults(prepare=prepare_tower)
 
 
 def prepare_tower(arguments: argparse.Namespace) -> Callable[[], int]:

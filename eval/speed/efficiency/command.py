@@ -22,80 +22,20 @@ from ...models import Protocol, canary, load_engine, protocol_for
 from ...models.base import Unanswerable
 from ...models.cores import Waiting, suit_threads
 from ...models.qwen import QwenProtocol, Reader
-from ...models.random_weights import PRESETS, random_engine, random_model, write_files
-from ...paper.published import ONEVISION
+from ...models.random_weights import random_engine, random_model, write_files
 from ...results.files import prepare_directory, prepare_json, write_json, write_whole
 from ...results.provenance import provenance
 from ...results.terminal import stdout
 from ...run.pool import loading
 from ...run.sweep import split_specs
-from ..arguments import add_device, choose_device, require_at_least
+from ..arguments import choose_device, require_at_least
 from . import table4
 from .measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
 from .report import entry, figures, markdown, print_report
 
-QUESTION = "What happens in this video?"
 NEW_TOKENS = 16
 VERSION = 1
 """Version of the JSON file's layout."""
-
-
-def add_efficiency(commands: argparse._SubParsersAction) -> None:
-    """Declare the subcommand and its arguments."""
-    parser = commands.add_parser(
-        "efficiency",
-        help="time and memory from video file to answer, step by step, under compressors; the paper's table 4",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Writes efficiency.json (every time of every round), efficiency.md, breakdown.png and .pdf; for several "
-        "numbers of frames also growth.png and .pdf; with --table4 also table4.md, .tex and .csv.",
-    )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", default=ONEVISION[1], help="checkpoint directory or hub name")
-    model.add_argument(
-        "--random-weights",
-        metavar="CONFIG",
-        help=f"instead of a checkpoint, a model with the sizes of {', '.join(PRESETS)} (for CPUs), or a config.json",
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--compressors", default="none,vidcom2@0.25", help="specs; the others are compared with none, which is dense"
-    )
-    what.add_argument("--table4", action="store_true", help="all settings of the paper's table 4, and the table")
-    parser.add_argument("--frames", default="32", help="numbers of frames, such as 16,32,64,128,256")
-    parser.add_argument(
-        "--attn",
-        help="implementations of the LLM's attention, such as sdpa,eager; if unset, the best that is installed. "
-        "Compressors with attention=eager always run with eager",
-    )
-    parser.add_argument("--video", type=Path, help="video file; if unset, one is generated")
-    parser.add_argument("--question", default=QUESTION, help="the question")
-    parser.add_argument(
-        "--new-tokens",
-        type=int,
-        help=f"length of each answer; if unset, {NEW_TOKENS}, with --table4 {table4.NEW_TOKENS} (a letter and the end)",
-    )
-    parser.add_argument("--rounds", default=10, type=int, help="timed rounds; each setting answers once per round")
-    parser.add_argument("--warmup", default=2, type=int, help="rounds before them that are not timed")
-    parser.add_argument(
-        "--seed",
-        default=0,
-        type=int,
-        help="of orders, random weights and generated video",
-    )
-    parser.add_argument(
-        "--dtype",
-        help="float16, bfloat16 or float32; if unset, float32 on CPU, else as released, bfloat16 for random weights",
-    )
-    add_device(parser)
-    parser.add_argument("--output", type=Path, default=Path("outputs/efficiency"), help="directory for all files")
-    parser.add_argument("--json", type=Path, help="write efficiency.json to this file instead")
-    parser.add_argument(
-        "--render",
-        type=Path,
-        metavar="JSON",
-        help="do not measure; render this file anew",
-    )
-    parser.set_defaults(prepare=prepare_efficiency)
 
 
 @dataclass(frozen=True)

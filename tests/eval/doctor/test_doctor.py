@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -19,12 +18,13 @@ import pytest
 
 from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
+from eval.cli import parse
 from eval.demo.encode import write_video
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
 from eval.doctor import download
 from eval.doctor import videos as video_checks
-from eval.doctor.command import PROBLEMS_FOUND, add_doctor
+from eval.doctor.command import PROBLEMS_FOUND, prepare_doctor
 from eval.doctor.videos import Finding, check_videos
 from eval.run.questions import check_options
 
@@ -45,10 +45,7 @@ def data(benchmarks: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def prepare(*flags: object) -> Callable[[], int]:
-    parser = argparse.ArgumentParser()
-    add_doctor(parser.add_subparsers(dest="command", required=True))
-    arguments = parser.parse_args(["doctor", *map(str, flags)])
-    return arguments.prepare(arguments)
+    return prepare_doctor(parse(["doctor", *map(str, flags)]))
 
 
 def diagnose(tmp_path: Path, *flags: object) -> tuple[int, dict[str, Any]]:

@@ -14,11 +14,12 @@ import transformers as hf
 
 from eval.benchmarks import select_tasks
 from eval.benchmarks.mvbench import MVBENCH
-from eval.cli import FAILED_QUESTIONS, main
+from eval.cli import main
 from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, Reader
 from eval.results.sample import STAGES
+from eval.run.flags import FAILED_QUESTIONS
 from eval.run.lmms import load_tasks
 from llava.video import FrameSampling, VideoError
 from tests.eval.qwen_tiny import make_qwen

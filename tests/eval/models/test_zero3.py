@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from eval.cli import FAILED_QUESTIONS, main
+from eval.cli import main
 from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.base import Engine
 from eval.models.zero3 import CONFIG as ZERO3
 from eval.models.zero3 import READ_DIRECTLY, load_sharded, read_config
+from eval.run.flags import FAILED_QUESTIONS
 from llava.video import FrameSampling
 from tests.eval.qwen_tiny import make_qwen
 from tests.eval.run.test_main_job import results_of

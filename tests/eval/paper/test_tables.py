@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import io
@@ -24,8 +23,9 @@ import torch
 from matplotlib.figure import Figure
 
 from eval.benchmarks import BENCHMARKS
+from eval.cli import parse
 from eval.demo import minibench
-from eval.paper.command import add_table
+from eval.paper.command import prepare_table
 from eval.paper.published import TITLES, Part, Row, average_pct, next_below, paper_table
 from eval.paper.render import render, write
 from eval.paper.tables import measure
@@ -568,10 +568,7 @@ def test_runs_that_are_not_what_they_should_be(kind, message, tmp_path, monkeypa
 
 def call(*arguments: object) -> int:
     """What the command line does."""
-    parser = argparse.ArgumentParser()
-    add_table(parser.add_subparsers())
-    parsed = parser.parse_args(["table", *map(str, arguments)])
-    return parsed.prepare(parsed)()
+    return prepare_table(parse(["table", *map(str, arguments)]))()
 
 
 def test_render_only(tmp_path, capsys):

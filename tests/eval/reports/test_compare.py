@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from rich.console import Console
 from eval.benchmarks.mlvu import MLVU_DEV
 from eval.benchmarks.mvbench import MVBENCH
 from eval.benchmarks.videomme import VIDEOMME
-from eval.reports.compare import add_compare, compare, print_comparison
+from eval.cli import parse
+from eval.reports.compare import compare, prepare_compare, print_comparison
 from eval.results.load import load_run
 from eval.results.sample import STAGES
 from eval.results.schema import RunSettings, ScoredSample, Summary
@@ -65,10 +65,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
 
 def call(*arguments: object) -> int:
     """What the command line does."""
-    parser = argparse.ArgumentParser()
-    add_compare(parser.add_subparsers())
-    parsed = parser.parse_args(["compare", *map(str, arguments)])
-    return parsed.prepare(parsed)()
+    return prepare_compare(parse(["compare", *map(str, arguments)]))()
 
 
 def test_rows(runs):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import re
@@ -19,8 +18,9 @@ import pytest
 from PIL import Image
 
 from eval.benchmarks.mvbench import MVBENCH
+from eval.cli import parse
 from eval.demo.encode import write_video
-from eval.reports.html import add_report, for_script, method_name
+from eval.reports.html import for_script, method_name, prepare_report
 from eval.results.load import read_results
 from eval.results.schema import ScoredSample
 from eval.results.side_by_side import side_by_side
@@ -97,10 +97,7 @@ def runs(tmp_path, video) -> tuple[Path, Path]:
 
 def call(*arguments: object) -> int:
     """What the command line does."""
-    parser = argparse.ArgumentParser()
-    add_report(parser.add_subparsers())
-    parsed = parser.parse_args(["report", *map(str, arguments)])
-    return parsed.prepare(parsed)()
+    return prepare_report(parse(["report", *map(str, arguments)]))()
 
 
 def html_of(tmp_path: Path, *arguments: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -11,18 +10,19 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from eval.cli import parse
 from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.qwen import QWEN_PROTOCOLS
+from eval.reports.flags import QUESTION
 from eval.reports.visualize import (
-    QUESTION,
-    add_visualize,
     central_square,
     darkened,
     draw_kept,
     draw_uniqueness,
     drawable,
     layer_hooks,
+    prepare_visualize,
     watch,
 )
 from eval.run.pool import Unsuitable
@@ -73,10 +73,7 @@ def drawn(monkeypatch) -> list[Figure]:
 
 def call(*arguments: object) -> int:
     """What the command line does."""
-    parser = argparse.ArgumentParser()
-    add_visualize(parser.add_subparsers())
-    parsed = parser.parse_args(["visualize", *map(str, arguments)])
-    return parsed.prepare(parsed)()
+    return prepare_visualize(parse(["visualize", *map(str, arguments)]))()
 
 
 def frames_and_grid(engine, seen) -> tuple[int, tuple[int, int]]:

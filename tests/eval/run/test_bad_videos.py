@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from eval.benchmarks.mvbench import MVBENCH_FOLDERS
-from eval.cli import FAILED_QUESTIONS, main
+from eval.cli import main
+from eval.run.flags import FAILED_QUESTIONS
 from tests.odd_videos import BROKEN, FINE
 
 TASK = "action_count"

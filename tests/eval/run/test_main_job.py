@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
-from eval.cli import FAILED_QUESTIONS, chosen_spec, main
+from eval.cli import main
 from eval.demo.minibench import WRITERS
 from eval.demo.run import MARKER, SETTINGS
 from eval.demo.world import TASKS, UNITS
 from eval.results.sample import STAGES
+from eval.run.command import chosen_spec
+from eval.run.flags import FAILED_QUESTIONS
 from eval.run.store import reserved
 from eval.run.sweep import folder
 from tests.fixtures.mvbench import make_mvbench

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from typing import Any
 import pytest
 
 from eval.benchmarks import BENCHMARKS
-from eval.cli import main
+from eval.cli import main, parse
 from eval.demo.minibench import WRITERS
-from eval.doctor.command import PROBLEMS_FOUND, add_doctor
+from eval.doctor.command import PROBLEMS_FOUND, prepare_doctor
 from eval.doctor.videos import Finding
 from eval.run.lmms import load_tasks
 from eval.run.questions import LISTED, NoQuestions, require_scorable
@@ -224,11 +223,9 @@ def test_the_doctor_sees_the_same(copies, monkeypatch, capsys):
     docs[1]["duration"] = "eternal"
     docs[2]["answer"] = "E"
     file.write_text(json.dumps(docs))
-    parser = argparse.ArgumentParser()
-    add_doctor(parser.add_subparsers())
     monkeypatch.setattr("eval.doctor.command.check_videos", lambda files, *_: ((file, Finding("ok")) for file in files))
-    arguments = parser.parse_args(["doctor", "--tasks", "videomme", "--data", str(data)])
-    assert arguments.prepare(arguments)() == PROBLEMS_FOUND
+    arguments = parse(["doctor", "--tasks", "videomme", "--data", str(data)])
+    assert prepare_doctor(arguments)() == PROBLEMS_FOUND
     printed = capsys.readouterr().out
     assert f"QUESTIONS {complaints('videomme', data)[0]}" in printed
     assert "question 2: its answer 'E' is none of its options A, B, C, D" in printed

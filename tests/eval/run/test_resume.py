@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval.cli import FAILED_QUESTIONS, main
+from eval.cli import main
 from eval.models.llava import LlavaEngine
 from eval.run import identity
+from eval.run.flags import FAILED_QUESTIONS
 from eval.run.identity import differences
 from eval.run.store import Answers
 from tests.eval.run.test_main_job import lines_of

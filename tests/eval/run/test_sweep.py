@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from eval.cli import FAILED_QUESTIONS, main
+from eval.cli import main
 from eval.models.llava import LlavaEngine
 from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine
 from eval.results.schema import CategoryScore, RunSettings, Scores, Seconds, Summary, VisualTokens
 from eval.results.side_by_side import markdown, side_by_side
+from eval.run.flags import FAILED_QUESTIONS
 from eval.run.sweep import split_specs
 from tests.eval.qwen_tiny import make_qwen
 from tests.eval.run.test_main_job import lines_of, results_of

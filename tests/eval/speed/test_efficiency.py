@@ -18,6 +18,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from eval.cli import parse as parse_flags
 from eval.models import load_engine, protocol_for
 from eval.models.packaged import DEMO_MODEL
 from eval.models.random_weights import PRESETS, random_engine, random_model, write_files
@@ -26,7 +27,7 @@ from eval.results.sample import STAGES, Answer, Reading
 from eval.run.pool import Unsuitable
 from eval.speed.efficiency import measure as measuring
 from eval.speed.efficiency import table4
-from eval.speed.efficiency.command import add_efficiency, make_plan
+from eval.speed.efficiency.command import make_plan, prepare_efficiency
 from eval.speed.efficiency.measure import (
     DEFINITIONS,
     SPANS,
@@ -48,14 +49,12 @@ SPECS = ["none", "vidcom2@0.25", "fastv@0.25", "fastv@0.25:attention=eager"]
 
 
 def parse(*flags: Any) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_efficiency(parser.add_subparsers(required=True))
-    return parser.parse_args(["efficiency", *map(str, flags)])
+    return parse_flags(["efficiency", *map(str, flags)])
 
 
 def call(*flags: Any) -> int:
     arguments = parse(*flags)
-    return arguments.prepare(arguments)()
+    return prepare_efficiency(arguments)()
 
 
 def run(output: Path, *flags: Any) -> dict[str, Any]:

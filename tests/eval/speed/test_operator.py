@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from functools import partial
@@ -10,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from eval.speed.command import add_bench
+from eval.cli import parse
 from eval.speed.memory import peak_bytes
 from eval.speed.operator import (
     COPY,
@@ -25,6 +24,7 @@ from eval.speed.operator import (
     features,
     measure,
     parse_sizes,
+    prepare_operator,
     print_results,
 )
 from tests.eval.speed.widths import TERMINAL, table_width
@@ -33,10 +33,7 @@ CPU = torch.device("cpu")
 
 
 def prepare(*arguments: str):
-    parser = argparse.ArgumentParser()
-    add_bench(parser.add_subparsers(required=True))
-    parsed = parser.parse_args(["bench", "operator", "--device", "cpu", *arguments])
-    return parsed.prepare(parsed)
+    return prepare_operator(parse(["bench", "operator", "--device", "cpu", *arguments]))
 
 
 def test_table_and_json(tmp_path: Path, capsys):

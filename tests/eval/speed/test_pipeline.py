@@ -1,26 +1,22 @@
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from eval.cli import parse
 from eval.models.llava import LlavaEngine, Reader
 from eval.run.pool import Unsuitable
-from eval.speed.command import add_bench
-from eval.speed.pipeline import NOTES, ask_about
+from eval.speed.pipeline import NOTES, ask_about, prepare_pipeline
 from tests.eval.speed.widths import TERMINAL, table_width
 
 MODES = ["dense, one by one", "one by one", "shared", "ahead", "batches"]
 
 
 def prepare(*arguments: str):
-    parser = argparse.ArgumentParser()
-    add_bench(parser.add_subparsers(required=True))
-    parsed = parser.parse_args(["bench", "pipeline", "--device", "cpu", *arguments])
-    return parsed.prepare(parsed)
+    return prepare_pipeline(parse(["bench", "pipeline", "--device", "cpu", *arguments]))
 
 
 def test_every_mode_answers_alike(tmp_path: Path, capsys, monkeypatch):

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
-from eval.speed.command import add_bench
-from eval.speed.tower import NOTES
+from eval.cli import parse
+from eval.speed.tower import NOTES, prepare_tower
 from llava.model.multimodal_encoder.builder import KNOWN_TOWERS
 from tests.eval.speed.widths import TERMINAL, table_width
 
@@ -23,10 +22,7 @@ TINY = {
 
 
 def prepare(*arguments: str):
-    parser = argparse.ArgumentParser()
-    add_bench(parser.add_subparsers(required=True))
-    parsed = parser.parse_args(["bench", "tower", "--device", "cpu", *arguments])
-    return parsed.prepare(parsed)
+    return prepare_tower(parse(["bench", "tower", "--device", "cpu", *arguments]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

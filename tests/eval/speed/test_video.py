@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from eval.cli import function, parse
 from eval.speed import decode, preprocess
-from eval.speed.command import add_bench
 from eval.speed.made_videos import FPS, SEGMENT, join, parse_sizes, pictures, write_segment
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 from llava.video import READERS, FrameSampling, require
@@ -20,10 +19,8 @@ from tests.eval.speed.widths import TERMINAL, table_width
 
 
 def prepare(*arguments: str):
-    parser = argparse.ArgumentParser()
-    add_bench(parser.add_subparsers(required=True))
-    parsed = parser.parse_args(["bench", *arguments])
-    return parsed.prepare(parsed)
+    parsed = parse(["bench", *arguments])
+    return function(parsed.start)(parsed)
 
 
 def decoded(path: Path) -> np.ndarray:

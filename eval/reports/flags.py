@@ -1,0 +1,103 @@
+"""Flags of the commands `compare`, `report` and `see`. Imports no heavy library."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..run.flags import spec_help
+
+FRAMES, VIDEOS = 6, 200
+"""Frames that a report shows of a video, and videos that it shows frames of."""
+QUESTION = "What happens in this video?"
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `compare`."""
+    what = parser.add_argument_group("what is compared")
+    what.add_argument("a", type=Path, metavar="A", help="directory of a finished run, such as the dense one")
+    what.add_argument("b", type=Path, metavar="B", help="directory of another; differences are B - A")
+    to = parser.add_argument_group("how and where to")
+    to.add_argument("--flips", action="store_true", help="list every question that only one of them has right")
+    to.add_argument("--json", type=Path, metavar="FILE", help="write the numbers and the flips to this file, too")
+    parser.set_defaults(start="reports.compare:prepare_compare")
+    parser.epilog = """\
+Both runs must have answered the same questions. The interval is a paired
+bootstrap, the test is McNemar's.
+
+example:
+  %(prog)s outputs/mvbench/MODEL/none \\
+      outputs/mvbench/MODEL/vidcom2@0.25"""
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `report`."""
+    what = parser.add_argument_group("what is reported")
+    what.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run; all over the same questions"
+    )
+    how = parser.add_argument_group("how much")
+    how.add_argument(
+        "--samples", type=int, metavar="N", help="questions to show, spread evenly over all (default: all)"
+    )
+    how.add_argument(
+        "--videos",
+        type=int,
+        metavar="N",
+        default=VIDEOS,
+        help="videos to show frames of, spread evenly over all (default: %(default)s)",
+    )
+    how.add_argument(
+        "--frames",
+        type=int,
+        metavar="T",
+        default=FRAMES,
+        help="frames to show of each of these videos; 0 shows none (default: %(default)s)",
+    )
+    to = parser.add_argument_group("where to")
+    to.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("report.html"),
+        help="the file; it needs nothing besides itself (default: %(default)s)",
+    )
+    parser.set_defaults(start="reports.html:prepare_report")
+    parser.epilog = """\
+example:
+  %(prog)s outputs/mvbench/MODEL/*/ --output mvbench.html"""
+
+
+def add_see(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `see`."""
+    what = parser.add_argument_group("what is drawn")
+    what.add_argument("video", type=Path, metavar="VIDEO", help="video file")
+    what.add_argument(
+        "--compressor",
+        metavar="SPEC",
+        default="vidcom2@0.25",
+        help="the method; of one inside the LLM, what is left after its last stage (default: %(default)s)",
+    )
+    what.add_argument("--model", help="checkpoint directory or hub name (default: the small model that comes along)")
+    what.add_argument(
+        "--question",
+        default=QUESTION,
+        help="the question that methods inside the LLM look at (default: %(default)r)",
+    )
+    what.add_argument(
+        "--frames", type=int, metavar="T", default=16, help="frames to take from the video (default: %(default)s)"
+    )
+    to = parser.add_argument_group("where to")
+    to.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="directory for the figures (default: outputs/visualize/NAME, after the video's name)",
+    )
+    parser.set_defaults(start="reports.visualize:prepare_visualize")
+    parser.epilog = f"""\
+Writes uniqueness.png and kept.png, and each as PDF.
+
+{spec_help()}
+example:
+  %(prog)s video.mp4 --compressor vidcom2@0.15"""
