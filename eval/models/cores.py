@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from . import environment
 
 PER_THREAD = 50_000_000
 """Parameters for each thread. Threads of small models wait for each other longer than they compute: the demo, with one
@@ -19,7 +20,7 @@ TASKS = Path("/proc/self/task")
 
 def suit_threads(model: torch.nn.Module) -> None:
     """Have torch compute with no more threads than the model is worth, unless OMP_NUM_THREADS says how many."""
-    if "OMP_NUM_THREADS" not in os.environ:
+    if not environment.sets_threads():
         worth = max(1, sum(parameter.numel() for parameter in model.parameters()) // PER_THREAD)
         torch.set_num_threads(min(torch.get_num_threads(), worth))
 

@@ -10,7 +10,6 @@ The group is torch.distributed's default one, or is started from RANK, WORLD_SIZ
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 
 from llava.model.builder import resolve_dtype
 
+from . import environment
 from .base import Engine
 
 CONFIG = Path(__file__).with_name("zero3.json")
@@ -91,7 +91,7 @@ def load_sharded(load: Callable[[], Engine], file: Path, device: str, dtype: str
         raise ValueError(
             f"DeepSpeed has chosen {get_accelerator().device_name()!r}, not {device!r}: set DS_ACCELERATOR={mine.type}"
         )
-    os.environ["LOCAL_RANK"] = str(mine.index or 0)  # where DeepSpeed looks for the device
+    environment.set_local_rank(mine.index or 0)
     if mine.type == "cpu":
         # Its own all-reduce, which would be compiled now, and which inference has no use for.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,4 +1,4 @@
-"""What an evaluation run is told."""
+"""The configuration of one evaluation run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling
-from vidcom2 import compressor
+from vidcom2 import Compressor
 
 from ..benchmarks import Benchmark, select_tasks
 from ..models import Protocol, protocol_for
@@ -25,54 +25,67 @@ from .process import require_seconds
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything one run depends on.
-
-    compressor: a spec ("vidcom2@0.25", "none"). data: local benchmark directory, None for the hub. limit: questions per
-    task. sampling: frames ("uniform:16"), None for the protocol's. device: "cpu", "cuda" (one GPU per process) or
-    "auto" (one process over all GPUs). parser: whose reading of the raw answers counts. workers: processes that read
-    videos ahead, for each that answers; 0 for none. timeout: seconds for one video, which then counts as unreadable;
-    without workers there is no limit. stuck_after: seconds that a process that answers may say nothing, besides the
-    time for reading, until another one takes its place. decoder, preprocess: how videos are read, None for the
-    protocol's own. zero3: a DeepSpeed configuration, to spread one model over all devices (models.zero3). batch_size:
-    questions that are answered together, which may change the last bits of what the model computes. retry_failed:
-    finished results in which questions failed count as unfinished.
-    """
+    """Everything that one evaluation run depends on. The flags of the same names fill it (`run/command.py`)."""
 
     model: str
+    """Checkpoint directory or hub name."""
     tasks: str
-    compressor: str
+    """A benchmark, or some of its lmms-eval tasks, separated by commas."""
+    compressor: Compressor
+    """How the video's tokens are compressed; `Dense` for not at all."""
     output: Path
+    """Directory of the results."""
     data: Path | None = None
+    """Local copy of the benchmark. None: from the hub."""
     limit: int | None = None
+    """Questions per task. None: all."""
     sampling: str | None = None
+    """Which frames are used, such as "uniform:16". None: as the model's protocol says."""
     attn: str | None = None
+    """Attention implementation of the LLM. None: the best that is installed."""
     dtype: str = "float16"
+    """"float16", "bfloat16" or "float32"."""
     device: str = "cuda"
+    """"cpu", "cuda" (one GPU per process) or "auto" (one process with one model over all GPUs)."""
     overwrite: bool = False
+    """Whether earlier results in `output` are replaced."""
     parser: Parser = "current"
+    """How raw answers are read when they are scored."""
     workers: int = 0
+    """Processes that read videos ahead, per process that answers. 0: a video is read when it is needed."""
     timeout: float = 300.0
+    """Seconds for reading one video, which then counts as unreadable. There is no limit without `workers`."""
     stuck_after: float = 3600.0
+    """Seconds after which a process that answers and says nothing is replaced. Time for reading is added."""
     decoder: str | None = None
+    """What reads videos. None: the protocol's own."""
     preprocess: str | None = None
+    """How frames are resized, "exact" or "fast". None: the protocol's own."""
     zero3: Path | None = None
+    """A DeepSpeed configuration, if one model is sharded over all devices; see `models/zero3.py`."""
     batch_size: int = 1
+    """Questions that are answered together. It may change the last bits of the logits."""
     retry_failed: bool = False
+    """Whether finished results with failed questions count as unfinished."""
 
     def protocol(self) -> Protocol:
-        """How the model is evaluated; ValueError, OSError where it is not, or not with this sampling."""
+        """Return how the model is evaluated.
+
+        Raises:
+            ValueError, OSError: The model has no protocol, or its protocol cannot have this sampling.
+        """
         protocol = protocol_for(self.model).read_by(self.decoder, self.preprocess)
         return protocol if self.sampling is None else protocol.sampled(FrameSampling.parse(self.sampling))
 
     def check(self) -> None:
-        """Raise ValueError, OSError or ImportError for what cannot work, before anything is loaded.
+        """Check everything that can be checked before the model is loaded, and make the output directory.
 
-        Makes the output directory. Where there are finished results to stay, they must be of this run.
+        Raises:
+            ValueError, OSError, ImportError: The run cannot work as asked, or `output` holds results of another run.
         """
         if find_spec("lmms_eval") is None:  # imported only when the model is loaded, after minutes
             raise ImportError("answering a benchmark needs lmms-eval: pip install -c requirements.txt -e .[eval]")
         benchmark, tasks = select_tasks(self.tasks)
-        compressor(self.compressor)
         resolve_attention(self.attn)
         resolve_dtype(self.dtype)
         protocol = self.protocol()
@@ -99,14 +112,18 @@ class RunConfig:
 
     @property
     def done(self) -> bool:
-        """Are there finished results, to stay as they are?"""
+        """Whether `output` holds finished results that are kept."""
         if self.overwrite or not (self.output / "results.json").exists():
             return False
         return not (self.retry_failed and read_results(self.output).failures)
 
     def _check_finished(self, protocol: Protocol, tasks: Sequence[str]) -> None:
-        """FileExistsError for finished results of which nobody knows the settings; ValueError for damaged ones, and for
-        those of other settings or other questions."""
+        """Check that finished results are those of this run.
+
+        Raises:
+            FileExistsError: Their settings are unknown.
+            ValueError: They are damaged, or have other settings or questions.
+        """
         if not (self.output / "settings.json").exists():
             raise FileExistsError(
                 f"{self.output} holds finished results without their settings.json: choose another --output, or "
@@ -139,16 +156,18 @@ class RunConfig:
             raise FileNotFoundError(f"{errors[0]}{many}; {doctor} tells all that is missing")
 
     def settings(self, protocol: Protocol) -> dict[str, Any]:
-        """What a run is, JSON-ready; see eval.run.identity for which of these can change answers.
+        """Return what identifies the run, JSON-ready: the content of settings.json.
 
-        protocol: what `protocol()` gives, which may ask the hub.
+        `run/identity.py` says which of these can change answers.
+
+        Args:
+            protocol: The result of `protocol()`, which may have to ask the hub.
         """
-        chosen = compressor(self.compressor)
         return {
             "model": self.model,
             "weights": identity.weights(self.model),
-            "compressor": chosen.spec,
-            "compressor_settings": chosen.settings if chosen.drops else {},
+            "compressor": self.compressor.spec,
+            "compressor_settings": self.compressor.settings if self.compressor.drops else {},
             **protocol.describe(),
             "dtype": self.dtype,
             "attention": resolve_attention(self.attn),

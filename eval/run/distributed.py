@@ -1,8 +1,7 @@
-"""Where a run takes place: in this process's share of the GPUs, beside other processes on this or other machines."""
+"""This process among those of a distributed run: which devices it uses, and what the processes share."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,65 +11,73 @@ from typing import TypeVar
 import torch
 from torch.distributed import PrefixStore, Store
 
+from ..models import environment
+
 T = TypeVar("T")
-Team = tuple[str, ...]
-"""The devices of processes that answer together; one, unless a model is sharded over several."""
-PATIENCE = timedelta(days=7)
-"""Processes wait for each other at the end only, and one may have much longer videos."""
+DeviceGroup = tuple[str, ...]
+"""The devices of one worker: one device, or several if the model is sharded over them."""
+STORE_TIMEOUT = timedelta(days=7)
+"""Ranks wait for each other at the end only, and the videos of one rank may be much longer."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among those that torchrun, or whoever sets its variables, started for one run; alone by default.
+class World:
+    """The processes that torchrun, or another launcher with its variables, started for one run. By default only this.
 
-    teams: who answers here: their devices. rank, world: this process's number, and how many there are. store: what
-    they share.
+    Attributes:
+        device_groups: The devices of each worker of this process.
+        rank: Index of this process.
+        size: Number of processes.
+        store: Keys and values that all processes share. None for a single process.
     """
 
-    teams: tuple[Team, ...] = (("cpu",),)
+    device_groups: tuple[DeviceGroup, ...] = (("cpu",),)
     rank: int = 0
-    world: int = 1
+    size: int = 1
     store: Store | None = None
 
     @classmethod
-    def find(cls, requested: int | None, device: str, sharded: bool = False) -> Place:
-        """By RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and where there are several processes on a machine,
-        LOCAL_RANK and LOCAL_WORLD_SIZE. Waits for the others. RANK and its like are taken out of the environment,
-        because lmms-eval would read them, too, and share the questions out a second time.
+    def join(cls, requested: int | None, device: str, sharded: bool = False) -> World:
+        """Join the launcher's other processes, and wait for them.
 
-        requested: number of devices, None for this process's share of the visible GPUs, or one CPU. device: "cuda",
-        "cpu", or "auto" for one process with one model over all GPUs. sharded: all devices are one team.
-        Raises ValueError for more devices than there are.
+        The launcher's variables are RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. With several processes on a machine,
+        LOCAL_RANK and LOCAL_WORLD_SIZE are needed too. They are removed from the environment.
+
+        Args:
+            requested: Number of devices. None takes this process's share of the visible GPUs, or one CPU.
+            device: "cuda", "cpu", or "auto" for one process that spreads one model over all GPUs.
+            sharded: All devices form one group.
+
+        Raises:
+            ValueError: There are fewer devices than requested.
         """
-        local_rank, here = (
-            int(os.environ.get(name, alone)) for name, alone in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
-        )
-        teams = _teams(requested, device, sharded, local_rank, here)
-        if "RANK" not in os.environ:
-            return cls(teams)
-        store, rank, world = next(iter(torch.distributed.rendezvous("env://")))
-        store.set_timeout(PATIENCE)
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            os.environ.pop(name, None)
-        return cls(teams, rank, world, store)
+        launch = environment.launch()
+        groups = _device_groups(requested, device, sharded, launch)
+        if not launch.distributed:
+            return cls(groups)
+        store, rank, size = next(iter(torch.distributed.rendezvous("env://")))
+        store.set_timeout(STORE_TIMEOUT)
+        environment.forget_launch()
+        return cls(groups, rank, size, store)
 
-    def within(self, name: str) -> Place:
-        """The same, in a room of its own of what is shared: for one of several runs."""
+    def scoped(self, name: str) -> World:
+        """Return a copy whose keys in the store start with `name`, so that several runs do not collide."""
         return self if self.store is None else replace(self, store=PrefixStore(name, self.store))
 
     @contextmanager
-    def first(self, name: str) -> Iterator[None]:
-        """Rank 0 goes through what is called `name` before the others."""
+    def rank_0_first(self, name: str) -> Iterator[None]:
+        """Run the block in rank 0 before the other ranks run it. Each `name` is used once per store."""
         if self.store is not None and self.rank > 0:
             self.store.wait([f"through {name}"])
         yield
         if self.store is not None and self.rank == 0:
             self.store.set(f"through {name}", "")
 
-    def claimed(self, items: Sequence[T]) -> Iterator[T]:
-        """Whenever it is asked, the next that no process has yet: who is faster gets more.
+    def claim(self, items: Sequence[T]) -> Iterator[T]:
+        """Yield items that no other process has claimed yet. A faster process gets more of them.
 
-        items: the same in all processes.
+        Args:
+            items: The same in all processes.
         """
         if self.store is None:
             yield from items
@@ -78,28 +85,30 @@ class Place:
         while (index := self.store.add("claimed", 1) - 1) < len(items):
             yield items[index]
 
-    def count(self) -> int | None:
-        """One more is done; how many all processes have done, None where there is only this one."""
+    def count_answer(self) -> int | None:
+        """Count one more answer. Returns how many all processes have, or None if this is the only process."""
         return None if self.store is None else self.store.add("done", 1)
 
     def gather(self, mine: T) -> list[T]:
-        """What all processes call this with, by rank."""
+        """Return what each process passes, by rank. All processes must call this."""
         if self.store is None:
             return [mine]
         store = PrefixStore("gather", self.store)
         torch.distributed.init_process_group(
-            "gloo", store=store, rank=self.rank, world_size=self.world, timeout=PATIENCE
+            "gloo", store=store, rank=self.rank, world_size=self.size, timeout=STORE_TIMEOUT
         )
         try:
-            everyone: list[T | None] = [None] * self.world
+            everyone: list[T | None] = [None] * self.size
             torch.distributed.all_gather_object(everyone, mine)
         finally:
             torch.distributed.destroy_process_group()
-        return everyone  # type: ignore[return-value]  # all are there now
+        return everyone  # type: ignore[return-value]  # none is missing now
 
 
-def _teams(requested: int | None, device: str, sharded: bool, rank: int, processes: int) -> tuple[Team, ...]:
-    """rank: of this process among those on this machine."""
+def _device_groups(
+    requested: int | None, device: str, sharded: bool, launch: environment.Launch
+) -> tuple[DeviceGroup, ...]:
+    processes = launch.local_processes
     if device == "auto":
         if requested not in (None, 1) or processes > 1:
             raise ValueError(
@@ -111,7 +120,7 @@ def _teams(requested: int | None, device: str, sharded: bool, rank: int, process
     if device == "cuda":
         if not torch.cuda.device_count():
             raise ValueError("--device cuda: torch finds no GPU; cpu is there")
-        visible = [f"cuda:{i}" for i in range(torch.cuda.device_count())][rank::processes]
+        visible = [f"cuda:{i}" for i in range(torch.cuda.device_count())][launch.local_rank :: processes]
     else:
         visible = ["cpu"] * (1 if requested is None else requested)
     count = max(1, len(visible)) if requested is None else requested

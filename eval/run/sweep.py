@@ -1,4 +1,4 @@
-"""One pass over a benchmark's videos for many compressors, and their results side by side."""
+"""A sweep: one pass over a benchmark's videos for many compressors, and their results side by side."""
 
 from __future__ import annotations
 
@@ -6,69 +6,72 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from vidcom2 import compressor
+from vidcom2 import Compressor, compressor
 
 from ..results.files import write_whole
 from ..results.load import read_results
 from ..results.side_by_side import markdown, print_side_by_side, side_by_side
 from ..results.terminal import stdout
 from .config import RunConfig
-from .distributed import Place
-from .evaluate import run as run_together
+from .distributed import World
+from .evaluate import evaluate_runs
 
 
-def split_specs(text: str) -> list[str]:
-    """Compressor specs separated by commas: "dense,pdrop@0.15:layers=(2,7,14)" is two.
+def split_specs(text: str) -> list[Compressor]:
+    """Parse specs of compressors that are separated by commas.
 
-    ValueError for one that is given twice, in whatever spelling, or for none at all.
+    A comma inside parentheses belongs to its spec: "dense,pdrop@0.15:layers=(2,7,14)" is two specs.
+
+    Raises:
+        ValueError: A compressor is named twice, in whatever spelling, or there is none, or a spec is wrong.
     """
-    specs = [canonical(spec) for spec in re.split(r",(?![^(]*\))", text) if spec.strip()]
-    if twice := [spec for i, spec in enumerate(specs) if spec in specs[:i]]:
+    chosen = [compressor(spec) for spec in re.split(r",(?![^(]*\))", text) if spec.strip()]
+    if twice := [one.spec for i, one in enumerate(chosen) if one in chosen[:i]]:
         raise ValueError(f"--compressors {text!r} has {', '.join(twice)} twice")
-    if not specs:
+    if not chosen:
         raise ValueError(f"--compressors {text!r} names no compressor; write dense,vidcom2@0.25")
-    return specs
-
-
-def canonical(spec: str, **settings: Any) -> str:
-    """How results name it."""
-    return compressor(spec, **settings).spec
+    return chosen
 
 
 def folder(spec: str) -> str:
-    """The name of a setting's output directory."""
+    """Return the name of a compressor's output directory."""
     return spec.replace(":", "_")
 
 
 class Sweep:
-    """`config` under each of the compressors `specs`, in directories below `config.output`, and a table in it.
+    """Runs of one model on one benchmark under several compressors.
 
-    What is finished there already stays, unless config.overwrite.
+    Each has a directory below `config.output`, in which a table of all is written. Finished runs are kept, unless
+    `config.overwrite` is set.
+
+    Args:
+        config: The configuration that the runs share; its compressor is not used.
+        compressors: What to evaluate.
     """
 
-    def __init__(self, config: RunConfig, specs: Sequence[str]):
+    def __init__(self, config: RunConfig, compressors: Sequence[Compressor]):
         self.config = config
-        self.runs = [replace(config, compressor=spec, output=config.output / folder(spec)) for spec in specs]
+        self.runs = [replace(config, compressor=one, output=config.output / folder(one.spec)) for one in compressors]
         self.missing = [run for run in self.runs if not run.done]
 
     def check(self) -> None:
-        """Raise what `RunConfig.check` raises."""
+        """Check every run, see `RunConfig.check`."""
         for run in self.runs:
             run.check()
             if run not in self.missing:
                 print(f"{run.output} is finished already", file=sys.stderr)
 
-    def run(self, place: Place) -> int:
-        """Answer what is missing, rank 0 prints and writes the table.
+    def run(self, world: World) -> int:
+        """Evaluate what is missing. Rank 0 prints and writes the table.
 
-        Returns the number of failed questions, those of finished settings included; in other ranks without them.
+        Returns:
+            The number of failed questions. In rank 0, it includes those of runs that were finished before.
         """
-        failed = run_together(self.missing, place, quiet=True) if self.missing else 0
-        if place.rank > 0:
+        failed = evaluate_runs(self.missing, world, quiet=True) if self.missing else 0
+        if world.rank > 0:
             return failed
-        results = {run.compressor: read_results(run.output) for run in self.runs}
+        results = {run.compressor.spec: read_results(run.output) for run in self.runs}
         rows = side_by_side(results)
         title = f"{next(iter(results.values())).benchmark}, {self.config.model}"
         write_whole(self.config.output / "table.md", markdown(title, rows))

@@ -1,0 +1,60 @@
+"""The environment variables of other libraries that evaluation reads or sets. No other file here does.
+
+Variables that stand in for flags (MODEL, COMPRESSOR, ...) are read in `run/flags.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub.constants
+
+OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What torchrun, or another launcher that sets its variables, says about this process.
+
+    Attributes:
+        distributed: Whether there is a launcher (RANK is set).
+        local_rank: Index of this process among those on this machine (LOCAL_RANK).
+        local_processes: Number of processes on this machine (LOCAL_WORLD_SIZE).
+    """
+
+    distributed: bool
+    local_rank: int
+    local_processes: int
+
+
+def launch() -> Launch:
+    """Read the launcher's variables. Without a launcher, this process is alone."""
+    local_rank, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return Launch("RANK" in os.environ, local_rank, processes)
+
+
+def forget_launch() -> None:
+    """Remove the launcher's variables. lmms-eval reads them too, and would divide the questions a second time."""
+    for name in OF_TORCHRUN:
+        os.environ.pop(name, None)
+
+
+def set_local_rank(index: int) -> None:
+    """Set LOCAL_RANK, in which DeepSpeed looks for this process's device."""
+    os.environ["LOCAL_RANK"] = str(index)
+
+
+def sets_threads() -> bool:
+    """Return whether the user chose the number of CPU threads (OMP_NUM_THREADS)."""
+    return "OMP_NUM_THREADS" in os.environ
+
+
+def prepare_hub() -> Path:
+    """Prepare downloads from the Hugging Face hub. Returns the hub's directory (HF_HOME).
+
+    Some of lmms-eval's tasks look for videos in a folder called "~" if HF_HOME is unset. So it is set to its default.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    return Path(os.environ.setdefault("HF_HOME", huggingface_hub.constants.HF_HOME))
