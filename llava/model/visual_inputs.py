@@ -1,4 +1,4 @@
-"""Checking what a call passes: its prompt, and its `images`, which become a list with one entry for each image or video."""
+"""Checks what a call passes: its prompt, and its `images`, which become a list of one entry per image or video."""
 
 from __future__ import annotations
 
