@@ -8,20 +8,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from vidcom2 import Dense, compressor
+
 from ..benchmarks import Benchmark, select_tasks
 from ..models.packaged import DEMO_MODEL
 from ..results.files import prepare_directory
 from ..run.config import RunConfig
-from ..run.distributed import Place
+from ..run.distributed import World
 from ..run.flags import environment, status
 from ..run.store import reserved
-from ..run.sweep import Sweep, canonical, folder
+from ..run.sweep import Sweep, folder
 from .minibench import WRITERS
 from .world import TASKS, UNITS
 
 # rounding=exact: a frame has only 16 tokens. Rounding every frame's budget up would keep a quarter more than asked for.
 SETTINGS = tuple(
-    canonical(spec)
+    compressor(spec)
     for spec in (
         "none",
         "vidcom2@0.25:rounding=exact",
@@ -30,10 +32,10 @@ SETTINGS = tuple(
         "vidcom2@0.15:rounding=exact:positions=original",
     )
 )
-"""The specs that the demo compares."""
+"""The compressors that the demo compares."""
 PER_TASK = 40
 """Questions per task, unless --limit says otherwise."""
-PARTS = ("data", *map(folder, SETTINGS))
+PARTS = ("data", *(folder(setting.spec) for setting in SETTINGS))
 """The directories that a demo makes in its output directory. The next demo there replaces them."""
 MARKER = ".demo"
 """The file that marks an output directory as a demo's, so that its PARTS may be replaced."""
@@ -99,7 +101,7 @@ def run_demo(benchmark: Benchmark, output: Path, per_task: int) -> int:
         print(f"making {benchmark.name}'s questions and videos in {output}", file=sys.stderr)
         sweep = Sweep(config(benchmark, WRITERS[benchmark.name](output / "data", per_task), output), SETTINGS)
         sweep.check()
-        failed = sweep.run(Place())
+        failed = sweep.run(World())
     print("positions=original: kept tokens keep their position ids. Without it they are numbered anew (docs/demo.md).")
     return failed
 
@@ -116,7 +118,7 @@ def config(benchmark: Benchmark, data: Path, output: Path) -> RunConfig:
     return RunConfig(
         model=str(DEMO_MODEL),
         tasks=tasks,
-        compressor="none",
+        compressor=Dense(),
         output=output,
         data=data,
         sampling=f"uniform:{UNITS}",

@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +18,7 @@ from llava.video import FrameSampling, VideoError, open_video, sample_video
 from llava.video.against_decord import against_decord, why_in_doubt
 from llava.video.exact import ExactVideo
 
-from ..run.process import Child, dismiss_all
+from ..run.process import Child, ChildDied, fork_server, stop_all, wait_any
 from ..run.questions import HEAD, disguise
 
 TEXT = bytes({*b"\t\n\r\f", *range(32, 256)} - {127})
@@ -127,9 +125,8 @@ def check_videos(
     Yields:
         Each file with its finding, in the order in which the checks end.
     """
-    # The fork server imports torch, the decoder and, if it is a script, __main__ once. Then a process starts fast.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, "av"])
+    # The server imports torch, the decoder and, if it is a script, __main__ once. Then a process starts fast.
+    context = fork_server("__main__", __name__, "av")
     waiting = deque(videos)
     running: list[RunningCheck] = []
     try:
@@ -138,20 +135,16 @@ def check_videos(
                 path = waiting.popleft()
                 child = Child.start(context, report_finding, check, path, daemon=True)
                 running.append(RunningCheck(path, child, time.monotonic() + timeout))
-            first = min(current.deadline for current in running)
-            wait([current.child.connection for current in running], max(0.0, first - time.monotonic()))
-            for current in list(running):
-                if current.child.connection.poll():  # there is a finding, or the process has ended
-                    finding = current.finding()
-                elif time.monotonic() > current.deadline:
+            for current, overdue in wait_any(running):
+                running.remove(current)
+                if overdue:
                     finding = Finding("broken", f"does not decode within {timeout:g} s")
                 else:
-                    continue
-                running.remove(current)
-                current.child.dismiss(0.0)
+                    finding = current.finding()
+                current.child.stop(0.0)
                 yield current.path, finding
     finally:  # the caller may stop before the last video
-        dismiss_all([current.child for current in running], 0.0)
+        stop_all([current.child for current in running], 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,15 +161,19 @@ class RunningCheck:
     child: Child
     deadline: float
 
+    @property
+    def children(self) -> list[Child]:
+        """The process, as `wait_any` asks for it."""
+        return [self.child]
+
     def finding(self) -> Finding:
         """The finding that the process sends, or how the process ended."""
         try:
-            return self.child.hear()
-        except (EOFError, OSError):  # OSError: it died in the middle of sending
-            return Finding("broken", f"the process that decoded it died ({self.child.end()})")
+            return self.child.receive()
+        except ChildDied:
+            return Finding("broken", f"the process that decoded it died ({self.child.kill()})")
 
 
 def report_finding(connection: Connection, check: Callable[[Path], Finding], path: Path) -> None:
     """Check one file in a process of its own and send the finding."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent process ends this one
     connection.send(check(path))

@@ -25,7 +25,6 @@ from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import FAMILIES, llava_family
 from llava.model.checkpoint import checkpoint_config
 from vidcom2 import VidCom2
-from vidcom2 import compressor as parse
 from vidcom2.compressor import Compressor
 from vidcom2.methods.fastv import FastV
 
@@ -48,12 +47,12 @@ class CanaryError(UserError, RuntimeError):
     """The installed libraries do not compress as this project's tests expect."""
 
 
-def require_for(model: str, specs: Iterable[str]) -> None:
+def require_for(model: str, compressors: Iterable[Compressor]) -> None:
     """`require_sound` for what these compressors do to this model. model: checkpoint directory or hub name."""
     config = checkpoint_config(model)
     family = config.get("model_type")
     kind = family if family in QWEN_PROTOCOLS else llava_family(config, get_model_name_from_path(model))
-    for inside in sorted({chosen.stage == "inside LLM" for spec in specs if (chosen := parse(spec)).drops}):
+    for inside in sorted({chosen.stage == "inside LLM" for chosen in compressors if chosen.drops}):
         require_sound(str(kind), inside)
 
 

@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
+from vidcom2 import compressor
+
 from ..models import protocol_for
 from ..results.files import prepare_directory
 from ..results.summary import PARSERS
 from ..run.command import run_config
-from ..run.distributed import Place
+from ..run.distributed import World
 from ..run.flags import status
 from ..run.sweep import Sweep
 from .published import PaperTable, Part, paper_table
@@ -38,13 +40,13 @@ def prepare_table(arguments: argparse.Namespace) -> Callable[[], int]:
     ]
     for sweep in sweeps:
         sweep.check()
-    place = Place.find(arguments.num_gpus, sweeps[0].config.device, sweeps[0].config.zero3 is not None)
+    world = World.join(arguments.num_gpus, sweeps[0].config.device, sweeps[0].config.zero3 is not None)
 
     def finish() -> int:
         failed = 0
         for sweep in sweeps:
-            failed += sweep.run(place)
-            if place.rank == 0:
+            failed += sweep.run(world)
+            if world.rank == 0:
                 write(table, arguments.runs, arguments.output, parser)  # a table takes long: show what there is
         return status(failed)
 
@@ -61,8 +63,8 @@ def sweep_for(arguments: argparse.Namespace, part: Part, benchmark: str) -> Swee
         "overwrite": False,
         "parser": "current",  # results hold the scores by all parsers, and the table is written by --parser
     }
-    config = run_config(argparse.Namespace(**{**vars(arguments), **own}), "none")
-    return Sweep(config, [row.spec for row in part.rows])
+    config = run_config(argparse.Namespace(**{**vars(arguments), **own}))
+    return Sweep(config, [compressor(row.spec) for row in part.rows])
 
 
 def part_for(table: PaperTable, model: str) -> Part:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
+from vidcom2 import Compressor, Dense, compressor
+
 from ..reports.figures import Point, dropped_frames, point
 from ..results.files import write_whole
 from ..results.load import Run, load_run
@@ -17,9 +19,9 @@ from ..results.stats import paired_interval
 from ..results.tables import Rows, markdown_table, print_table
 from ..results.terminal import stdout
 from ..run.command import run_config
-from ..run.distributed import Place
+from ..run.distributed import World
 from ..run.flags import status
-from ..run.sweep import Sweep, canonical
+from ..run.sweep import Sweep
 from .flags import RATIOS
 from .tables import fingerprint
 
@@ -38,15 +40,15 @@ Runs = Mapping[tuple[str, float], Run]
 def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything that can be checked before the model is loaded. Return a function that does the rest."""
     by_setting = specs(split_ratios(arguments.ratios), arguments.positions)
-    sweep = Sweep(run_config(arguments, "none"), ["none", *by_setting.values()])
+    sweep = Sweep(run_config(arguments), [Dense(), *by_setting.values()])
     sweep.check()
-    place = Place.find(arguments.num_gpus, sweep.config.device, sweep.config.zero3 is not None)
+    world = World.join(arguments.num_gpus, sweep.config.device, sweep.config.zero3 is not None)
 
     def finish() -> int:
-        failed = sweep.run(place)
-        if place.rank == 0:
+        failed = sweep.run(world)
+        if world.rank == 0:
             every = {run.compressor: load_run(run.output) for run in sweep.runs}
-            write(sweep, every["none"], {setting: every[spec] for setting, spec in by_setting.items()})
+            write(sweep, every[Dense()], {setting: every[chosen] for setting, chosen in by_setting.items()})
         return status(failed)
 
     return finish
@@ -67,11 +69,11 @@ def split_ratios(text: str) -> list[float]:
     return ratios
 
 
-def specs(ratios: Sequence[float], positions: str | None) -> dict[tuple[str, float], str]:
+def specs(ratios: Sequence[float], positions: str | None) -> dict[tuple[str, float], Compressor]:
     """Return the compressors, by the frames that they drop, a key of DROPS, and the share of them."""
     place = f":positions={positions}" if positions else ""
     return {
-        (drop, ratio): canonical(f"frames@{round(1 - ratio, 9)}:drop={drop}{place}")
+        (drop, ratio): compressor(f"frames@{round(1 - ratio, 9)}:drop={drop}{place}")
         for drop in DROPS
         for ratio in ratios
     }

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..run.sweep import canonical
+from vidcom2 import compressor
+
 from .flags import TITLES
 
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -223,7 +224,7 @@ def _compared(entries: list[dict[str, Any]]) -> tuple[Row, ...]:
 
 def _row(method: str, retention: float, scores: Mapping[str, float], average: float | None = None) -> Row:
     label = method if retention == 1 else f"{method} {100 * retention:.0f} %"
-    return Row(label, canonical(METHODS[method, retention]), retention, scores, average)
+    return Row(label, compressor(METHODS[method, retention]).spec, retention, scores, average)
 
 
 def _bars(chart: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -240,7 +241,7 @@ def _ablated(entries: list[dict[str, Any]], specs: Mapping[str, str]) -> tuple[R
     return tuple(
         Row(
             entry["setting"],
-            canonical(specs[entry["setting"]]),
+            compressor(specs[entry["setting"]]).spec,
             1.0 if entry["setting"] == "dense" else 0.25,
             entry["scores"],
             entry["average_pct"],

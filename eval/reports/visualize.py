@@ -28,7 +28,7 @@ from ..models.llava import LlavaEngine
 from ..models.packaged import DEMO_MODEL
 from ..models.qwen import QwenEngine
 from ..results.files import prepare_directory
-from ..run.pool import fitting, loading
+from ..run.setup import fitting, loading
 from .figures import COLOURS, save
 
 PER_LINE = 8
@@ -73,7 +73,7 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
     dtype = "float32" if device == "cpu" else protocol.default_dtype
 
     def draw() -> int:
-        canary.require_for(model, [method.spec])
+        canary.require_for(model, [method])
         with loading(f"--model {model}"):
             engine = load_engine(model, protocol, device, dtype)
         with fitting(f"--model {model}"):

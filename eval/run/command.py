@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 
 from llava.mm_utils import get_model_name_from_path
+from vidcom2 import Compressor, Dense, compressor
 
 from ..benchmarks import select_tasks
 from ..models import protocol_for
 from ..models.zero3 import CONFIG
 from .config import RunConfig
-from .distributed import Place
-from .evaluate import run, stay
+from .distributed import World
+from .evaluate import evaluate_runs, report_finished
 from .flags import ENGINES, environment, status
-from .sweep import Sweep, canonical, folder, split_specs
+from .sweep import Sweep, folder, split_specs
 
 
 def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -27,12 +28,13 @@ def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
     Raises:
         ValueError, OSError, ImportError: The run cannot work as asked.
     """
-    config = run_config(arguments, chosen_spec(arguments.compressor, arguments.retention, environment()))
+    chosen = chosen_compressor(arguments.compressor, arguments.retention, environment())
+    config = run_config(arguments, chosen)
     if arguments.output is None:
-        config = replace(config, output=config.output / folder(config.compressor))
+        config = replace(config, output=config.output / folder(chosen.spec))
     config.check()
-    place = Place.find(arguments.num_gpus, config.device, config.zero3 is not None)
-    return lambda: status(stay(config, place) if config.done else run([config], place))
+    world = World.join(arguments.num_gpus, config.device, config.zero3 is not None)
+    return lambda: status(report_finished(config, world) if config.done else evaluate_runs([config], world))
 
 
 def prepare_sweep(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -41,14 +43,14 @@ def prepare_sweep(arguments: argparse.Namespace) -> Callable[[], int]:
     Raises:
         ValueError, OSError, ImportError: One of the runs cannot work as asked.
     """
-    sweep = Sweep(run_config(arguments, "none"), split_specs(arguments.compressors))
+    sweep = Sweep(run_config(arguments), split_specs(arguments.compressors))
     sweep.check()
-    place = Place.find(arguments.num_gpus, sweep.config.device, sweep.config.zero3 is not None)
-    return lambda: status(sweep.run(place))
+    world = World.join(arguments.num_gpus, sweep.config.device, sweep.config.zero3 is not None)
+    return lambda: status(sweep.run(world))
 
 
-def chosen_spec(spec: str | None, retention: float | None, env: Mapping[str, str]) -> str:
-    """Return the spec that the flags ask for, or else the environment. A flag wins over its variable.
+def chosen_compressor(spec: str | None, retention: float | None, env: Mapping[str, str]) -> Compressor:
+    """Return the compressor that the flags ask for, or else the environment. A flag wins over its variable.
 
     Args:
         spec: --compressor. Its variable is COMPRESSOR.
@@ -56,32 +58,38 @@ def chosen_spec(spec: str | None, retention: float | None, env: Mapping[str, str
         env: The environment variables.
 
     Raises:
-        ValueError: Two retentions are given, or one for a model without a compressor.
+        ValueError: A spec is wrong, two retentions are given, or one for a model without a compressor.
     """
-    named = spec or env.get("COMPRESSOR") or "vidcom2"
-    dense, tells = canonical(named) == "none", "@" in named or ":retention=" in named
+    text = spec or env.get("COMPRESSOR") or "vidcom2"
+    named, tells = compressor(text), "@" in text or ":retention=" in text
     source, ratio = f"--retention {retention}", env.get("R_RATIO")
-    if dense and retention is not None:
-        raise ValueError(f"{source} with compressor {named}, which compresses nothing: leave one of them out")
-    if retention is None and ratio and not dense and not (tells and spec):
+    if not named.drops and retention is not None:
+        raise ValueError(f"{source} with compressor {text}, which compresses nothing: leave one of them out")
+    if retention is None and ratio and named.drops and not (tells and spec):
         source = f"R_RATIO={ratio}"
         try:
             retention = float(ratio)
         except ValueError as error:
             raise ValueError(f"{source} is no number, such as 0.25") from error
     if retention is None:
-        return canonical(named)
-    chosen = canonical(named, retention=retention)
-    if tells and chosen != canonical(named):
-        raise ValueError(f"compressor {named} and {source} tell two retentions: leave one of them out")
+        return named
+    chosen = compressor(text, retention=retention)
+    if tells and chosen != named:
+        raise ValueError(f"compressor {text} and {source} tell two retentions: leave one of them out")
     return chosen
 
 
-def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
+def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) -> RunConfig:
     """Turn flags into a configuration. Without --output, its output is the directory of all runs of the model.
 
+    Every field of `RunConfig` is the flag of that name, but for those that depend on others.
+
+    Args:
+        arguments: The parsed flags of `flags.add_evaluation`.
+        chosen: The compressor. None: dense.
+
     Raises:
-        ValueError, OSError, ImportError: A flag has a value that cannot be, or the model has no protocol.
+        ValueError, OSError, ImportError: A flag has a wrong value, or the model has no protocol.
     """
     benchmark, _ = select_tasks(arguments.tasks)
     if arguments.engine not in ENGINES:  # argparse does not look at what ENGINE says
@@ -89,25 +97,13 @@ def run_config(arguments: argparse.Namespace, spec: str) -> RunConfig:
     if arguments.zero3_config is not None and arguments.engine != "deepspeed":
         raise ValueError(f"--zero3-config {arguments.zero3_config} is for --engine deepspeed")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return RunConfig(
-        model=arguments.model,
-        tasks=arguments.tasks,
-        compressor=spec,
-        output=arguments.output or Path("outputs") / benchmark.name / get_model_name_from_path(arguments.model),
-        data=arguments.data,
-        limit=arguments.limit,
-        sampling=arguments.sampling,
-        attn=arguments.attn,
-        dtype=arguments.dtype or ("float32" if device == "cpu" else protocol_for(arguments.model).default_dtype),
-        device=device,
-        overwrite=arguments.overwrite,
-        retry_failed=arguments.retry_failed,
-        parser=arguments.parser,
-        workers=arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
-        timeout=arguments.timeout,
-        stuck_after=arguments.stuck_after,
-        decoder=arguments.decoder,
-        batch_size=arguments.batch_size,
-        preprocess=arguments.preprocess,
-        zero3=(arguments.zero3_config or CONFIG) if arguments.engine == "deepspeed" else None,
-    )
+    flags = {field.name: vars(arguments)[field.name] for field in fields(RunConfig) if field.name in arguments}
+    dependent = {
+        "compressor": chosen or Dense(),
+        "output": arguments.output or Path("outputs") / benchmark.name / get_model_name_from_path(arguments.model),
+        "dtype": arguments.dtype or ("float32" if device == "cpu" else protocol_for(arguments.model).default_dtype),
+        "device": device,
+        "workers": arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
+        "zero3": (arguments.zero3_config or CONFIG) if arguments.engine == "deepspeed" else None,
+    }
+    return RunConfig(**{**flags, **dependent})

@@ -1,205 +1,221 @@
-"""Evaluation runs: a model and a benchmark, under one compressor or several, each with an output directory."""
+"""Evaluate a model on a benchmark, under one compressor or several that share all reading and encoding of videos."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vidcom2 import Dense
 
 from ..benchmarks import Benchmark, select_tasks
-from ..models import canary
-from ..models.base import NoNumbers
+from ..models import canary, environment
 from ..results.load import read_results
 from ..results.provenance import provenance
-from ..results.sample import Key, Sample
+from ..results.sample import Sample
 from ..results.schema import RunSettings, Summary
 from ..results.summary import join_samples, print_summary, summarise, write_results
 from ..results.terminal import stdout
 from . import store
 from .config import RunConfig
-from .distributed import Place
-from .lmms import build_model, evaluate, harness_log, load_tasks
-from .pool import FRUITLESS, Alone, Crew, Setup, Unsuitable
+from .distributed import World
+from .lmms import harness_log, load_tasks, score, stand_in
+from .pool import WorkerPool
+from .progress import FiniteAnswers, progress, warn
 from .questions import require_scorable
+from .setup import InProcess, WorkerSetup
 from .store import Answers
-from .worker import Part, jobs_of
+from .worker import VideoQuestions, work_items
 
 
-def run(configs: Sequence[RunConfig], place: Place, quiet: bool = False) -> int:
-    """Evaluate on this place's devices; rank 0 writes the results, and unless `quiet` prints them.
+def evaluate_runs(configs: Sequence[RunConfig], world: World, quiet: bool = False) -> int:
+    """Answer and score a benchmark's questions under each configuration.
 
-    configs: alike but for compressor and output; every video is decoded and encoded once for all of them. What an
-    interrupted run left in an output counts as answered. place: a single CPU is this process, anything else is
-    processes of their own.
-    Raises OutputInUse where another run writes into an output, CanaryError where the installed libraries do not
-    compress right, Unsuitable where model or compressors are, NoQuestions where these cannot be loaded.
-    Returns the number of questions that failed, because their video could not be read, or whatever they died of.
+    What an interrupted run left in an output directory counts as answered. Rank 0 writes the results.
+
+    Args:
+        configs: They may differ in compressor and output only. Every video is decoded and encoded once for all.
+        world: The devices. A single CPU is used in this process; anything else by worker processes.
+        quiet: Do not print the results.
+
+    Returns:
+        The number of failed questions: an unreadable video, a crash, or a model without an answer.
+
+    Raises:
+        OutputInUse: Another run writes into an output directory.
+        CanaryError: The installed libraries do not compress as they should.
+        Unsuitable: The model cannot be loaded, or a compressor cannot serve it.
+        NoQuestions: The questions cannot be loaded, asked or scored.
     """
     config = configs[0]
-    if len({replace(one, compressor="", output=Path()) for one in configs}) > 1:
+    if len({replace(one, compressor=Dense(), output=Path()) for one in configs}) > 1:
         raise ValueError("runs that share their videos may differ in compressor and output only")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Where this is unset, some of lmms-eval's tasks look for videos in a folder called "~".
-    os.environ.setdefault("HF_HOME", huggingface_hub.constants.HF_HOME)
-    place = place.within(str(config.output))
-    benchmark, names = select_tasks(config.tasks)
-    protocol = config.protocol()
-    log_file = config.output / f"harness.rank{place.rank}.log"
-    settings = [one.settings(protocol) for one in configs]  # before the model is loaded: what it is then
-    setup = Setup(config, protocol, tuple(one.compressor for one in configs))
-    console = Console(file=sys.stderr)
-    canary.require_for(config.model, setup.specs)
+    evaluation = _Evaluation.prepare(configs, world)
+    canary.require_for(config.model, [one.compressor for one in configs])
     with ExitStack() as stack:
-        if place.rank == 0:
+        if world.rank == 0:
             for one in configs:
                 stack.enter_context(store.reserved(one.output))
-        alone = place.teams == (("cpu",),)
-        crew = stack.enter_context(
-            closing(Alone(setup.answering("cpu"), setup.ahead) if alone else Crew(setup, place.teams, console.print))
-        )
-        with place.first("begin"):
-            # Downloads of a benchmark from the hub keep their progress bars; reading local files needs none.
-            with harness_log(log_file) if config.data is not None else nullcontext():
-                tasks = load_tasks(benchmark, names, config.data, protocol.harness_name)
-            with harness_log(log_file):
-                doubts = require_scorable(benchmark, tasks, config.data)
-            if place.rank == 0:
-                for one, own in zip(configs, settings, strict=True):
-                    store.begin(one.output, own, one.overwrite)
-                for doubt in doubts:
-                    console.print(f"note: {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-        books = [Answers(one.output, place.rank) for one in configs]
-        for book in books:
-            stack.enter_context(book.open())
-        bar = stack.enter_context(progress(console, place))
+        workers = stack.enter_context(closing(evaluation.start_workers()))
+        with evaluation.world.rank_0_first("begin"):
+            tasks = evaluation.load_tasks()
+        answers = [Answers(one.output, world.rank) for one in configs]
+        for own in answers:
+            stack.enter_context(own.open())
+        move_bar = stack.enter_context(progress(evaluation.console, world.rank))
 
-        def answer(parts: list[Part]) -> None:
-            for unused in filter(None, (book.unused() for book in books if place.rank == 0)):
-                console.print(unused, style="yellow", markup=False, highlight=False, soft_wrap=True)
-            jobs = jobs_of(parts, config.batch_size)
-            total = sum(len(question.settings) for job in jobs for question in job.questions)
+        def answer(videos: list[VideoQuestions]) -> None:
+            evaluation.answer(videos, workers, answers, move_bar)
 
-            proof = Proof(config.model, books, console)
-
-            def note(setting: int, sample: Sample) -> None:
-                books[setting].add(sample)
-                proof.take(sample)
-                bar(place.count(), total)
-
-            crew.answer(place.claimed(jobs), note)
-            crew.close()  # the GPU is free while lmms-eval scores
-            for theirs in place.gather([book.samples for book in books]):
-                for book, samples in zip(books, theirs, strict=True):
-                    book.samples.update(samples)
-
-        stack.enter_context(harness_log(log_file))
-        summaries = []
-        model = build_model(books, answer, tasks, config.data or Path(os.environ["HF_HOME"]))
-        scored = evaluate(model, tasks, config.limit, books)
-        for one, own, book, results in zip(configs, settings, books, scored, strict=True):
-            if place.rank == 0:
-                samples = list(book.samples.values())
-                generation = {name: task.config.generation_kwargs for name, task in tasks.items()}
-                told = RunSettings(own, place.world * len(place.teams), generation, one.limit)
-                summaries.append(conclude(one, told, benchmark, tasks, results, samples))
-    with place.first("conclude"):
-        pass  # a process that ends with failures would have torchrun stop the one that writes
-
+        stack.enter_context(harness_log(evaluation.log_file))
+        model = stand_in(answers, answer, tasks, config.data or evaluation.hub)
+        scores = score(model, tasks, config.limit, answers)
+        summaries = [
+            evaluation.write(i, tasks, scored, list(answers[i].samples.values()))
+            for i, scored in enumerate(scores)
+            if world.rank == 0
+        ]
+    with evaluation.world.rank_0_first("conclude"):
+        pass  # torchrun stops all processes when one ends with a failure, so rank 0 has to be done writing
     if not quiet:
         for one, summary in zip(configs, summaries, strict=False):  # only rank 0 has them
-            terminal = stdout()
-            print_summary(terminal, summary)
-            terminal.print(f"results in {one.output}", highlight=False)
-    return sum(sample.error is not None for book in books for sample in book.samples.values())
+            print_summary(stdout(), summary)
+            stdout().print(f"results in {one.output}", highlight=False)
+    return sum(sample.error is not None for own in answers for sample in own.samples.values())
 
 
-class Proof:
-    """Does the model compute numbers at all?
+@dataclass(frozen=True)
+class _Evaluation:
+    """What `evaluate_runs` knows before it loads a model.
 
-    One without a number says so at its first answer. If that goes on, it is not the questions' fault.
+    Attributes:
+        configs: The runs.
+        settings: The content of each run's settings.json, taken before the model is loaded.
+        setup: What workers are made of.
+        world: The devices and the other ranks; keys in the shared store belong to this evaluation.
+        benchmark: The benchmark.
+        names: lmms-eval's names of the tasks.
+        hub: Directory of downloads from the hub.
+        console: Standard error.
     """
 
-    def __init__(self, model: str, books: Sequence[Answers], console: Console):
-        self._model, self._console = model, console
-        self._given = any(sample.error is None for book in books for sample in book.samples.values())
-        self._without: set[Key] = set()
+    configs: Sequence[RunConfig]
+    settings: Sequence[dict[str, Any]]
+    setup: WorkerSetup
+    world: World
+    benchmark: Benchmark
+    names: tuple[str, ...]
+    hub: Path
+    console: Console
 
-    def take(self, sample: Sample) -> None:
-        """An answer that has come; Unsuitable at the third question without numbers, if there were none before."""
-        if sample.error != NoNumbers.SAID:
-            self._given = self._given or sample.error is None
-        elif not self._given:
-            if not self._without:
-                where = f"{sample.task} question {sample.doc_id}"
-                self._console.print(f"{where}: {sample.error}", style="red", markup=False, highlight=False)
-            self._without.add(sample.key)
-            if len(self._without) == FRUITLESS:
-                raise Unsuitable(f"--model {self._model} answers none of {FRUITLESS} questions: {sample.error}")
+    @classmethod
+    def prepare(cls, configs: Sequence[RunConfig], world: World) -> _Evaluation:
+        config = configs[0]
+        hub = environment.prepare_hub()
+        benchmark, names = select_tasks(config.tasks)
+        protocol = config.protocol()
+        return cls(
+            configs,
+            [one.settings(protocol) for one in configs],
+            WorkerSetup(config, protocol, tuple(one.compressor for one in configs)),
+            world.scoped(str(config.output)),
+            benchmark,
+            names,
+            hub,
+            Console(file=sys.stderr),
+        )
+
+    @property
+    def config(self) -> RunConfig:
+        """What the runs have in common."""
+        return self.configs[0]
+
+    @property
+    def log_file(self) -> Path:
+        """Where lmms-eval's own output goes."""
+        return self.config.output / f"harness.rank{self.world.rank}.log"
+
+    def start_workers(self) -> InProcess | WorkerPool:
+        """Load the model: in this process for a single CPU, else in worker processes."""
+        if self.world.device_groups == (("cpu",),):
+            return InProcess(self.setup.load_worker("cpu"), self.setup.ahead)
+        return WorkerPool(self.setup, self.world.device_groups, self.console.print)
+
+    def load_tasks(self) -> dict[str, Any]:
+        """Load lmms-eval's tasks and check their questions. Rank 0 prepares the output directories."""
+        # Progress bars of a download from the hub are shown. Local files need none.
+        with harness_log(self.log_file) if self.config.data is not None else nullcontext():
+            tasks = load_tasks(self.benchmark, self.names, self.config.data, self.setup.protocol.harness_name)
+        with harness_log(self.log_file):
+            doubts = require_scorable(self.benchmark, tasks, self.config.data)
+        if self.world.rank == 0:
+            for one, own in zip(self.configs, self.settings, strict=True):
+                store.begin(one.output, own, one.overwrite)
+            for doubt in doubts:
+                warn(self.console, f"note: {doubt}")
+        return tasks
+
+    def answer(
+        self,
+        videos: list[VideoQuestions],
+        workers: InProcess | WorkerPool,
+        answers: Sequence[Answers],
+        move_bar: Callable[[int | None, int], None],
+    ) -> None:
+        """Answer the questions, stop the workers, and gather the answers of all ranks."""
+        if self.world.rank == 0:
+            for unused in filter(None, (one.unused() for one in answers)):
+                warn(self.console, unused)
+        items = work_items(videos, self.config.batch_size)
+        total = sum(len(question.settings) for item in items for question in item.questions)
+        finite = FiniteAnswers(self.config.model, [one.samples for one in answers], self.console)
+
+        def on_answer(setting: int, sample: Sample) -> None:
+            answers[setting].add(sample)
+            finite.check(sample)
+            move_bar(self.world.count_answer(), total)
+
+        workers.answer(self.world.claim(items), on_answer)
+        workers.close()  # the GPU is free while lmms-eval scores
+        for of_rank in self.world.gather([one.samples for one in answers]):
+            for one, samples in zip(answers, of_rank, strict=True):
+                one.samples.update(samples)
+
+    def write(self, setting: int, tasks: dict[str, Any], scored: dict[str, Any], samples: list[Sample]) -> Summary:
+        """Write a run's results from lmms-eval's scores and our samples. Returns the content of results.json."""
+        config, metric = self.configs[setting], f"{self.benchmark.metric},none"
+        processes = self.world.size * len(self.world.device_groups)
+        generation = {name: task.config.generation_kwargs for name, task in tasks.items()}
+        settings = RunSettings(self.settings[setting], processes, generation, config.limit)
+        joined = join_samples(self.benchmark, scored["samples"], samples, config.parser)
+        harness_scores = {task: scored["results"][task].get(metric) for task in tasks}
+        summary = summarise(self.benchmark, joined, settings, harness_scores, provenance())
+        write_results(config.output, summary, joined)
+        store.finish(config.output, failed=any(sample.error is not None for sample in samples))
+        return summary
 
 
-def stay(config: RunConfig, place: Place) -> int:
-    """What is left to do for finished results of this run, as where a run was killed in its last moment.
+def report_finished(config: RunConfig, world: World) -> int:
+    """Print the finished results of a run, and remove what a run that was killed at its very end left behind.
 
-    Rank 0 prints them. Returns the number of questions that failed. Raises OutputInUse as `run`.
+    Returns:
+        The number of failed questions.
+
+    Raises:
+        OutputInUse: Another run writes into the output directory.
     """
     summary = read_results(config.output)
     failed = len(summary.failures)
-    with place.within(str(config.output)).first("stay"):
-        if place.rank == 0:
+    with world.scoped(str(config.output)).rank_0_first("stay"):
+        if world.rank == 0:
             with store.reserved(config.output):
                 store.finish(config.output, failed=failed > 0)
             print_summary(stdout(), summary)
             again = f"--retry-failed asks the {failed} failed questions again, " if failed else ""
             print(f"{config.output} is finished already; {again}--overwrite begins anew", file=sys.stderr)
     return failed
-
-
-def conclude(
-    config: RunConfig,
-    told: RunSettings,
-    benchmark: Benchmark,
-    tasks: dict[str, Any],
-    results: dict[str, Any],
-    samples: list[Sample],
-) -> Summary:
-    """Write what is known when all is scored; returns what goes into results.json."""
-    scored = join_samples(benchmark, results["samples"], samples, config.parser)
-    harness_scores = {task: results["results"][task].get(f"{benchmark.metric},none") for task in tasks}
-    summary = summarise(benchmark, scored, told, harness_scores, provenance())
-    write_results(config.output, summary, scored)
-    store.finish(config.output, failed=any(sample.error is not None for sample in samples))
-    return summary
-
-
-@contextmanager
-def progress(console: Console, place: Place) -> Iterator[Callable[[int | None, int], None]]:
-    """A bar on rank 0; yields what moves it, given how many answers all processes have by now (None: one more), and
-    how many there will be."""
-    if place.rank > 0:
-        yield lambda done, total: None
-        return
-    columns: list[Any] = [
-        TextColumn("answering"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, rate="")
-
-        def move(done: int | None, total: int) -> None:
-            bar.update(task, total=total, completed=done, advance=1 if done is None else None)
-            if speed := bar.tasks[task].speed:
-                bar.update(task, rate=f"{speed:.2f}/s")
-
-        yield move

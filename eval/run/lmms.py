@@ -1,7 +1,7 @@
 """lmms-eval as a library: its tasks, prompts and scoring around our answers.
 
-With a benchmark's `harness_utils`, the only place that imports lmms_eval, and only inside functions: the import takes
-half a minute.
+Besides a benchmark's `harness_utils`, this is the only place that imports lmms_eval. It does so inside functions,
+because the import takes up to half a minute.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from ..benchmarks import Benchmark
 from ..results.sample import Key, Sample
 from .questions import NoQuestions, look_into, refuse
 from .store import Answers
-from .worker import Part, Question
+from .worker import Question, VideoQuestions
 
 
 @contextmanager
 def harness_log(file: Path) -> Iterator[None]:
-    """Send what lmms-eval reports and its many progress bars to a file; its errors stay on the terminal."""
+    """Send lmms-eval's reports and progress bars to a file while the block runs. Its errors stay on the terminal."""
     from loguru import logger
 
     terminal = sys.stderr
@@ -43,9 +43,19 @@ def harness_log(file: Path) -> Iterator[None]:
 
 
 def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, model_name: str) -> dict[str, Any]:
-    """lmms-eval's task objects by name, with questions and videos from `data` where it is given, else the hub.
+    """Load lmms-eval's tasks.
 
-    Raises NoQuestions where they cannot be loaded, or local ones cannot be asked.
+    Args:
+        benchmark: The benchmark that they belong to.
+        names: lmms-eval's names of the tasks.
+        data: Local copy of the benchmark, for questions and videos. None: from the hub.
+        model_name: lmms-eval's name of the model's wrapper. A task may have a prompt of its own for it.
+
+    Returns:
+        lmms-eval's task objects by name.
+
+    Raises:
+        NoQuestions: The questions cannot be loaded, or local ones cannot be asked.
     """
     if data is not None:
         refuse([problem for name in names for problem in look_into(benchmark, name, data).problems])
@@ -54,18 +64,18 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
     from lmms_eval.utils import load_yaml_config
 
     declared = Path(lmms_eval.__file__).parent / "tasks" / benchmark.folder
-    # Indexing this one folder instead of lmms-eval's two thousand tasks saves ten seconds.
+    # Only this folder is indexed. All of lmms-eval's two thousand tasks would take ten seconds.
     manager = TaskManager(include_path=str(declared), include_defaults=False, model_name=model_name)
     tasks: dict[str, Any] = {}
     for name in names:
         if data is not None:
             overrides = benchmark.local(name, data)
-        else:  # the tasks ask for the user's token, and without one fail on public data, too
+        else:  # the tasks demand the user's token, without which they fail even on public data
             declaration = load_yaml_config(manager.task_index[name]["yaml_path"], mode="simple")
             overrides = {"dataset_kwargs": {**declaration["dataset_kwargs"], "token": None}}
-        try:  # lmms-eval also asks the first question here, which shows those of another benchmark
+        try:  # lmms-eval asks the first question here, so questions of another benchmark fail
             (task,) = manager.load_config({"task": name, **overrides}).values()
-        except Exception as error:  # datasets has many kinds for a bad file, and lmms-eval wraps them in its retries'
+        except Exception as error:  # datasets raises many kinds, and lmms-eval's retries wrap them
             more = "--data takes a local copy" if data is None else "python -m eval doctor, with that --data, says more"
             raise NoQuestions(f"{name}: no questions from {data or 'the hub'} ({root_cause(error)}); {more}") from error
         if data is not None:
@@ -75,115 +85,155 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
 
 
 def root_cause(error: BaseException) -> str:
-    """What an exception comes from in the end."""
+    """Return the first of the exceptions that led to this one, as text."""
     while error.__cause__:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
 
 
 def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., list[str]]:
+    """Return a task's `doc_to_visual` that finds videos below `data`."""
+
     def doc_to_visual(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> list[str]:
         return [str(benchmark.local_video(name, data, doc))]
 
     return doc_to_visual
 
 
-def asked(root: Path, task: str, video: str, text: str, generation: dict[str, Any], target: Any) -> str:
-    """A digest of a question: the same where the same is asked, whatever the question's number.
+def question_digest(root: Path, task: str, video: str, text: str, generation: dict[str, Any], target: Any) -> str:
+    """Return a digest that is the same for the same question, whatever its number (doc_id) is.
 
-    Of the video, its path below `root` counts, and how many bytes it has.
+    Args:
+        root: Directory of all videos. A video counts by its path below it and by its size.
+        task: lmms-eval's name of the task.
+        video: Path of the video.
+        text: The prompt.
+        generation: The generation arguments.
+        target: The right answer.
     """
     size = os.path.getsize(video) if os.path.exists(video) else None
-    told = [task, os.path.relpath(video, root), size, text, generation, target]
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    content = [task, os.path.relpath(video, root), size, text, generation, target]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def build_model(
-    settings: Sequence[Answers], answer: Callable[[list[Part]], None], tasks: dict[str, Any], root: Path
+def stand_in(
+    answers: Sequence[Answers],
+    answer: Callable[[list[VideoQuestions]], None],
+    tasks: Mapping[str, Any],
+    root: Path,
 ) -> Any:
-    """An lmms-eval model whose answers come from elsewhere, under several settings.
+    """Return a model for lmms-eval that loads nothing: its answers come from our workers.
 
-    When it is first asked, it has everything answered that any of the settings lacks, by `answer`, which adds to them
-    all. Which setting lmms-eval is told is the model's `setting`, an index. No model is loaded in this process: here
-    lmms-eval prepares the questions and scores. tasks: lmms-eval's, by name. root: the directory of all videos.
+    Args:
+        answers: The answers of each setting (compressor).
+        answer: Called once, with the questions that lack an answer under any setting. It adds to `answers`.
+        tasks: lmms-eval's tasks by name.
+        root: Directory of all videos.
     """
     from lmms_eval.api.model import lmms
 
-    class AnsweredElsewhere(lmms):
-        is_simple = True
+    model = type("StandIn", (_StandIn, lmms), {})()
+    model.answers, model.answer, model.tasks, model.root = answers, answer, tasks, root
+    return model
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.accelerator = None  # lmms-eval would make one, and that takes memory of a GPU
-            self.device = torch.device("cpu")
-            self.setting = 0
 
-        def generate_until(self, requests: list[Any]) -> list[str]:
-            if self.setting == 0:
-                answer(self._parts(requests))
-            samples = settings[self.setting].samples
-            return [samples[self._key(request)].answer for request in requests]
+class _StandIn:
+    """The methods of lmms-eval's model interface (`lmms_eval.api.model.lmms`) that its tasks call.
 
-        def _parts(self, requests: list[Any]) -> list[Part]:
-            """What has no answer yet, video by video."""
-            by_video: dict[str, dict[Key, Question]] = {}
-            for request in requests:
-                text, generation, *_ = request.args
-                key = self._key(request)
-                failure: VideoError | None = None
-                try:
-                    video = self._video(request)
-                except VideoError as error:
-                    failure, video = error, error.path
-                target = tasks[key[0]].doc_to_target(self._doc(request))
-                digest = asked(root, key[0], video, text, generation, target)
-                missing = tuple(i for i, answers in enumerate(settings) if not answers.ask(key, digest, video))
-                if failure is not None:
-                    for i in missing:
-                        settings[i].add(Sample.failed(key, video, failure))
-                elif missing:
-                    by_video.setdefault(video, {})[key] = Question(key, text, generation, missing)
-            return [Part(video, tuple(questions.values())) for video, questions in by_video.items()]
+    Attributes:
+        setting: Index of the compressor whose answers lmms-eval gets.
+    """
 
-        def _key(self, request: Any) -> Key:
-            *_, doc_id, task, _ = request.args
-            return task, int(doc_id)
+    is_simple = True
+    answers: Sequence[Answers]
+    answer: Callable[[list[VideoQuestions]], None]
+    tasks: Mapping[str, Any]
+    root: Path
+    task_dict: Any  # set by lmms-eval: questions by task and split
 
-        def _doc(self, request: Any) -> dict[str, Any]:
-            *_, doc_id, task, split = request.args
-            return self.task_dict[task][split][doc_id]
+    def __init__(self) -> None:
+        super().__init__()
+        self.accelerator = None  # lmms-eval would make one, which takes memory of a GPU
+        self.device = torch.device("cpu")
+        self.setting = 0
 
-        def _video(self, request: Any) -> str:
-            _, _, doc_to_visual, doc_id, task, _ = request.args
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """Return the answers to lmms-eval's requests. The first call has them made, for all settings."""
+        if self.setting == 0:
+            self.answer(self._unanswered(requests))
+        samples = self.answers[self.setting].samples
+        return [samples[self._key(request)].answer for request in requests]
+
+    def _unanswered(self, requests: list[Any]) -> list[VideoQuestions]:
+        """Return what has no answer yet, video by video. A video that is not there fails its questions at once."""
+        by_video: dict[str, dict[Key, Question]] = {}
+        for request in requests:
+            text, generation, *_ = request.args
+            key = self._key(request)
+            failure: VideoError | None = None
             try:
-                visuals = doc_to_visual(self._doc(request))
-            except SystemExit as exit:  # how lmms-eval's tasks say that a file of the hub's is not there
-                raise VideoError(f"{task} question {doc_id}", f"lmms-eval finds no video ({exit})") from exit
-            if len(visuals) != 1 or not isinstance(visuals[0], str):
-                raise TypeError(f"{task} question {doc_id} has {visuals!r} for a video; one file's path is supported")
-            return visuals[0]
+                video = self._video(request)
+            except VideoError as error:
+                failure, video = error, error.path
+            target = self.tasks[key[0]].doc_to_target(self._doc(request))
+            digest = question_digest(self.root, key[0], video, text, generation, target)
+            lacking = tuple(i for i, own in enumerate(self.answers) if not own.ask(key, digest, video))
+            if failure is not None:
+                for i in lacking:
+                    self.answers[i].add(Sample.failed(key, video, failure))
+            elif lacking:
+                by_video.setdefault(video, {})[key] = Question(key, text, generation, lacking)
+        return [VideoQuestions(video, tuple(questions.values())) for video, questions in by_video.items()]
 
-        def clean(self) -> None:
-            """There is nothing to clean up."""
+    def _key(self, request: Any) -> Key:
+        *_, doc_id, task, _ = request.args
+        return task, int(doc_id)
 
-        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-            raise NotImplementedError("tasks scored by likelihood are not supported")
+    def _doc(self, request: Any) -> dict[str, Any]:
+        *_, doc_id, task, split = request.args
+        return self.task_dict[task][split][doc_id]
 
-        def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
-            raise NotImplementedError("multi-round tasks are not supported")
+    def _video(self, request: Any) -> str:
+        _, _, doc_to_visual, doc_id, task, _ = request.args
+        try:
+            visuals = doc_to_visual(self._doc(request))
+        except SystemExit as exit:  # lmms-eval's tasks exit if a file from the hub is not there
+            raise VideoError(f"{task} question {doc_id}", f"lmms-eval finds no video ({exit})") from exit
+        if len(visuals) != 1 or not isinstance(visuals[0], str):
+            raise TypeError(f"{task} question {doc_id} has {visuals!r} for a video; one file's path is supported")
+        return visuals[0]
 
-    return AnsweredElsewhere()
+    def clean(self) -> None:
+        """Do nothing: no model is loaded here."""
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        """Refuse tasks that are scored by likelihood."""
+        raise NotImplementedError("tasks scored by likelihood are not supported")
+
+    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+        """Refuse tasks of several rounds."""
+        raise NotImplementedError("multi-round tasks are not supported")
 
 
-def evaluate(
-    model: Any, tasks: dict[str, Any], limit: int | None, settings: Sequence[Answers]
+def score(
+    model: Any, tasks: Mapping[str, Any], limit: int | None, answers: Sequence[Answers]
 ) -> Iterator[dict[str, Any]]:
-    """Have all tasks answered, and score them under each setting in turn; lmms-eval's results."""
+    """Have all tasks answered, and score them under each setting in turn.
+
+    Args:
+        model: From `stand_in`.
+        tasks: lmms-eval's tasks by name.
+        limit: Questions per task. None for all.
+        answers: The answers of each setting.
+
+    Yields:
+        What lmms-eval's `simple_evaluate` returns.
+    """
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
-    manager = TaskManager(include_defaults=False)  # else it indexes two thousand tasks, each time
-    for model.setting, _ in enumerate(settings):
+    manager = TaskManager(include_defaults=False)  # else each call indexes two thousand tasks
+    for model.setting, _ in enumerate(answers):
         yield simple_evaluate(
             model=model,
             tasks=list(tasks.values()),

@@ -230,9 +230,7 @@ class _WorkerProcesses:
     def remove_answered(self, setting: int, sample: Sample) -> None:
         """Take an answer's question and setting out of the item that is being worked on."""
         answered = (sample.key, setting)
-        self.items[0] = self.items[0].remaining(
-            lambda one: tuple(i for i in one.settings if (one.key, i) != answered)
-        )
+        self.items[0] = self.items[0].remaining(lambda one: tuple(i for i in one.settings if (one.key, i) != answered))
 
     def in_progress(self) -> Pairs:
         """Return what it works on: of the first batch that lacks answers, the questions under the first setting.
@@ -253,7 +251,12 @@ class _WorkerProcesses:
 
 
 def _work(
-    connection: Connection, setup: WorkerSetup, devices: DeviceGroup, rank: int, meeting: str | None, threads: int | None
+    connection: Connection,
+    setup: WorkerSetup,
+    devices: DeviceGroup,
+    rank: int,
+    meeting: str | None,
+    threads: int | None,
 ) -> None:
     """A worker's process: load the model, then answer items until the pipe ends.
 

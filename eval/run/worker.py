@@ -70,9 +70,7 @@ class WorkItem:
     def remaining(self, lacking: Callable[[Question], tuple[int, ...]]) -> WorkItem:
         """Return the item with the settings that `lacking` gives for each question, without what lacks nothing."""
         videos = [
-            VideoQuestions(
-                one.video, tuple(replace(q, settings=left) for q in one.questions if (left := lacking(q)))
-            )
+            VideoQuestions(one.video, tuple(replace(q, settings=left) for q in one.questions if (left := lacking(q))))
             for one in self.videos
         ]
         return WorkItem(tuple(one for one in videos if one.questions))

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from llava.model.builder import resolve_dtype
 from llava.video import FrameSampling
-from vidcom2 import compressor
+from vidcom2 import Compressor, Dense, compressor
 
 from ..demo.minibench import HELD_OUT, questions, save
 from ..demo.prompts import mvbench_prompt
@@ -30,8 +30,8 @@ from ..models.random_weights import random_engine, write_files
 from ..results.files import prepare_json, write_json
 from ..results.sample import Key, Sample
 from ..results.terminal import stdout
-from ..run.pool import Alone, fitting, loading
-from ..run.worker import Answering, Part, Question, jobs_of
+from ..run.setup import InProcess, fitting, loading
+from ..run.worker import Question, VideoQuestions, Worker, work_items
 from .arguments import choose_device, require_at_least
 from .rounds import in_turns, machine
 from .tables import new_table, print_table
@@ -99,12 +99,13 @@ def run_pipeline(arguments: argparse.Namespace, per_video: list[int], device: to
         Mode("ahead", workers=arguments.workers),
         Mode("batches", workers=arguments.workers, batch=arguments.batch_size),
     )
+    chosen = compressor(arguments.compressor)
     with TemporaryDirectory() as folder, ExitStack() as stack:
         path, protocol = choose_model(arguments, Path(folder))
         usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
         dtype = arguments.dtype or ("float32" if device.type == "cpu" else usual)
         flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
-        canary.require_for(path, [arguments.compressor])
+        canary.require_for(path, [chosen])
         load = random_engine if arguments.random_weights else load_engine
         with loading(flag):
             engine = load(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)
@@ -112,9 +113,7 @@ def run_pipeline(arguments: argparse.Namespace, per_video: list[int], device: to
             suit_threads(engine.model)
         videos = list(write_videos(Path(folder), arguments.videos, arguments.duration, arguments.zoom))
         with fitting(flag):
-            answerers = {
-                mode: stack.enter_context(closing(answerer(engine, mode, arguments.compressor))) for mode in modes
-            }
+            answerers = {mode: stack.enter_context(closing(answerer(engine, mode, chosen))) for mode in modes}
         results = {
             number: measure(answerers, ask_about(videos, number, arguments.new_tokens), arguments.repeats, device)
             for number in per_video
@@ -161,7 +160,7 @@ def write_videos(root: Path, per_task: int, duration: str, zoom: int) -> Iterato
             yield str(path), mvbench_prompt(question)
 
 
-def ask_about(videos: Sequence[tuple[str, str]], per_video: int, new_tokens: int) -> list[Part]:
+def ask_about(videos: Sequence[tuple[str, str]], per_video: int, new_tokens: int) -> list[VideoQuestions]:
     """Ask each video its own question, and those of the videos after it until there are `per_video` questions.
 
     Args:
@@ -170,27 +169,28 @@ def ask_about(videos: Sequence[tuple[str, str]], per_video: int, new_tokens: int
         new_tokens: Longest answer, in tokens.
     """
     generation = {"max_new_tokens": new_tokens, "do_sample": False}
-    parts = []
+    asked = []
     for i, (video, _) in enumerate(videos):
         texts = [videos[(i + k) % len(videos)][1] for k in range(per_video)]
-        parts.append(Part(video, tuple(Question((video, k), text, generation, (0,)) for k, text in enumerate(texts))))
-    return parts
+        questions = tuple(Question((video, k), text, generation, (0,)) for k, text in enumerate(texts))
+        asked.append(VideoQuestions(video, questions))
+    return asked
 
 
-def answerer(engine: Engine, mode: Mode, spec: str) -> Alone:
+def answerer(engine: Engine, mode: Mode, chosen: Compressor) -> InProcess:
     """What answers questions in a mode, in this process, as a run does."""
-    answering = Answering(engine, ("none" if mode.dense else spec,), mode.workers, TIMEOUT, mode.batch)
-    return Alone(answering, ahead=mode.workers + 1)
+    worker = Worker(engine, (Dense() if mode.dense else chosen,), mode.workers, TIMEOUT, mode.batch)
+    return InProcess(worker, ahead=mode.workers + 1)
 
 
 def measure(
-    answerers: dict[Mode, Alone], parts: Sequence[Part], repeats: int, device: torch.device
+    answerers: dict[Mode, InProcess], asked: Sequence[VideoQuestions], repeats: int, device: torch.device
 ) -> dict[str, dict[str, Any]]:
     """Time all modes on the same questions.
 
     Args:
         answerers: What answers, by mode.
-        parts: The videos with their questions.
+        asked: The videos with their questions.
         repeats: How many rounds to time.
         device: The model's device.
 
@@ -203,9 +203,9 @@ def measure(
     answers: dict[str, dict[Key, str]] = {}
 
     def answer_all(mode: Mode) -> Callable[[], None]:
-        jobs = jobs_of(parts, mode.batch)
+        items = work_items(asked, mode.batch)
         if not mode.shared:
-            jobs = [single for job in jobs for single in job.apart(by_question=True)]
+            items = [single for item in items for single in item.split(by_question=True)]
         given = answers.setdefault(mode.name, {})
 
         def note(_: int, sample: Sample) -> None:
@@ -213,11 +213,11 @@ def measure(
                 raise RuntimeError(sample.error)
             given[sample.key] = sample.answer
 
-        return lambda: answerers[mode].answer(iter(jobs), note)
+        return lambda: answerers[mode].answer(iter(items), note)
 
     times = in_turns({mode.name: answer_all(mode) for mode in answerers}, repeats, device)
     slowest = statistics.median(times[ONE_BY_ONE])
-    count = sum(len(part.questions) for part in parts)
+    count = sum(len(one.questions) for one in asked)
     return {
         name: {
             "milliseconds": milliseconds,

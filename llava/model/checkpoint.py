@@ -1,4 +1,4 @@
-"""Reading checkpoints that may be wrong: an error is one line with its cause, and a checkpoint's own code is not run."""
+"""Reading checkpoints that may be wrong. An error is one line with its cause; a checkpoint's own code is not run."""
 
 from __future__ import annotations
 

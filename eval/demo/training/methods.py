@@ -12,14 +12,16 @@ import os
 import sys
 from pathlib import Path
 
+from vidcom2 import compressor
+
 from ...benchmarks.mvbench import MVBENCH
 from ...reports.figures import Point, accuracy_retention, point
 from ...results.files import write_whole
 from ...results.load import Run, load_run
 from ...results.stats import paired_interval
 from ...results.tables import markdown_table
-from ...run.distributed import Place
-from ...run.sweep import Sweep, canonical
+from ...run.distributed import World
+from ...run.sweep import Sweep
 from ..minibench import write_mvbench
 from ..run import PER_TASK, config
 from ..world import TASKS
@@ -52,7 +54,7 @@ def name_of(method: str, fca: bool) -> str:
 
 def spec(method: str, retention: float, positions: str, fca: bool = False) -> str:
     """The spec of a method in the comparison."""
-    return canonical(f"{name_of(method, fca)}@{retention}{METHODS[method]}:positions={positions}")
+    return compressor(f"{name_of(method, fca)}@{retention}{METHODS[method]}:positions={positions}").spec
 
 
 def specs() -> list[str]:
@@ -190,10 +192,10 @@ def main() -> int:
     data = arguments.output / "data"
     print(f"making the questions and videos in {data}", file=sys.stderr)
     write_mvbench(data, arguments.per_task)
-    sweep = Sweep(config(MVBENCH, data, arguments.output), specs())
+    sweep = Sweep(config(MVBENCH, data, arguments.output), [compressor(spec) for spec in specs()])
     sweep.check()
-    sweep.run(Place((("cpu",),) * arguments.processes))
-    report({run.compressor: load_run(run.output) for run in sweep.runs}, arguments.docs)
+    sweep.run(World((("cpu",),) * arguments.processes))
+    report({run.compressor.spec: load_run(run.output) for run in sweep.runs}, arguments.docs)
     return 0
 
 

@@ -26,7 +26,7 @@ from ...models.random_weights import random_engine, random_model, write_files
 from ...results.files import prepare_directory, prepare_json, write_json, write_whole
 from ...results.provenance import provenance
 from ...results.terminal import stdout
-from ...run.pool import loading
+from ...run.setup import loading
 from ...run.sweep import split_specs
 from ..arguments import choose_device, require_at_least
 from . import table4
@@ -167,8 +167,7 @@ def chosen_settings(arguments: argparse.Namespace, frames: list[int], attentions
         return list(dict.fromkeys(setting for attention in attentions for setting in table4.grid(attention)))
     found = []
     for count in frames:
-        for spec in split_specs(arguments.compressors):
-            chosen = compressor(spec)
+        for chosen in split_specs(arguments.compressors):
             eager = getattr(chosen, "attention", None) == "eager"
             found += [Setting(count, chosen.spec, attention) for attention in (["eager"] if eager else attentions)]
     return list(dict.fromkeys(found))
@@ -218,7 +217,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     Raises:
         CanaryError: The installed libraries do not compress right.
     """
-    canary.require_for(plan.model, [setting.compressor for setting in plan.settings])
+    canary.require_for(plan.model, [compressor(setting.compressor) for setting in plan.settings])
     device = "cuda:0" if plan.device == "cuda" else plan.device
     if plan.video is None:
         most = max(setting.frames for setting in plan.settings)

@@ -12,8 +12,9 @@ from eval.demo.minibench import HELD_OUT, write_mvbench
 from eval.demo.run import PER_TASK, config
 from eval.demo.world import TASKS
 from eval.models.packaged import DEMO_MODEL
-from eval.run.distributed import Place
-from eval.run.sweep import Sweep, canonical
+from eval.run.distributed import World
+from eval.run.sweep import Sweep
+from vidcom2 import compressor
 
 QUARTER = "vidcom2@0.25:rounding=exact:positions=original"
 RANDOM = "random@0.25:positions=original"
@@ -23,9 +24,9 @@ RANDOM = "random@0.25:positions=original"
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     root = tmp_path_factory.mktemp("demo")
     data = write_mvbench(root / "data", PER_TASK, seed=HELD_OUT)
-    sweep = Sweep(config(MVBENCH, data, root), [canonical(spec) for spec in ("none", QUARTER, RANDOM)])
+    sweep = Sweep(config(MVBENCH, data, root), [compressor(spec) for spec in ("none", QUARTER, RANDOM)])
     sweep.check()
-    assert sweep.run(Place()) == 0
+    assert sweep.run(World()) == 0
     return {run.compressor: json.loads((run.output / "results.json").read_text()) for run in sweep.runs}
 
 
@@ -40,7 +41,7 @@ def test_dense(results):
 
 def test_compressed(results):
     """Far better than dropping at random at the same budget, and not far from dense."""
-    dense, quarter, random = (results[canonical(spec)] for spec in ("none", QUARTER, RANDOM))
+    dense, quarter, random = (results[compressor(spec).spec] for spec in ("none", QUARTER, RANDOM))
     assert quarter["visual_tokens"]["after"] == random["visual_tokens"]["after"] == dense["samples"] * (64 + 1)
     assert quarter["scores"]["overall"] >= random["scores"]["overall"] + 10
     assert quarter["scores"]["overall"] >= 0.75 * dense["scores"]["overall"]

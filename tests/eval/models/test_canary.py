@@ -3,7 +3,7 @@ import torch
 
 from eval.models import canary
 from eval.models.canary import KINDS, CanaryError, largest_difference, require_for, require_sound
-from vidcom2 import VidCom2
+from vidcom2 import Dense, VidCom2, compressor
 from vidcom2.methods.fastv import FastV
 from vidcom2.models import hooks, layers, names
 
@@ -51,9 +51,12 @@ def test_each_kind_of_method_is_tried(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     tried = []
     monkeypatch.setattr(canary, "require_sound", lambda kind, inside: tried.append((kind, inside)))
-    require_for(str(tmp_path), ["none"])
+    require_for(str(tmp_path), [Dense()])
     assert tried == []
-    require_for(str(tmp_path), ["none", "vidcom2@0.25", "uniform@0.5", "fastv@0.5", "vidcom2@0.5"])
+    require_for(
+        str(tmp_path),
+        [compressor(spec) for spec in ("none", "vidcom2@0.25", "uniform@0.5", "fastv@0.5", "vidcom2@0.5")],
+    )
     assert tried == [("qwen2_5_vl", False), ("qwen2_5_vl", True)]
 
 

@@ -16,10 +16,11 @@ import torch
 from eval.models import cores, protocol_for
 from eval.models.cores import PER_THREAD, Waiting, mark, marks, suit_threads
 from eval.run.config import RunConfig
-from eval.run.pool import Setup
+from eval.run.setup import WorkerSetup
 from eval.speed.efficiency.report import figures, how, markdown
 from eval.speed.rounds import machine, with_mark
 from tests.eval.speed.test_efficiency import line, made_up
+from vidcom2 import Dense
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def test_who_says_how_many_gets_as_many(threads):
 
 
 def test_an_evaluation_of_a_tiny_model_has_one_thread(threads, onevision, tmp_path):
-    config = RunConfig(str(onevision), "mvbench_action_count", "none", tmp_path, dtype="float32", device="cpu")
-    Setup(config, protocol_for(str(onevision)), ("none",)).answering("cpu").close()
+    config = RunConfig(str(onevision), "mvbench_action_count", Dense(), tmp_path, dtype="float32", device="cpu")
+    WorkerSetup(config, protocol_for(str(onevision)), (Dense(),)).load_worker("cpu").close()
     assert torch.get_num_threads() == 1
 
 

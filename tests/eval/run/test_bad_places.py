@@ -16,6 +16,7 @@ from eval.results.sample import Sample
 from eval.run.config import RunConfig
 from eval.run.pool import Unsuitable, loading
 from eval.run.store import Answers
+from vidcom2 import Dense
 
 FULL = Path("/dev/full")
 """A device on which there is never room."""
@@ -135,7 +136,7 @@ def test_other_errors_stay_what_they_are():
 
 @pytest.mark.parametrize("flag", ["timeout", "stuck_after"])
 def test_limits_have_an_end(flag, onevision, tmp_path):
-    config = RunConfig(str(onevision), "mvbench_action_count", "none", tmp_path, dtype="float32", device="cpu")
+    config = RunConfig(str(onevision), "mvbench_action_count", Dense(), tmp_path, dtype="float32", device="cpu")
     with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} inf must be a number of seconds above 0"):
         RunConfig(**{**vars(config), flag: float("inf")}).check()
     with pytest.raises(ValueError, match="nan must be"):

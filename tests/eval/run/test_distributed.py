@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.run.distributed import Place
+from eval.run.distributed import World
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def four_gpus(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("requested", "device", "sharded", "teams"),
+    ("requested", "device", "sharded", "groups"),
     [
         (None, "cuda", False, (("cuda:0",), ("cuda:1",), ("cuda:2",), ("cuda:3",))),
         (2, "cuda", False, (("cuda:0",), ("cuda:1",))),
@@ -30,9 +30,9 @@ def four_gpus(monkeypatch):
         (1, "auto", False, (("auto",),)),
     ],
 )
-def test_teams(requested, device, sharded, teams, four_gpus):
-    place = Place.find(requested, device, sharded)
-    assert (place.teams, place.rank, place.world) == (teams, 0, 1)
+def test_device_groups(requested, device, sharded, groups, four_gpus):
+    world = World.join(requested, device, sharded)
+    assert (world.device_groups, world.rank, world.size) == (groups, 0, 1)
 
 
 def test_processes_of_a_machine_share_its_gpus(four_gpus, monkeypatch):
@@ -40,47 +40,47 @@ def test_processes_of_a_machine_share_its_gpus(four_gpus, monkeypatch):
     shares = []
     for rank in "01":
         monkeypatch.setenv("LOCAL_RANK", rank)
-        shares.append(Place.find(None, "cuda").teams)
+        shares.append(World.join(None, "cuda").device_groups)
     assert sorted(team for share in shares for team in share) == [(f"cuda:{i}",) for i in range(4)]
     with pytest.raises(ValueError, match="--num-gpus 2 with --device auto"):
-        Place.find(None, "auto")
+        World.join(None, "auto")
 
 
 @pytest.mark.parametrize(("requested", "device"), [(8, "cuda"), (0, "cuda"), (0, "cpu"), (-1, "cpu"), (2, "auto")])
 def test_more_devices_than_there_are(requested, device, four_gpus):
     with pytest.raises(ValueError, match=f"--num-gpus {requested} "):
-        Place.find(requested, device)
+        World.join(requested, device)
 
 
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ValueError, match="--device cuda: torch finds no GPU"):
-        Place.find(None, "cuda")
+        World.join(None, "cuda")
 
 
 def test_alone():
-    place = Place().within("a run")
-    with place.first("anything"):
-        assert list(place.claimed([1, 2, 3])) == [1, 2, 3]
-    assert place.count() is None
-    assert place.gather("mine") == ["mine"]
+    world = World().scoped("a run")
+    with world.rank_0_first("anything"):
+        assert list(world.claim([1, 2, 3])) == [1, 2, 3]
+    assert world.count_answer() is None
+    assert world.gather("mine") == ["mine"]
 
 
 def take_part(environment: dict[str, str], results: Any) -> None:
     os.environ.update(environment)
-    everything = Place.find(1, "cpu")
+    everything = World.join(1, "cpu")
     assert "RANK" not in os.environ
     order, claims = [], []
     for run in ("one", "two"):
-        place = everything.within(run)
-        with place.first("begin"):
-            order.append(place.store.add("through", 1))
-        claims.append(list(place.claimed(range(100))))
-        counts = [place.count() for _ in claims[-1]]
+        world = everything.scoped(run)
+        with world.rank_0_first("begin"):
+            order.append(world.store.add("through", 1))
+        claims.append(list(world.claim(range(100))))
+        counts = [world.count_answer() for _ in claims[-1]]
         assert counts == sorted(counts)
-        assert place.gather({"rank": place.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+        assert world.gather({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
     results.put((everything.rank, order, claims))
-    with everything.first("end"):
+    with everything.rank_0_first("end"):
         pass
     everything.gather(None)  # rank 0 holds the store
 

@@ -351,7 +351,7 @@ def test_interrupted(onevision, mvbench, tmp_path, monkeypatch, capsys):
 
     flags = ("--tasks", "mvbench_action_count", "--model", onevision, "--data", mvbench, "--output", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("eval.run.pool.Alone.answer", interrupt)
+        patch.setattr("eval.run.setup.InProcess.answer", interrupt)
         assert run(*flags) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; ")
     with monkeypatch.context() as patch:

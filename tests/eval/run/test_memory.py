@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from eval.results.sample import Answer, Reading
-from eval.run.worker import Answering, Job, Part, Question
+from eval.run.worker import Question, VideoQuestions, Worker, WorkItem
+from vidcom2 import Dense
 
 
 class Activations:
@@ -54,10 +55,12 @@ class Engine:
 @pytest.mark.parametrize(("fits", "error"), [(1, None), (0, "CUDA out of memory")])
 def test_one_at_a_time(fits, error):
     engine = Engine(fits)
-    answering = Answering(engine, ["none"], workers=0, timeout=1.0, batch=3)  # type: ignore[arg-type]
-    job = Job((Part("video", tuple(Question(("task", i), f"question {i}", {}, (0,)) for i in range(3))),))
-    answering.see(job)
-    samples = [sample for _, sample in answering.answers(job)]
+    worker = Worker(engine, [Dense()], workers=0, timeout=1.0, batch_size=3)  # type: ignore[arg-type]
+    item = WorkItem(
+        (VideoQuestions("video", tuple(Question(("task", i), f"question {i}", {}, (0,)) for i in range(3))),)
+    )
+    worker.encode(item)
+    samples = [sample for _, sample in worker.answers(item)]
     assert [sample.error for sample in samples] == [error] * 3
     assert error or [sample.answer for sample in samples] == [f"question {i}" for i in range(3)]
     assert engine.alive == [0] * 5  # the video, all three questions, and each
@@ -65,9 +68,9 @@ def test_one_at_a_time(fits, error):
 
 def test_what_does_not_fit_when_it_is_seen():
     engine = Engine(2)
-    answering = Answering(engine, ["none"], workers=0, timeout=1.0, batch=2)  # type: ignore[arg-type]
+    worker = Worker(engine, [Dense()], workers=0, timeout=1.0, batch_size=2)  # type: ignore[arg-type]
     videos = ("large", "small")
-    job = Job(tuple(Part(video, (Question((video, 0), "question", {}, (0,)),)) for video in videos))
-    answering.see(job)
-    assert [sample.error for _, sample in answering.answers(job)] == ["CUDA out of memory", None]
+    item = WorkItem(tuple(VideoQuestions(video, (Question((video, 0), "question", {}, (0,)),)) for video in videos))
+    worker.encode(item)
+    assert [sample.error for _, sample in worker.answers(item)] == ["CUDA out of memory", None]
     assert engine.alive == [0] * 3

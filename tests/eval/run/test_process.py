@@ -16,7 +16,7 @@ import pytest
 from tqdm import tqdm
 
 from eval.run import process as children
-from eval.run.process import Child, stop_all, require_seconds
+from eval.run.process import Child, require_seconds, stop_all
 
 
 class Immortal:

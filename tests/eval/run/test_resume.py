@@ -171,7 +171,7 @@ def test_what_can_change_answers_is_another_run(part, key, onevision, data, tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "answers.jsonl").write_text("{")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eval.run.pool.Alone.answer", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("eval.run.setup.InProcess.answer", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert evaluate(onevision, data, tmp_path / "out") == 130
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     settings[part][key] = "0.0.1"
@@ -242,7 +242,7 @@ def test_killed_after_the_results_were_written(onevision, whole, finished, tmp_p
     output = shutil.copytree(finished, tmp_path / "out")
     (output / "answers.rank0.jsonl").write_text("left behind\n")
     results = (output / "results.json").read_bytes()
-    monkeypatch.setattr("eval.run.pool.Setup.answering", None)  # nothing is loaded
+    monkeypatch.setattr("eval.run.setup.WorkerSetup.load_worker", None)  # nothing is loaded
     assert evaluate(onevision, whole, output) == 0
     printed = capfd.readouterr()
     assert f"{output} is finished already; --overwrite begins anew" in printed.err
