@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# decord gives other frames than asked from an AVI file with B-frames.
+# decord gives other frames than asked for from an AVI file with B-frames.
 #
 # Date: 2026-11-27.
 # Versions: decord 0.6.0, PyAV 15.1.0, NumPy 2.2.6.
 #
 # What happens:
-#   The script writes 240 frames as MPEG-4 with B-frames (max_b_frames 2, a key frame each 60 frames) into an AVI file.
+#   The script writes 240 frames as MPEG-4 with B-frames (max_b_frames 2, a key frame every 60 frames) into an AVI file.
 #   Each frame carries its number as bright blocks.
 #   PyAV decodes the file from the start and gives frames 0 to 239 in order.
 #   decord reads vr[0], vr[1], and so on, and gives the same frames in order.
-#   decord's get_batch with 16 evenly spaced indices gives 11 other frames than asked.
+#   decord's get_batch with 16 evenly spaced indices gives 11 other frames than asked for.
 #   For index 63 it gives frame 5, for index 175 frame 117, and for index 191 frame 193.
 #   The 16 frames are not in ascending order.
 #   decord raises no error.
 #   An AVI file of the same pictures without B-frames gives all 16 frames right.
 #
 # Why it matters: An evaluation that takes evenly spaced frames by get_batch shows the model this wrong order.
-#   A question about what happened first then has another answer.
+#   A question about what happened first can then get another answer.
 #
 # What you can do: Read AVI files one frame after the other and keep the frames that you need.
 #   Or decode them by PyAV from the start.

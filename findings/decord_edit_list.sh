@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# decord counts the hidden frames of a cut MP4 file and gives other frames than asked.
+# decord counts the hidden frames of a cut MP4 file and gives other frames than asked for.
 #
 # Date: 2026-11-27.
 # Versions: decord 0.6.0 and its fork decord2 3.4.0, PyAV 15.1.0, NumPy 2.2.6.
 #
 # What happens:
-#   The script writes 240 frames of H.264 with B-frames (a key frame at least each 60 frames) into an MP4 file.
+#   The script writes 240 frames of H.264 with B-frames (a key frame at least every 60 frames) into an MP4 file.
 #   Each frame carries its number as bright blocks.
-#   It then cuts the file at frame 80 without encoding anew: it copies the packets from the key frame at 64.
+#   It then cuts the file at frame 80 without encoding again: it copies the packets from the key frame at 64.
 #   The MP4 muxer writes an edit list, and frames 64 to 79 are stored but hidden.
 #   PyAV decodes the cut file from the start and gives 160 frames, 80 to 239, in order.
 #   decord says that the file has 176 frames.
 #   decord reads vr[0], vr[1], and so on, and gives frames 80 to 239, and then frame 239 for the last 16 indices.
-#   decord's get_batch with 16 evenly spaced indices below 160 gives 10 other frames than asked.
+#   decord's get_batch with 16 evenly spaced indices below 160 gives 10 other frames than asked for.
 #   Each of the 10 frames is 16 frames too early.
-#   Index 53 gives frame 133, and index 63 gives frame 127, so the order of time is lost.
+#   Index 53 gives frame 133, and index 63 gives frame 127, so the frames are not in order of time.
 #   decord raises no error.
 #   decord2 does the same in all these points.
 #

@@ -11,15 +11,15 @@
 #   In both files the time stamp of the first picture is about 0.083 s, two frames after 0.
 #   PyAV decodes both files from the start and gives frames 0 to 71 in order.
 #   decord's get_batch with 16 evenly spaced indices gives frame 2 for index 0, and the other 15 frames right.
-#   A fresh reader's vr[0] gives frame 2 as well.
+#   vr[0] of a new reader gives frame 2 as well.
 #   decord reads vr[0], vr[1], and so on, and gives frame i + 2 for index i, up to index 69.
 #   Indices 70 and 71 then give frame 71.
 #   So get_batch and reading one after the other disagree about almost all frames.
 #   decord raises no error.
-#   Copying the packets into an ordinary MP4 file, without encoding anew, makes all 72 frames right.
+#   Copying the packets into an ordinary MP4 file, without encoding again, makes all 72 frames right.
 #   decord2 does the same in all these points.
 #
-# Why it matters: Frames 0 and 1 cannot be had by either way of reading.
+# Why it matters: Neither way of reading gives frames 0 and 1.
 #   Two evaluations that use decord in these two ways show the model different frames of the same file.
 #
 # What you can do: Copy the packets into an ordinary MP4 file first, or decode by PyAV from the start.

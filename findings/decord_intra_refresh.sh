@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# decord's get_batch gives later frames than asked from H.264 with intra refresh.
+# decord's get_batch gives later frames than asked for from H.264 with intra refresh.
 #
 # Date: 2026-11-27.
 # Versions: decord 0.6.0 and its fork decord2 3.4.0, PyAV 15.1.0, NumPy 2.2.6.
@@ -11,11 +11,11 @@
 #   decord's get_key_indices names frames 0, 15, 30, 45 and 60.
 #   PyAV decodes the file from the start and gives frames 0 to 71 in order.
 #   decord reads vr[0], vr[1], and so on, and gives the same frames in order.
-#   decord's get_batch with 16 evenly spaced indices gives 9 other frames than asked.
+#   decord's get_batch with 16 evenly spaced indices gives 9 other frames than asked for.
 #   Seven of the 9 frames are 8 frames too late: index 33 gives frame 41.
 #   Indices 61, 66 and 71 all give frame 69.
-#   The pixels of the 9 frames are more than 100 levels (of 255) away, at the most, from the frame that was asked for.
-#   The pixels of each of the 9 frames equal those of the frame whose number they carry.
+#   The largest difference between one of the 9 frames and the frame asked for is more than 100 levels (of 255).
+#   Each of the 9 frames equals, in every pixel, the frame of which it carries the number.
 #   decord raises no error.
 #   decord2 does the same in all these points.
 #

@@ -8,11 +8,11 @@
 #   The script makes patches of six plain colours, and computes their Y, U and V by the formula of BT.709.
 #   It writes them as 8-bit yuv420p H.264 that is tagged BT.709 with limited range.
 #   Both versions of PyAV see the tag: frame.colorspace is 1.
-#   With PyAV 15.1.0, to_ndarray(format="rgb24") gives one of the six colours more than 20 levels (of 255) off.
-#   Its six colours are at most 4 levels away from what the formula of BT.601 gives.
+#   With PyAV 15.1.0, to_ndarray(format="rgb24") gives a colour that is more than 20 levels (of 255) wrong.
+#   The six colours are within 4 levels of what the formula of BT.601 gives.
 #   Naming src_colorspace="ITU709" alone changes nothing.
-#   Naming dst_colorspace="DEFAULT", with src_colorspace or without, gives the right colours, at most 4 levels off.
-#   With PyAV 18.1.0, to_ndarray(format="rgb24") gives the right colours by itself, at most 4 levels off.
+#   Naming dst_colorspace="DEFAULT", with src_colorspace or without, gives the right colours, within 4 levels.
+#   With PyAV 18.1.0, to_ndarray(format="rgb24") gives the right colours by itself, within 4 levels.
 #
 # Why it matters: The same file and the same line of code give a model different colours in two environments.
 #

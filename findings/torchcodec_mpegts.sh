@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torchcodec gives other frames than asked from an MPEG-TS file with B-frames in its exact mode.
+# torchcodec gives other frames than asked for from an MPEG-TS file with B-frames in its exact mode.
 #
 # Date: 2026-11-27.
 # Versions: torchcodec 0.13.0, torch 2.13.0, FFmpeg 5 (shared libraries of the system), PyAV 15.1.0, NumPy 2.2.6.
@@ -7,16 +7,16 @@
 #   Installing torch can take minutes. A torch without CUDA is enough.
 #
 # What happens:
-#   The script writes 72 frames of H.264 with B-frames (max_b_frames 2, a key frame at least each 20 frames) as MPEG-TS.
+#   The script writes 72 frames of H.264 with B-frames (max_b_frames 2, a key frame at least every 20) as MPEG-TS.
 #   Each frame carries its number as bright blocks.
 #   PyAV decodes the file from the start and gives frames 0 to 71 in order.
 #   VideoDecoder(path, seek_mode="exact") says that the file has 72 frames.
-#   Its get_frames_at with 16 evenly spaced indices gives 8 other frames than asked, and raises no error.
+#   Its get_frames_at with 16 evenly spaced indices gives 8 other frames than asked for, and raises no error.
 #   Index 0 gives frame 2, and index 4 gives frame 8.
 #   Indices 18, 23 and 28 all give frame 32, and indices 52, 56 and 61 all give frame 64.
 #   Reading decoder[0], decoder[1], and so on, gives frame i + 2 for index i, up to index 69.
 #   Indices 70 and 71 then raise a RuntimeError.
-#   The same packets copied into MP4, without encoding anew, give all 72 frames right, by both ways of reading.
+#   The same packets copied into MP4, without encoding again, give all 72 frames right, by both ways of reading.
 #
 # Why it matters: The name of the exact mode promises the frame that was asked for.
 #   An evaluation that takes evenly spaced frames shows the model fewer different frames than it counts.

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# From transformers 5.24 on, hooks do not find the key-value cache under `past_key_values`, and nothing says so.
+# From transformers 5.24 on, hooks do not find the KV cache under `past_key_values`, and no error says so.
 #
 # Date: 2026-11-28.
 # Versions: transformers 5.23.0 and 5.24.0, torch 2.13.0, NumPy 2.2.6.
 #
 # What happens:
-#   The script makes a tiny random Qwen2 model and generates with it, with the same four hooks on both versions.
+#   The script makes a tiny random Qwen2 model and generates with it, with the same hooks on both versions.
 #   A forward pre-hook on a decoder layer finds the cache in kwargs["past_key_values"] on 5.23.0, at each step.
 #   On 5.24.0 that key is not there: the same cache is in kwargs["cache"].
 #   A forward pre-hook on the inner model gives it a cache of its own, in kwargs["past_key_values"].
 #   On 5.23.0 the model fills that cache. On 5.24.0 it fills the one of generate(), and the hook's stays empty:
-#   a FutureWarning says that of both names the new one counts.
-#   No version raises an error, and the first hook gets no warning. The old name is accepted from callers until 5.40.
+#   a FutureWarning says that the new name takes precedence.
+#   Neither version raises an error, and the first hook gets no warning. Callers may use the old name until 5.40.
 #   The output of a forward has the key `past_key_values` on 5.23.0 and the key `cache` on 5.24.0.
 #
 # Why it matters: Code that drops visual tokens by hooks keeps masks and positions in step with a shortened cache.
-#   Where it does not find the cache, models go on with wrong masks, and answer.
+#   If it does not find the cache, the model goes on with wrong masks and still answers.
 #
-# What you can do: Ask the signature of forward for the name, and fail where it has neither.
+# What you can do: Look up the name in the signature of forward, and fail if it has neither.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

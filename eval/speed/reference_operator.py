@@ -1,7 +1,7 @@
 """The slow reference of `python -m eval bench operator`: VidCom²'s released operator, written straightforwardly.
 
-Every difference is stored, and the frames are ranked one after the other. It is here to be compared with: the product
-uses `VidCom2.released`, which chooses the same tokens.
+It stores every difference and ranks the frames one after the other. It serves only for comparison: runs use
+`VidCom2.released`, which keeps the same tokens.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 ALPHAS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
+"""Widths of the Gaussian kernels, as in the authors' code."""
 
 
 def slow_reference(x: Tensor, retention: float = 0.25) -> Tensor:
-    """Ascending positions of the kept tokens, int64 [N], in the flattened T·M tokens of x [T, M, D].
+    """Select tokens as `VidCom2.released` does. It computes in the dtype of `x`, like the authors' code.
 
-    Computes in the dtype of x, as the authors' code does.
+    Args:
+        x: Features [T, M, D].
+        retention: Share of tokens to keep.
+
+    Returns:
+        Ascending positions of the kept tokens in the flattened T * M tokens, int64 [N].
     """
     frames, m, channels = x.shape
     variance = x.flatten(0, 1).var(dim=0, correction=0)
@@ -36,6 +42,6 @@ def slow_reference(x: Tensor, retention: float = 0.25) -> Tensor:
 
 
 def _similarity(tokens: Tensor, centre: Tensor) -> Tensor:
-    """[T, M], 5 for identical vectors."""
+    """Similarity of tokens [T, M, D] to a centre, [T, M]. Identical vectors have 5."""
     distance = (tokens - centre).pow(2).sum(dim=-1)
     return sum((torch.exp(-distance / (2 * alpha)) for alpha in ALPHAS), torch.zeros_like(distance))

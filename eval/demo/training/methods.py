@@ -106,24 +106,26 @@ def report(runs: dict[str, Run], docs: Path) -> None:
 
 HEAD = """# All methods on the demo model
 
-Made by `python -m eval.demo.training.methods` ({questions} questions of MiniBench, MVBench's schema; the demo model of
-`eval/demo/model`; float32 on a CPU). Accuracy in percent with its 95 % bootstrap interval, and at which share of the
-visual tokens: what the LLM really saw, in the mean over its layers, separators included.
+`python -m eval.demo.training.methods` makes this page, with {questions} questions of MiniBench in MVBench's schema and
+the demo model of `eval/demo/model`, in float32 on a CPU. Each cell has the accuracy in percent, its 95 % bootstrap
+interval, and the actual retention ratio: the share of visual tokens that the LLM saw, separators included, as the mean
+over its layers.
 
 Dense: {dense}.
 
-Positions decide: with half of the tokens, the best method has {original:.1f} % where they keep their positions, and
-{repack:.1f} % where they are numbered anew.
+Positions decide. With half of the tokens, the best method has {original:.1f} % if the kept tokens keep their position
+ids, and {repack:.1f} % if they are numbered anew.
 
-What this can tell: whether a method, as implemented here, keeps what these questions ask for, at budgets that are
-equal to the token. What it cannot: how a 7 B model fares. This one has 3.7 MB, sees 16 frames of 16 tokens, was trained
-on this world only and always with all tokens at their places; a large model has seen videos of many lengths and is
-less surprised by missing ones. The order of methods may well be another there.
+What this can tell: whether a method, as implemented here, keeps the tokens that these questions need, at budgets that
+are equal to the token. What this cannot tell: how the methods compare on a 7 B model. The demo model has 3.7 MB, sees
+16 frames of 16 tokens, and was trained only on this world and always with all tokens in their places. A large model has
+seen videos of many lengths, and missing tokens disturb it less. The order of the methods may be different there.
 
-In the LLM's 8 layers FastV prunes after the first (`k=1`) and PDrop at layers 1, 2 and 4, because their own settings
-cannot go down to 15 %; VidCom² shares its tokens out exactly (`rounding=exact`), because rounding up every frame's
-budget of 16 tokens would keep a quarter more than asked for. With +fca, FastV, PDrop and SparseVLM keep a token of
-every frame in every layer, which at 15 % is more than asked for.
+Three settings differ from the methods' defaults. FastV prunes after the first of the LLM's 8 layers (`k=1`) and PDrop
+at layers 1, 2 and 4, because with their own settings they cannot go down to 15 %. VidCom² distributes its tokens
+exactly (`rounding=exact`), because a frame has only 16 tokens, and rounding every frame's budget up would keep a
+quarter more than asked for. With +fca, FastV, PDrop and SparseVLM keep at least one token of every frame in every
+layer, which at 15 % is more than asked for.
 """
 TITLES = {
     "original": "Kept tokens at their original positions",
@@ -131,7 +133,8 @@ TITLES = {
 }
 FCA = """## VidCom²'s frame budgets in other methods (+fca)
 
-Difference to the same method without it, original positions, in percentage points, with the paired 95 % interval.
+The difference that +fca makes to each method, in percentage points, with its paired 95 % interval. Kept tokens keep
+their position ids.
 """
 
 

@@ -1,4 +1,4 @@
-"""python -m eval efficiency: latency, throughput and memory of a model under compressors, step by step."""
+"""python -m eval efficiency: latency, throughput and memory of a model, step by step, under compressors."""
 
 from __future__ import annotations
 
@@ -35,15 +35,27 @@ from .report import entry, figures, markdown, print_report
 
 NEW_TOKENS = 16
 VERSION = 1
-"""Of the JSON file's layout."""
+"""Version of the JSON file's layout."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured, checked.
+    """The checked arguments.
 
-    model: directory or hub name. video: None for one to be made. attention: what the model is loaded with; what the LLM
-    has is in the settings.
+    Attributes:
+        model: Checkpoint directory or hub name.
+        random_weights: Whether the model has only a config, and random weights are drawn.
+        protocol: How the model sees videos.
+        settings: What to measure.
+        video: The video file; None generates one.
+        question: The question.
+        new_tokens: Length of the answers.
+        rounds: Number of timed rounds.
+        warmup: Number of rounds before them.
+        seed: Seed of the orders, of random weights and of the generated video.
+        dtype: Dtype of the model.
+        device: "cuda" or "cpu".
+        attention: Attention with which the model is loaded. The settings name the LLM's attention for each answer.
     """
 
     model: str
@@ -62,7 +74,7 @@ class Plan:
 
 
 def prepare_efficiency(arguments: argparse.Namespace) -> Callable[[], int]:
-    """Check everything before the model is loaded; returns what measures, prints and writes."""
+    """Check the arguments before the model is loaded; return a function that measures, prints and writes."""
     prepare_directory("--output", arguments.output)
     if arguments.render is not None:
         raw = load(arguments.render)
@@ -86,7 +98,17 @@ def prepare_efficiency(arguments: argparse.Namespace) -> Callable[[], int]:
 
 
 def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
-    """Raises what is wrong with the arguments. directory: for a config without weights."""
+    """Check the arguments.
+
+    Args:
+        arguments: The command line.
+        directory: Where to write the config of a model with random weights.
+
+    Raises:
+        ValueError: A bad argument.
+        TypeError: A compressor does not suit the model.
+        OSError: There is no such file or model.
+    """
     require_at_least(0, arguments, "warmup")
     require_at_least(2, arguments, "rounds", "new_tokens")
     device = choose_device(arguments.device).type
@@ -128,7 +150,7 @@ def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
 
 
 def parse_frames(text: str) -> list[int]:
-    """ "16,32" as [16, 32]; ValueError for anything but different positive numbers."""
+    """Parse numbers of frames, such as "16,32". Raises ValueError unless they are different and positive."""
     counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     if min(counts) < 1 or len(set(counts)) < len(counts):
         raise ValueError(f"--frames {text!r} must be different positive numbers, such as 16,32,64")
@@ -136,22 +158,29 @@ def parse_frames(text: str) -> list[int]:
 
 
 def chosen_settings(arguments: argparse.Namespace, frames: list[int], attentions: list[str]) -> list[Setting]:
+    """The settings that --compressors or --table4 ask for, without duplicates."""
     if arguments.table4:
         if frames != [table4.FRAMES]:
-            raise ValueError(f"--frames {arguments.frames} with --table4: that is at {table4.FRAMES} frames")
+            raise ValueError(
+                f"--frames {arguments.frames} with --table4: that is at {table4.FRAMES} frames. Leave out --frames"
+            )
         return list(dict.fromkeys(setting for attention in attentions for setting in table4.grid(attention)))
     found = []
     for count in frames:
         for spec in split_specs(arguments.compressors):
             chosen = compressor(spec)
-            by_maps = getattr(chosen, "attention", None) == "eager"
-            found += [Setting(count, chosen.spec, attention) for attention in (["eager"] if by_maps else attentions)]
+            eager = getattr(chosen, "attention", None) == "eager"
+            found += [Setting(count, chosen.spec, attention) for attention in (["eager"] if eager else attentions)]
     return list(dict.fromkeys(found))
 
 
 def check_video(video: Path, protocol: Protocol, frames: list[int]) -> None:
-    """FileNotFoundError, ValueError for a video that cannot be read, or has too few frames. LLaVA's protocols repeat
-    what is missing."""
+    """Check that a video can be read and has enough frames. (LLaVA's protocols repeat frames of short videos.)
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or has too few frames.
+    """
     if not video.is_file():
         raise FileNotFoundError(f"--video {video} is no file")
     try:
@@ -167,7 +196,7 @@ def check_video(video: Path, protocol: Protocol, frames: list[int]) -> None:
 
 
 def check_compressors(plan: Plan) -> None:
-    """Raise ValueError or TypeError where a compressor does not suit the model: tried on one without numbers."""
+    """Try every compressor on a model without weights. Raises ValueError or TypeError if one does not suit it."""
     overwrite = getattr(plan.protocol, "overwrite_config", None)
     model = random_model(plan.model, "meta", resolve_dtype(plan.dtype), overwrite=overwrite)
     for setting in plan.settings:
@@ -177,7 +206,18 @@ def check_compressors(plan: Plan) -> None:
 
 
 def run(plan: Plan, directory: Path) -> dict[str, Any]:
-    """Load, measure; returns what goes into the JSON file. directory: for a video. Raises CanaryError."""
+    """Load the model and measure.
+
+    Args:
+        plan: The checked arguments.
+        directory: Where to write the generated video.
+
+    Returns:
+        The content of the JSON file.
+
+    Raises:
+        CanaryError: The installed libraries do not compress right.
+    """
     canary.require_for(plan.model, [setting.compressor for setting in plan.settings])
     device = "cuda:0" if plan.device == "cuda" else plan.device
     if plan.video is None:
@@ -197,14 +237,14 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     measured, orders = measure(engine, plan.settings, question, plan.rounds, plan.warmup, plan.seed)
     waited = waiting.share
     origin = asdict(provenance())
-    del origin["command"]  # which names this machine's directories; what it said is below
+    del origin["command"]  # It names directories of this machine. The settings are stored below.
     return {
         "version": VERSION,
         "provenance": origin,
         "model": Path(plan.model).name if plan.random_weights else plan.model,
         "random_weights": plan.random_weights,
         "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
-        "protocol": {k: v for k, v in plan.protocol.describe().items() if k != "sampling"},  # which the settings have
+        "protocol": {k: v for k, v in plan.protocol.describe().items() if k != "sampling"},  # the settings have it
         "dtype": plan.dtype,
         "device": torch.cuda.get_device_name(device) if plan.device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -223,6 +263,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
 
 
 def described(video: Path, made: bool) -> str:
+    """Describe a video by its name, size and length. made: whether this command generated it."""
     with open_video(str(video)) as reader:
         height, width = reader.frames([0]).shape[1:3]
         length = f"{len(reader)} frames at {reader.fps:g} per second"
@@ -230,7 +271,7 @@ def described(video: Path, made: bool) -> str:
 
 
 def load(file: Path) -> dict[str, Any]:
-    """ValueError for a file that this command did not write."""
+    """Read a JSON file of this command. Raises ValueError if it is something else."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         version = raw["version"]
@@ -238,11 +279,12 @@ def load(file: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--render {file} is no efficiency.json of this command: {error!r}") from error
     if version != VERSION or not found:
-        raise ValueError(f"--render {file} has layout {version}, not {VERSION}, or nothing in it")
+        raise ValueError(f"--render {file} has layout {version}, not {VERSION}, or nothing was measured: measure again")
     return raw
 
 
 def write(raw: dict[str, Any], output: Path, with_table4: bool) -> int:
+    """Print the report and write tables and figures; returns the exit status."""
     console = stdout()
     print_report(console, raw)
     files = {"efficiency.md": markdown(raw), **(table4.render(raw) if with_table4 else {})}

@@ -1,4 +1,4 @@
-"""Time and memory from video file to answer, under several compressors that take turns."""
+"""Measure time and memory from video file to answer, under several compressors that take turns."""
 
 from __future__ import annotations
 
@@ -30,43 +30,57 @@ from ...results.sample import Answer
 from ..memory import peak_bytes
 
 STEPS = ("decode", "preprocess", "vision", "assemble", "compress", "prefill", "tokens")
+"""The steps of an answer, in order of time. DEFINITIONS says what they are."""
 LLM = ("prefill", "tokens")
 SPANS: dict[str, tuple[str, ...]] = {
     "first token": STEPS[:-1],
     "LLM generation": LLM,
     "model generation": ("vision", "assemble", "compress", *LLM),
 }
+"""Sums of steps that are reported, by name."""
 DEFINITIONS = {
-    "decode": "the video file to frames",
-    "preprocess": "frames to the tower's input, resized and normalised",
-    "vision": "tower and projector",
-    "assemble": "pooling, separators, splicing into the text, and what generate() does before it calls the LLM",
-    "compress": "the compressor's selection before the LLM, without gathering what is kept (assemble); methods inside "
-    "the LLM have none, their ranking and dropping is in prefill",
-    "prefill": "the LLM's first pass with its head: gives the first token",
-    "tokens": "all later tokens; their number is fixed, answers do not end early",
-    "first token": "time to first token: from decode to prefill",
-    "LLM generation": "prefill + tokens",
-    "model generation": "vision + assemble + compress + LLM generation",
-    "total": "wall clock from file to text: all steps, and what is between them, such as tokenising and putting the "
-    "compressor on the model",
-    "throughput": "samples per second: rounds / sum of their total; one sample at a time, nothing overlaps",
-    "peak memory": "the most that torch had allocated on the device between the frames and the text, weights included; "
-    "of one round more, whose times do not count",
-    "visual tokens": "that the LLM saw, separators included; for methods inside the LLM the mean over its layers",
-    "against dense": "median over the rounds of the ratio to dense at the same frames in the same round, less 1",
-    "growth": "log(ratio of medians) / log(ratio of frames): 1 is linear, 2 quadratic",
-    "clock": "the wall's, until the device was done; on GPUs, for all steps but decode and what of preprocess the CPU "
-    "does, CUDA events at each step's borders: a step ends when what it launched is done, and the host launches ahead",
+    "decode": "Reading the frames from the video file.",
+    "preprocess": "Resizing and normalising the frames for the vision tower.",
+    "vision": "Vision tower and projector.",
+    "assemble": "Pooling, gathering the kept tokens, separators, splicing the visual tokens into the text, and what "
+    "generate() does before it calls the LLM.",
+    "compress": "The compressor's selection before the LLM. Methods inside the LLM have no such step: they rank and "
+    "drop tokens during prefill.",
+    "prefill": "The LLM's first forward pass, with its head. It gives the first token.",
+    "tokens": "All later tokens. Their number is fixed: answers do not end early.",
+    "first token": "Time to first token: all steps from decode to prefill.",
+    "LLM generation": "prefill + tokens.",
+    "model generation": "vision + assemble + compress + LLM generation.",
+    "total": "Wall clock time from file to text: all steps, and what happens between them, such as tokenising and "
+    "attaching the compressor to the model.",
+    "throughput": "Samples per second: the number of rounds divided by the sum of their totals. There is one sample at "
+    "a time, and nothing overlaps.",
+    "peak memory": "The most memory that torch had allocated on the device between frames and text, with the weights. "
+    "It is measured in a separate round that is not timed.",
+    "visual tokens": "The number of visual tokens that the LLM sees, with separators. For methods inside the LLM, the "
+    "mean over its layers.",
+    "against dense": "Median over the rounds of (time / time of dense in the same round at the same frames) - 1.",
+    "growth": "log(ratio of medians) / log(ratio of frames). 1 is linear, 2 is quadratic.",
+    "clock": "Wall clock until the device is done. On a GPU, CUDA events time all steps but decode and the part of "
+    "preprocess that runs on the CPU. A step ends when the work that it launched is done; the host launches ahead.",
 }
+"""What the names in tables, figures and JSON files mean."""
 FPS = 8
 FRAMES_OF_SCENE = 2 * UNITS
-ZOOM = 8  # 448x448 pixels
+"""Frames for which a scene of the made video lasts."""
+ZOOM = 8
+"""The made video has 448x448 pixels: scenes have 56x56, and each pixel becomes 8x8."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """frames: of the video. compressor: its spec, or "none". attention: the LLM's implementation."""
+    """One setting to measure.
+
+    Attributes:
+        frames: Number of frames T.
+        compressor: Spec of the compressor; "none" for dense.
+        attention: Implementation of the LLM's attention, such as "sdpa".
+    """
 
     frames: int
     compressor: str
@@ -75,7 +89,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the video in every round, and how many tokens the answer has."""
+    """The question that every round answers.
+
+    Attributes:
+        video: The video file.
+        text: The question.
+        new_tokens: Number of tokens of the answer.
+    """
 
     video: str
     text: str
@@ -84,8 +104,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. seconds: by step. total: wall clock, file to text. tokens_before, tokens_after: visual ones, without
-    compression and in the LLM. layers: of methods inside the LLM, visual rows in each of its layers."""
+    """What was measured of one answer.
+
+    Attributes:
+        seconds: Seconds by step.
+        total: Wall clock seconds from file to text.
+        tokens_before: Number of visual tokens without compression.
+        tokens_after: Number of visual tokens that the LLM sees; for methods inside the LLM, the mean over its layers.
+        layers: For methods inside the LLM, the number of visual tokens in each of its layers; else empty.
+    """
 
     seconds: dict[str, float]
     total: float
@@ -96,8 +123,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measured:
-    """A setting's samples, one per round, and its memory in bytes: in use before (the weights), and the peak of what
-    came on top."""
+    """What was measured of one setting.
+
+    Attributes:
+        setting: The setting.
+        samples: One per round.
+        memory_before: Bytes in use before the answer: the weights.
+        memory_extra: Bytes at the peak beyond that.
+    """
 
     setting: Setting
     samples: list[Sample]
@@ -106,43 +139,50 @@ class Measured:
 
     @property
     def compresses(self) -> bool:
-        """Whether the step "compress" is there."""
+        """Whether the compressor works before the LLM, so that there is a step "compress"."""
         chosen = compressor(self.setting.compressor)
         return chosen.drops and chosen.stage == "before LLM"
 
     def seconds(self, name: str) -> list[float]:
-        """A step's, a span's or the total's, round by round."""
+        """Seconds of a step, of a span or in total, one number per round."""
         if name == "total":
             return [sample.total for sample in self.samples]
         return [sum(sample.seconds[step] for step in SPANS.get(name, (name,))) for sample in self.samples]
 
     def median(self, name: str) -> float:
+        """Median of `seconds`."""
         return statistics.median(self.seconds(name))
 
     def p90(self, name: str) -> float:
+        """90th percentile of `seconds`."""
         return float(np.percentile(self.seconds(name), 90))
 
     def ratio(self, other: Measured, name: str) -> float:
-        """Median over the rounds of this one's seconds / the other's in the same round."""
+        """Median over the rounds of this setting's seconds divided by the other's in the same round."""
         pairs = zip(self.seconds(name), other.seconds(name), strict=True)
-        return statistics.median(mine / theirs for mine, theirs in pairs)
+        return statistics.median(own / others for own, others in pairs)
 
     @property
     def throughput(self) -> float:
+        """Samples per second."""
         return len(self.samples) / sum(self.seconds("total"))
 
     @property
     def tokens_after(self) -> float:
-        """Of random weights on a GPU, the last bits may differ from round to round, and so may what is kept."""
+        """Mean number of visual tokens that the LLM sees.
+
+        Rounds may differ: with random weights on a GPU, the last bits of the features vary, and so may what is kept.
+        """
         return statistics.fmean(sample.tokens_after for sample in self.samples)
 
     @property
     def peak(self) -> int:
+        """Bytes at the peak, with the weights."""
         return self.memory_before + self.memory_extra
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Measured:
-        """The inverse of `dataclasses.asdict`; further entries are left out."""
+        """The inverse of `dataclasses.asdict`. Other entries are ignored."""
         samples = [Sample(**{**sample, "layers": tuple(sample["layers"])}) for sample in entry["samples"]]
         return cls(Setting(**entry["setting"]), samples, entry["memory_before"], entry["memory_extra"])
 
@@ -150,11 +190,24 @@ class Measured:
 def measure(
     engine: Engine, settings: Sequence[Setting], question: Question, rounds: int, warmup: int, seed: int
 ) -> tuple[list[Measured], list[list[int]]]:
-    """All settings in turns, in an order drawn anew for each round, so that a slow moment of the machine meets all of
-    them alike; after rounds of warm-up and one for memory, which do not count.
+    """Measure settings in turns, so that a slow moment of the machine affects all of them alike.
 
-    Returns what was measured, by setting, and of each round the settings' numbers in their order. Raises ValueError for
-    a video with too few frames, RuntimeError for an answer that ended early.
+    Every round has its own random order. Rounds of warm-up and a round for memory come first and are not timed.
+
+    Args:
+        engine: The model.
+        settings: What to measure.
+        question: The question to answer.
+        rounds: How many rounds to time.
+        warmup: How many rounds of warm-up.
+        seed: Seed of the orders.
+
+    Returns:
+        What was measured of each setting; and for each timed round, the order in which the settings ran, as indices.
+
+    Raises:
+        ValueError: The video has too few frames.
+        RuntimeError: An answer ended early.
     """
     engines = {
         setting.frames: engine.sampled(FrameSampling("uniform", max_frames=setting.frames)) for setting in settings
@@ -178,7 +231,7 @@ def measure(
 
 
 def answer(engine: Engine, setting: Setting, question: Question) -> Sample:
-    """The whole way, once."""
+    """Answer once, from file to text, and time every step. Raises as `measure`."""
     engine.model.get_decoder().set_attn_implementation(setting.attention)
     chosen = compressor(setting.compressor)
     selections: list[tuple[Moment, Moment]] = []
@@ -208,7 +261,17 @@ def answer(engine: Engine, setting: Setting, question: Question) -> Sample:
 
 
 def ask(engine: Engine, seen: Any, question: Question, chosen: Compressor) -> tuple[Answer, int]:
-    """The answer, and how many tokens were made for it."""
+    """Answer the question about an encoded video.
+
+    Args:
+        engine: The model.
+        seen: What the engine's `see` gave.
+        question: The question.
+        chosen: The compressor.
+
+    Returns:
+        The answer, and how many tokens were generated.
+    """
     counter = Counter()
     generation = {
         "max_new_tokens": question.new_tokens,
@@ -220,18 +283,26 @@ def ask(engine: Engine, seen: Any, question: Question, chosen: Compressor) -> tu
 
 
 class Counter(LogitsProcessor):
-    """Counts the tokens that generate() makes, without a wait for the device."""
+    """Counts the tokens that generate() makes, without waiting for the device.
+
+    Attributes:
+        tokens: Their number so far.
+    """
 
     def __init__(self) -> None:
         self.tokens = 0
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Count a token and leave the scores as they are."""
         self.tokens += 1
         return scores
 
 
 def timing_selection(chosen: Compressor, spent: list[tuple[Moment, Moment]]) -> Compressor:
-    """The same compressor, which adds begin and end of each selection to `spent`, if it is one before the LLM."""
+    """Copy a compressor so that each selection adds its begin and end to `spent`.
+
+    A compressor that drops nothing, or works inside the LLM, has no such selection and is returned as it is.
+    """
     if not chosen.drops or chosen.stage == "inside LLM":
         return chosen
     method = type(chosen)
@@ -247,14 +318,18 @@ def timing_selection(chosen: Compressor, spent: list[tuple[Moment, Moment]]) -> 
 
 
 def now(device: torch.device) -> float:
-    """The wall clock's seconds, when the device has done what it was given."""
+    """Seconds on the wall clock, after the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def peak_memory(engine: Engine, setting: Setting, question: Question) -> tuple[int, int]:
-    """Bytes in use before, and the peak of what came on top, from frames to text."""
+    """Measure the memory of one answer, from frames to text.
+
+    Returns:
+        Bytes in use before, and bytes at the peak beyond that.
+    """
     engine.model.get_decoder().set_attn_implementation(setting.attention)
     read, chosen = engine.read(question.video), compressor(setting.compressor)
     if engine.device.type == "cuda":
@@ -266,9 +341,15 @@ def peak_memory(engine: Engine, setting: Setting, question: Question) -> tuple[i
 
 
 def make_video(path: Path, frames: int, seed: int = 0) -> Path:
-    """A video of moving and changing scenes, 448x448 at 8 frames per second; returns path.
+    """Write a video of moving and changing scenes, 448x448 pixels at 8 frames per second.
 
-    At least 8 seconds, and long enough for protocols that look at two frames per second to get `frames` of them.
+    Args:
+        path: The file to write.
+        frames: How many frames a protocol must be able to take at two frames per second. The video has at least 8 s.
+        seed: Seed of the scenes.
+
+    Returns:
+        `path`.
     """
     length = FPS * max(8, frames // 2 + 1)
     rng = np.random.default_rng(seed)
