@@ -219,6 +219,14 @@ def test_without_its_extra_a_package_names_it(torch_alone, package):
     assert last.endswith(f": pip install -c requirements.txt -e .[{package}]")
 
 
+def test_without_its_extra_the_installed_evaluation_names_it(torch_alone, tmp_path):
+    (tmp_path / "vidcom2_eval").symlink_to(ROOT / "eval")
+    code = f"import sys; sys.path[:0] = [sys.argv[1], {str(tmp_path)!r}]; import vidcom2_eval"
+    last = python(code, torch_alone).stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: vidcom2_eval needs transformers, ")
+    assert last.endswith(": pip install 'vidcom2[eval]'")
+
+
 @pytest.mark.parametrize("package", ["llava", "eval"])
 def test_all_that_is_imported_at_once_is_looked_for(package):
     early = {name for name, at_load in imported(package) if at_load}

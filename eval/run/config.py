@@ -19,6 +19,7 @@ from ..results.files import prepare_directory
 from ..results.load import load_run, read_results
 from ..results.provenance import versions
 from ..results.summary import PARSERS, Parser
+from ..results.terminal import PROGRAM
 from . import identity, store
 from .process import require_seconds
 
@@ -152,7 +153,7 @@ class RunConfig:
                 errors.append(error)
         if errors:
             many = f" (so it is for {len(errors)} of {len(tasks)} tasks)" if len(tasks) > 1 else ""
-            doctor = f"python -m eval doctor --tasks {benchmark.name} --data {data}"
+            doctor = f"{PROGRAM} doctor --tasks {benchmark.name} --data {data}"
             raise FileNotFoundError(f"{errors[0]}{many}; {doctor} tells all that is missing")
 
     def settings(self, protocol: Protocol) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def add_questions(on: argparse._ArgumentGroup) -> None:
 
 
 def add_how(how: argparse._ArgumentGroup) -> None:
-    """Declare devices, precision and processes."""
+    """Declare devices, precision, the engine and processes."""
     env = environment()
     how.add_argument(
         "--num-gpus",
@@ -235,6 +235,11 @@ def add_how(how: argparse._ArgumentGroup) -> None:
         type=Path,
         help="DeepSpeed configuration for --engine deepspeed (default: models/zero3.json of this package)",
     )
+    add_processes(how)
+
+
+def add_processes(how: argparse._ArgumentGroup) -> None:
+    """Declare batches, the processes that read ahead, and time limits."""
     how.add_argument(
         "--batch-size",
         metavar="N",

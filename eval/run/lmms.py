@@ -21,6 +21,7 @@ from llava.video import VideoError
 
 from ..benchmarks import Benchmark
 from ..results.sample import Key, Sample
+from ..results.terminal import PROGRAM
 from .questions import NoQuestions, look_into, refuse
 from .store import Answers
 from .worker import Question, VideoQuestions
@@ -76,7 +77,7 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
         try:  # lmms-eval asks the first question here, so questions of another benchmark fail
             (task,) = manager.load_config({"task": name, **overrides}).values()
         except Exception as error:  # datasets raises many kinds, and lmms-eval's retries wrap them
-            more = "--data takes a local copy" if data is None else "python -m eval doctor, with that --data, says more"
+            more = "--data takes a local copy" if data is None else f"{PROGRAM} doctor, with that --data, says more"
             raise NoQuestions(f"{name}: no questions from {data or 'the hub'} ({root_cause(error)}); {more}") from error
         if data is not None:
             task.config.doc_to_visual = _local_visual(benchmark, name, data)

@@ -17,6 +17,7 @@ from ..benchmarks import Benchmark
 from ..benchmarks.base import Kind
 from ..results.errors import UserError
 from ..results.sample import NO_ANSWER
+from ..results.terminal import PROGRAM
 
 HEAD = 512
 """Bytes by which a file that is not what its name says is recognised."""
@@ -67,7 +68,7 @@ def refuse(problems: Sequence[Problem]) -> None:
         lines = [str(problem) for problem in problems[:LISTED]]
         if len(problems) > LISTED:
             lines.append(f"and {len(problems) - LISTED} more")
-        raise NoQuestions("\n".join([*lines, "python -m eval doctor, with that --data, says more"]))
+        raise NoQuestions("\n".join([*lines, f"{PROGRAM} doctor, with that --data, says more"]))
 
 
 # Files

@@ -24,31 +24,7 @@ def add_efficiency(parser: argparse.ArgumentParser) -> None:
         "--table4", action="store_true", help="all settings of the paper's table 4, and the table itself"
     )
     add_question(parser.add_argument_group("on what"))
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--attn",
-        metavar="ATTENTION,...",
-        help="attention of the LLM; several are measured each. Compressors with attention=eager get eager (default: "
-        "the best installed)",
-    )
-    how.add_argument("--dtype", metavar=DTYPES, help=DTYPE)
-    add_device(how)
-    how.add_argument(
-        "--rounds", metavar="N", default=10, type=int, help="measurements of each setting (default: %(default)s)"
-    )
-    how.add_argument(
-        "--warmup",
-        metavar="N",
-        default=2,
-        type=int,
-        help="rounds before that do not count (default: %(default)s)",
-    )
-    how.add_argument(
-        "--seed",
-        default=0,
-        type=int,
-        help="for the order in each round, random weights and the made video (default: %(default)s)",
-    )
+    add_how(parser.add_argument_group("how"))
     to = parser.add_argument_group("where to")
     to.add_argument(
         "--output",
@@ -86,4 +62,32 @@ def add_question(on: argparse._ArgumentGroup) -> None:
         metavar="N",
         type=int,
         help="tokens of each answer (default: 16; with --table4 2, a letter and the end)",
+    )
+
+
+def add_how(how: argparse._ArgumentGroup) -> None:
+    """Declare attention, precision, device and rounds."""
+    how.add_argument(
+        "--attn",
+        metavar="ATTENTION,...",
+        help="attention of the LLM; several are measured each. Compressors with attention=eager get eager (default: "
+        "the best installed)",
+    )
+    how.add_argument("--dtype", metavar=DTYPES, help=DTYPE)
+    add_device(how)
+    how.add_argument(
+        "--rounds", metavar="N", default=10, type=int, help="measurements of each setting (default: %(default)s)"
+    )
+    how.add_argument(
+        "--warmup",
+        metavar="N",
+        default=2,
+        type=int,
+        help="rounds before that do not count (default: %(default)s)",
+    )
+    how.add_argument(
+        "--seed",
+        default=0,
+        type=int,
+        help="for the order in each round, random weights and the made video (default: %(default)s)",
     )
