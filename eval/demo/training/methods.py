@@ -123,9 +123,9 @@ seen videos of many lengths, and missing tokens disturb it less. The order of th
 
 Three settings differ from the methods' defaults. FastV prunes after the first of the LLM's 8 layers (`k=1`) and PDrop
 at layers 1, 2 and 4, because with their own settings they cannot go down to 15 %. VidCom² distributes its tokens
-exactly (`rounding=exact`), because a frame has only 16 tokens, and rounding every frame's budget up would keep a quarter
-more than asked for. With +fca, FastV, PDrop and SparseVLM keep at least one token of every frame in every layer, which
-at 15 % is more than asked for.
+exactly (`rounding=exact`), because a frame has only 16 tokens, and rounding every frame's budget up would keep a
+quarter more than asked for. With +fca, FastV, PDrop and SparseVLM keep at least one token of every frame in every
+layer, which at 15 % is more than asked for.
 """
 TITLES = {
     "original": "Kept tokens at their original positions",
