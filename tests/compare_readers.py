@@ -1,7 +1,7 @@
-"""python -m tests.compare_readers [READER ...]: the table of docs/video.md, frames that each reader gets wrong.
+"""python -m tests.compare_readers [READER ...] prints the table of docs/video.md: what each reader gets wrong.
 
-For each of tests.numbered's videos, 16 evenly spaced frames. Every reader works in a process of its own, since some
-hang or die. Another release of a library is measured by having it in front on PYTHONPATH.
+It reads 16 evenly spaced frames of each video of tests.numbered. Every reader runs in its own process, because some
+hang or crash. To measure another release of a library, put it in front on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECONDS = 60
 
 
 class Reader:
-    """A process that judges one file after the other."""
+    """A process that reads one file after the other with one reader."""
 
     def __init__(self, name: str):
         self._command = [sys.executable, "-m", "tests.compare_readers", "--judge", name]
@@ -31,7 +31,7 @@ class Reader:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        self._ask("")  # until it has imported what it needs
+        self._ask("")  # wait for its imports
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None
@@ -41,7 +41,7 @@ class Reader:
         return self._process.stdout.readline().strip()
 
     def verdict(self, file: Path) -> str:
-        """How many of the frames are others than asked for, or why there are none."""
+        """Say how many frames are wrong, or why there are none."""
         clock = Timer(SECONDS, self._process.kill)
         clock.start()
         answer = self._ask(str(file))
@@ -53,6 +53,7 @@ class Reader:
 
 
 def judge(file: Path, reader: str) -> str:
+    """Read a file, and say how many of its frames are wrong."""
     from llava.video import FrameSampling, VideoError, read_video
 
     case = CASES[file.name]

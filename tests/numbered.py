@@ -1,4 +1,4 @@
-"""Small videos whose frames carry their own number, in the forms that readers get wrong."""
+"""Small videos with the frame number drawn into each frame, in the forms that readers get wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BITS = 8
 
 
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """uint8 [height, width, 3]: a block for each bit of `number`, and a dark corner, which shows how it is turned."""
+    """Draw uint8 [height, width, 3]: a block for each bit of `number`, and a dark corner that shows the orientation."""
     frame = np.full((height, width, 3), 90, np.uint8)
     block = width // BITS
     for bit in range(BITS):
@@ -28,7 +28,7 @@ def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray
 
 
 def number(frame: np.ndarray) -> int:
-    """What an upright frame [H, W, 3] of these videos carries; -1 where its corner says that it is not upright."""
+    """Read the number from a frame [H, W, 3]. Returns -1 if its corner shows that it is not upright."""
     height, width = frame.shape[:2]
     corners = [frame[:8, :8], frame[:8, -8:], frame[-8 - height // 8 : -height // 8, :8]]
     dark, *others = (corner.mean() for corner in corners)
@@ -41,8 +41,14 @@ def number(frame: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """make: writes the file. shown: numbers of the pictures that a player shows, in order. size: height, width of
-    upright frames. special: what readers stumble over."""
+    """One video.
+
+    Attributes:
+        make: Writes the file.
+        shown: Numbers of the frames that a player shows, in order.
+        size: (height, width) of upright frames.
+        special: What readers get wrong about it.
+    """
 
     make: Callable[[Path], None]
     shown: Sequence[int] = range(LENGTH)
@@ -52,8 +58,22 @@ class Case:
 
 @dataclass(frozen=True)
 class Encoding:
-    """codec, options, container (options), format: PyAV's. keys: a key frame at least every so many. ticks: when each
-    frame is shown, in 1/240 s, None for 24 per second."""
+    """Writes a video of `length` numbered frames.
+
+    Attributes:
+        codec: PyAV's name of the encoder.
+        options: The encoder's options.
+        pix_fmt: FFmpeg's pixel format.
+        keys: Most frames from one key frame to the next.
+        b_frames: Most B-frames in a row.
+        length: Number of frames.
+        size: (height, width).
+        ticks: When each frame is shown, in 1/240 s. None for 24 frames per second.
+        container: The container's options.
+        format: FFmpeg's format. None for the one that the file name says.
+        sound: Whether there is an audio stream.
+        interlaced: Whether fields are coded.
+    """
 
     codec: str = "libx264"
     options: dict[str, str] = field(default_factory=dict)
@@ -93,12 +113,12 @@ class Encoding:
 
 
 def box_at(data: bytes, kind: bytes) -> int:
-    """Where the contents of a box begin."""
+    """Return where the contents of a box begin."""
     return data.index(kind) + 4
 
 
 def turned(a: int, b: int, c: int, d: int) -> Callable[[Path], None]:
-    """Pictures stored so that the display matrix, patched into the track's header, puts them upright."""
+    """Store frames so that the display matrix a, b, c, d, patched into the track header, turns them upright."""
 
     def make(path: Path) -> None:
         stored = (HEIGHT, WIDTH) if b == 0 else (WIDTH, HEIGHT)
@@ -125,7 +145,7 @@ def turned(a: int, b: int, c: int, d: int) -> Callable[[Path], None]:
 
 
 def edited(parts: Sequence[tuple[int, int]], encoding: Encoding | None = None) -> Callable[[Path], None]:
-    """An edit list that shows these parts: (first frame, or -1 for nothing; number of frames)."""
+    """Write an edit list of these parts: (first frame, or -1 for a pause; number of frames)."""
 
     def make(path: Path) -> None:
         (encoding or Encoding())(path)
@@ -141,7 +161,7 @@ def edited(parts: Sequence[tuple[int, int]], encoding: Encoding | None = None) -
         body = struct.pack(">II", 0, len(entries)) + b"".join(struct.pack(">Iii", *e, 1 << 16) for e in entries)
         grow = len(body) - (struct.unpack_from(">I", data, start - 8)[0] - 8)
         data[start : start + len(body) - grow] = body
-        for kind in (b"elst", b"edts", b"trak", b"moov"):  # the header is behind the pictures, so these stay in place
+        for kind in (b"elst", b"edts", b"trak", b"moov"):  # the header follows the frames, so the frames stay in place
             size = box_at(bytes(data), kind) - 8
             struct.pack_into(">I", data, size, struct.unpack_from(">I", data, size)[0] + grow)
         path.write_bytes(data)
@@ -153,7 +173,7 @@ HIDDEN = (7, 30, 31, 55)
 
 
 def hidden(path: Path) -> None:
-    """VP8 whose encoder made some pictures to be looked at by others only: their show_frame is 0 (RFC 6386, 9.1)."""
+    """Write VP8 with some frames that are never shown: their show_frame is 0 (RFC 6386, 9.1)."""
     Encoding("libvpx", b_frames=0, options={"deadline": "realtime"})(path)
     data, position = bytearray(path.read_bytes()), 0
     with av.open(str(path)) as container:

@@ -1,4 +1,4 @@
-"""Videos that are unusual but fine, and files that are broken or no videos at all."""
+"""Videos that are unusual but fine, and files that are broken or not videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FASTSTART = {"movflags": "faststart"}  # the index in front of the data instead 
 
 
 def noisy_frames(length: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """uint8 [length, height, width, 3]; every frame differs from every other, and from itself when turned."""
+    """Return uint8 [length, height, width, 3]. Every frame differs from the others, and from itself when turned."""
     rng = np.random.default_rng(length)
     frames = rng.integers(0, 40, (length, height, width, 3), dtype=np.uint8)
     for i, frame in enumerate(frames):
@@ -33,8 +33,18 @@ def encode(
     reordered: int = 3,
     codec: str = "libx264",
 ) -> None:
-    """H.264, or by another encoder, at 24 fps, or each frame at so many `ticks` of 1/240 s. keys: a key frame at least
-    every so many. reordered: frames in a row that need the one after them."""
+    """Write a video, by default H.264 at 24 fps.
+
+    Args:
+        path: The file to write.
+        frames: uint8 [T, H, W, 3].
+        pix_fmt: FFmpeg's pixel format.
+        ticks: When each frame is shown, in 1/240 s. None for 24 frames per second.
+        container_options: The container's options.
+        keys: Most frames from one key frame to the next.
+        reordered: Most B-frames in a row.
+        codec: PyAV's name of the encoder.
+    """
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=24)
         stream.height, stream.width = frames.shape[1:3]
@@ -53,7 +63,7 @@ def encode(
 
 
 def turned(path: Path, clockwise: int) -> None:
-    """128x64 pixels, and the note of a phone that it was held so: 90, 180 or 270 degrees."""
+    """Write a video with a display matrix that turns it by 90, 180 or 270 degrees, as phones do."""
     width, height = 128, 64
     encode(path, noisy_frames(12, height, width))
     a, b, c, d, x, y = {
@@ -69,7 +79,7 @@ def turned(path: Path, clockwise: int) -> None:
 
 
 def variable_rate(path: Path) -> None:
-    """24 frames in one second, then 6 frames that stand for half a second each."""
+    """Write 24 frames in one second, then 6 frames that stay for half a second each."""
     # PyAV gives a wrong length of such a file where frames are reordered.
     encode(path, noisy_frames(30), ticks=[*range(0, 240, 10), *range(240, 960, 120)], reordered=0)
 
@@ -88,7 +98,7 @@ def sound(path: Path, with_pictures: bool = False) -> None:
 
 
 def no_frames(path: Path) -> None:
-    """A video track as it is announced, and nothing in it."""
+    """Write a video track without a frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
@@ -96,7 +106,7 @@ def no_frames(path: Path) -> None:
 
 
 def cut(path: Path, options: dict[str, str] | None = None, codec: str = "libx264") -> None:
-    """Half of a file, as a download leaves it that broke off."""
+    """Write half of a file, as an interrupted download leaves it."""
     encode(path, noisy_frames(72), container_options=options, keys=12, codec=codec)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -122,7 +132,7 @@ FINE: dict[str, Callable[[Path], None]] = {
     "odd näme %03d.mp4": lambda path: encode(path, noisy_frames(12)),
     "narrow.mp4": lambda path: encode(path, noisy_frames(12, 64, 2)),
 }
-"""By file name, what makes each."""
+"""What writes each file, by file name."""
 
 DECORD_CANNOT = {"narrow.mp4"}
 """Fine videos that raw decord cannot read."""
@@ -142,4 +152,4 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no_frames.mp4": (no_frames, "it has no pictures"),
     "sound_only.mp4": (sound, "it has no pictures"),
 }
-"""By file name, what makes each, and what the default reader says of it."""
+"""What writes each file, and what the default reader says about it, by file name."""

@@ -26,8 +26,17 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 ENCODED = "mm_encoder_outputs"
 """Blocks with it are for transformers 5.23 and later, as the page says."""
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-COMMAND = re.compile(r"(?:(?:^|`)vidcom2|-m eval) ((?:bench )?[a-z][a-z-]*)((?: [^\n`#]*)?)", re.MULTILINE)
+COMMAND = re.compile(r"(?:(?:^|`)vidcom2|-m (?:vidcom2_)?eval) ((?:bench )?[a-z][a-z-]*)((?: [^\n`#]*)?)", re.MULTILINE)
 """A subcommand that a page prints, and its arguments."""
+SCRIPT = re.compile(r"\bbash scripts/(\w+)\.sh((?: [^\n`#]*)?)")
+SCRIPTS = {
+    "eval_": "run",
+    "efficiency": "efficiency",
+    "reproduce_table4": "efficiency",
+    "reproduce_figure1": "frame-drop",
+    "reproduce_": "table",
+}
+"""How a script's name begins, and the subcommand that takes its arguments."""
 
 Run = Callable[..., dict[str, Any]]
 
@@ -176,7 +185,10 @@ def documented() -> dict[str, set[str]]:
     flags: dict[str, set[str]] = {}
     for page in PAGES:
         text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
-        for command, arguments in COMMAND.findall(text):
+        printed = COMMAND.findall(text)
+        for script, arguments in SCRIPT.findall(text):
+            printed += [(command, arguments) for start, command in SCRIPTS.items() if script.startswith(start)][:1]
+        for command, arguments in printed:
             flags.setdefault(command, set()).update(re.findall(r"(?<= )--[a-z][a-z0-9-]*", arguments))
     return flags
 

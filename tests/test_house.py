@@ -41,14 +41,12 @@ def imported_files(path: Path) -> set[Path]:
         for candidate in (whole.with_suffix(".py"), *(whole / f"{name}.py" for name in names), whole / "__init__.py"):
             if (ROOT / candidate).is_file() and candidate != path:
                 found.add(candidate)
-                if candidate.parent == whole and candidate.name != "__init__.py":
-                    continue
     return found
 
 
 def room(path: Path) -> str:
-    """eval's rooms are folders; the other packages are one room each."""
-    return "/".join(path.parts[:2]) if path.parts[0] == "eval" and len(path.parts) > 2 else path.parts[0]
+    """eval's rooms are its folders, and each file beside them; the other packages are one room each."""
+    return "/".join(path.parts[:2]) if path.parts[0] == "eval" else path.parts[0]
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -19,7 +19,9 @@ from vidcom2.ranking import Ranking
 from vidcom2.records import Record
 from vidcom2.specs import METHODS, all_methods, compressor, compressor_from_env, method_names, register
 
-__version__ = "0.1.0"  # the only place; setup.py reads it
+# The only place of the version; setup.py reads this line.
+__version__ = "0.1.0"
+
 __all__ = [
     "METHODS",
     "Attachment",

@@ -64,12 +64,14 @@ class Attachment:
     def __repr__(self) -> str:
         state = "" if self._attached else " (detached)"
         records = self.records
-        if records:
+        if not self.used:
+            seen = "not called yet"
+        elif records:
             before = sum(record.tokens_before for record in records)
             after = sum(record.tokens_after for record in records)
             seen = f"{before} -> {after:.10g} visual tokens in the last call"
         else:
-            seen = "no call with a video yet"
+            seen = "no visual tokens recorded"
         return f"<{self.compressor.spec} on {type(self.model).__name__}{state}: {seen}>"
 
 

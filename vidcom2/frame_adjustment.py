@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -57,6 +57,16 @@ class FrameAdjustment:
             raise ValueError(f"window={self.window!r} must be at least one frame, or None for the whole video")
         if not 0 < self.channels <= 1:
             raise ValueError(f"channels={self.channels!r} must be in (0, 1]; the released code uses 0.5")
+
+    @staticmethod
+    def check(fca: Any, name: str) -> None:
+        """Check the setting `fca` of the method `name`.
+
+        Raises:
+            ValueError: It is neither a FrameAdjustment nor None.
+        """
+        if fca is not None and not isinstance(fca, FrameAdjustment):
+            raise ValueError(f"fca={fca!r} must be a FrameAdjustment or None; in a spec, write {name}+fca")
 
     def budgets(self, x: Tensor, retention: float) -> Tensor:
         """Return the tokens that each frame may keep.

@@ -79,8 +79,7 @@ class InsideLLM(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fca is not None and not isinstance(self.fca, FrameAdjustment):
-            raise ValueError(f"fca={self.fca!r} must be a FrameAdjustment or None; in a spec, write {self.name}+fca")
+        FrameAdjustment.check(self.fca, self.name)
         if self.fca is not None and self.fca.rounding != "exact":
             raise ValueError(
                 f"fca.rounding={self.fca.rounding!r}: {self.name} solves for how many tokens stay, so its frames' "

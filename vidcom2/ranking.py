@@ -31,8 +31,7 @@ class Ranking(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fca is not None and not isinstance(self.fca, FrameAdjustment):
-            raise ValueError(f"fca={self.fca!r} must be a FrameAdjustment or None; in a spec, write {self.name}+fca")
+        FrameAdjustment.check(self.fca, self.name)
 
     def scores(self, x: Tensor) -> Tensor:
         """Return how much each token deserves to stay; only the order within a frame matters.

@@ -66,3 +66,25 @@ def check_choice(settings: Any, name: str, choices: tuple[Any, ...]) -> None:
     value = getattr(settings, name)
     if value not in choices:
         raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
+def check_at_least_one(settings: Any, *names: str) -> None:
+    """Check that these settings are at least 1.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name}={getattr(settings, name)!r} must be at least 1")
+
+
+def check_share(settings: Any, *names: str) -> None:
+    """Check that these settings are in [0, 1].
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{name}={getattr(settings, name)!r} must be in [0, 1]")

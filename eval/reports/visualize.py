@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from llava.video import FrameSampling, VideoError, open_video, read_video
-from vidcom2 import Attachment, Compressor, Kept, VidCom2, compressor, method_names
+from vidcom2 import Attachment, Compressor, Dense, Kept, VidCom2, compressor, method_names
 from vidcom2.methods.holitom import HoliTom
 from vidcom2.models.layers import LayerHooks
 
@@ -35,6 +35,8 @@ FRAMES = 16
 QUESTION = "What happens in this video?"
 PER_LINE = 8
 """Frames in a line of the figure."""
+DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
+"""The methods that drop tokens."""
 DIMMED = 0.2
 """Brightness of dropped tokens, 1 being that of the frame."""
 
@@ -69,8 +71,7 @@ def add_visualize(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--compressor",
         default="vidcom2@0.25",
-        help=f"one of {', '.join(method_names())} with settings; of methods inside the LLM, what the last layer has is "
-        "drawn",
+        help=f"one of {DRAWABLE} with settings; of methods inside the LLM, what the last layer has is drawn",
     )
     parser.add_argument("--question", default=QUESTION, help="what is asked; methods inside the LLM rank by it")
     parser.add_argument("--frames", type=int, default=FRAMES, help="number of frames to take from the video")
@@ -119,11 +120,11 @@ def drawable(spec: str) -> Compressor:
     """
     method = compressor(spec)
     if not method.drops:
-        raise ValueError(f"--compressor {spec} drops no token; draw one of {', '.join(method_names())}")
+        raise ValueError(f"--compressor {spec} drops no token; draw one of {DRAWABLE}")
     if isinstance(method, HoliTom) and method.form == "released":
         raise ValueError(
             f"{method.spec} gives its tokens positions that are not their own, so they cannot be drawn; draw "
-            f"one of {', '.join(method_names())}, this one as holitom without .released"
+            f"one of {DRAWABLE}, this one as holitom without .released"
         )
     return method
 

@@ -1,4 +1,4 @@
-"""Videos made once for all tests of a process."""
+"""Videos that are written once for all tests of a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Made = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """The file of a case, made when it is first asked for."""
+    """Return the file of a case. It is written at the first request."""
     folder, files = tmp_path_factory.mktemp("numbered"), {}
 
     def make(name: str) -> Path:

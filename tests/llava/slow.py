@@ -1,4 +1,4 @@
-"""A slow second opinion on batches: one sample at a time, rows put together by loops, no padding and no cache."""
+"""A slow reference for batches: one sample at a time, rows assembled in loops, no padding and no cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Placed = list[tuple[Tensor, int]]
 
 @dataclass
 class Counts:
-    """What a Record should say of one visual input, but for where its sample's padding ends."""
+    """What a Record should say about one visual input, except for the padding in front of its sample."""
 
     modality: str
     start: int
@@ -37,7 +37,7 @@ class Sample:
 
 
 def video_rows(model: Any, pixels: Tensor, at: int, counts: Counts) -> tuple[Placed, int]:
-    """The rows of one video that starts at position `at`, and the position after it."""
+    """Return the rows of a video that starts at position `at`, and the position after it."""
     newlines, newline = model.config.mm_newline_position, model.model.image_newline
     compressor = model.compressor
     features = model.get_2dPool(model.encode_images(pixels))
@@ -96,7 +96,7 @@ def image_rows(model: Any, pixels: Tensor, at: int, counts: Counts) -> tuple[Pla
 
 @torch.no_grad()
 def inputs_of(model: Any, sample: Sample) -> tuple[Tensor, Tensor]:
-    """The LLM's rows [1, L, D] and position ids [1, L] of one sample; fills sample.counts."""
+    """Return the LLM's rows [1, L, D] and position ids [1, L] of one sample. Fills sample.counts."""
     sample.counts.clear()
     table = model.model.embed_tokens.weight
     visuals = iter(sample.visuals)
@@ -119,7 +119,7 @@ def inputs_of(model: Any, sample: Sample) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def bare_logits(model: Any, embeds: Tensor, positions: Tensor) -> Tensor:
-    """[L, V] from the bare LLM, with no cache and no padding."""
+    """Return logits [L, V] of the bare LLM, without cache and padding."""
     hidden = model.model(
         inputs_embeds=embeds,
         position_ids=positions,
@@ -131,7 +131,7 @@ def bare_logits(model: Any, embeds: Tensor, positions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def follow(model: Any, sample: Sample, tokens: Sequence[int]) -> Tensor:
-    """[L + len(tokens), V]: the logits when the answer is `tokens`, the last row being for what comes after it."""
+    """Return logits [L + len(tokens), V] for the answer `tokens`. The last row is for the token after it."""
     embeds, positions = inputs_of(model, sample)
     if tokens:
         embeds = torch.cat([embeds, model.model.embed_tokens.weight[torch.tensor(tokens)][None]], dim=1)
@@ -141,7 +141,7 @@ def follow(model: Any, sample: Sample, tokens: Sequence[int]) -> Tensor:
 
 
 def greedy(model: Any, sample: Sample, steps: int) -> tuple[list[int], Tensor]:
-    """The greedy answer, the sequence run anew for each token, and the prompt's logits [L, V]."""
+    """Return the greedy answer, with the whole sequence run again for each token, and the prompt's logits [L, V]."""
     tokens: list[int] = []
     prefill = follow(model, sample, tokens)
     logits = prefill
@@ -152,7 +152,7 @@ def greedy(model: Any, sample: Sample, steps: int) -> tuple[list[int], Tensor]:
 
 
 def beam_search(model: Any, sample: Sample, beams: int, steps: int) -> tuple[list[int], float]:
-    """The best answer of `steps` tokens and its total log-probability; nothing ends early."""
+    """Return the best answer of `steps` tokens and its total log-probability. No answer ends early."""
     alive: list[tuple[list[int], float]] = [([], 0.0)]
     for _ in range(steps):
         grown = []

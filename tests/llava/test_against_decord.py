@@ -1,4 +1,4 @@
-"""Where decord is proved right it is, and where it is not, its frames are told from the right ones."""
+"""decord is right where it is proved right; elsewhere its wrong frames are counted."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_where_decord_is_proved_right_it_is(name: str, text: str, made: Made) ->
             return
         assert against_decord(file, video, sampling.indices, frames).differ == 0
     theirs = read_video(file, sampling, "decord").frames
-    if OLD_PYAV or name not in ("ten.mp4", "vp9_odd.webm"):  # FFmpeg 8 draws these with sharper edges between colours
+    if OLD_PYAV or name not in ("ten.mp4", "vp9_odd.webm"):  # FFmpeg 8 gives these sharper edges between colours
         np.testing.assert_array_equal(frames, theirs)
     assert count_different(frames, theirs) == 0
 
 
 @pytest.mark.parametrize("name", ["h264.avi", "mpeg4.avi", "h264.ts", "mpeg2.mpg", "cut_head.mp4", "mirrored.mp4"])
 def test_what_decord_misreads_is_counted(name: str, made: Made) -> None:
-    """By the numbers that its frames carry."""
+    """The count equals that of the numbers in its frames."""
     pytest.importorskip("decord")
     file, sampling = str(made(name)), FrameSampling("uniform", max_frames=16)
     with open_video(file) as video:

@@ -1,4 +1,4 @@
-"""ASF: FFmpeg passes over what is missing in it, and the pictures behind it get other numbers."""
+"""ASF: FFmpeg skips what is missing, and the frames behind it then get wrong numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WMV2 = Encoding("wmv2", b_frames=0, container={"packet_size": str(SIZE)})
 
 
 class Asf:
-    """A file in parts: header, packets, what is behind them."""
+    """A file in parts: header, packets, index."""
 
     def __init__(self, data: bytes):
         self.properties, self.object = data.index(FILE), data.index(DATA)
@@ -29,7 +29,7 @@ class Asf:
         self.packets = [data[begin + at * SIZE :][:SIZE] for at in range(count)]
 
     def joined(self, packets: Sequence[bytes], said: int | None = None, recorded: bool = False) -> bytes:
-        """A file of these packets, whose header says that it has `said`, by default as many."""
+        """Return a file of these packets. Its header says that it has `said`; None for the true number."""
         header = bytearray(self.header)
         said = len(packets) if said is None else said
         header[-10:-2] = said.to_bytes(8, "little")
@@ -64,7 +64,7 @@ def why(tmp_path: Path) -> Why:
         Encoding("wmv2", b_frames=0, container={"packet_size": "100"}),
         Encoding("wmv2", b_frames=0, container={"packet_size": "64000"}),
         Encoding("wmv2", b_frames=0, sound=True),
-        Encoding("msmpeg4", b_frames=0, length=300),  # the numbers of its pictures start over after 256
+        Encoding("msmpeg4", b_frames=0, length=300),  # object numbers start again after 256
         Encoding(),
     ],
 )
@@ -77,7 +77,7 @@ def test_whole_files(encoding: Encoding, tmp_path: Path) -> None:
 
 
 def test_recordings(whole: Asf, tmp_path: Path) -> None:
-    """Their header does not say how long they are; they may end behind any packet, and have an index or none."""
+    """Their header does not say how long they are. They may end after any packet, with or without an index."""
     file = tmp_path / "recorded.wmv"
     for end in (whole.index, b""):
         file.write_bytes(whole.joined(whole.packets, said=0, recorded=True) + end)
@@ -124,7 +124,7 @@ def test_what_is_not_a_packet(whole: Asf, why: Why) -> None:
 
 
 def payload(number: int, size: int, offset: int, body: bytes, stream: int = 1) -> bytes:
-    """A piece of an object of `size` bytes, as section 5.2.3.3 has it."""
+    """Return a piece of an object of `size` bytes (section 5.2.3.3)."""
     replicated = b"\x08" + size.to_bytes(4, "little") + bytes(4)
     place = bytes([128 | stream, number]) + offset.to_bytes(4, "little")
     return place + replicated + len(body).to_bytes(2, "little") + body

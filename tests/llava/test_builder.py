@@ -1,4 +1,4 @@
-"""load_pretrained_model on tiny checkpoints that save_pretrained wrote."""
+"""load_pretrained_model reads tiny checkpoints that save_pretrained wrote."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def save_tokenizer(path: Path) -> None:
 
 
 def checkpoint(path: Path, family: str = "qwen", shard: str = "5GB", **config: Any) -> tuple[Path, Any]:
-    """A saved checkpoint with its tokenizer, and the model it was saved from."""
+    """A saved checkpoint with its tokenizer, and the model that was saved."""
     model = tiny_model(path, family, **config)
     model.save_pretrained(path / "checkpoint", max_shard_size=shard)
     save_tokenizer(path / "checkpoint")
@@ -79,7 +79,7 @@ def load(path: Path, name: str = "llava_qwen", **settings: Any) -> tuple[Any, An
 
 
 def assert_same_weights(loaded: Any, saved: Any, rows: int | None = None) -> None:
-    """Bitwise equality; `rows` of the embedding and of the head are compared where the vocabulary was resized."""
+    """Require bitwise equality. If the vocabulary was resized, compare `rows` of the embedding and of the head."""
     expected = saved.state_dict()
     assert set(loaded.state_dict()) == set(expected)
     for key, value in loaded.state_dict().items():
@@ -95,7 +95,7 @@ def no_garbage(model: Any) -> None:
 
 
 def answers(model: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
-    """Logits [L, V] of a video prompt."""
+    """Return logits [L, V] of a video prompt."""
     ids = torch.tensor([[5, 6, -200, 7, 8]])
     with torch.inference_mode():
         return model(input_ids=ids, images=[video(3).to(dtype)], modalities=["video"], **kwargs).logits[0]
@@ -345,7 +345,7 @@ PARTS = (
 
 
 def on_disk(path: Path, part: str) -> dict[str, Any]:
-    """Settings of `load` that leave `part` on the disk, and all else on the CPU."""
+    """Return settings of `load` that leave `part` on the disk and all else on the CPU."""
     places = dict.fromkeys((*PARTS, "model.rotary_emb", "model.image_newline"), "cpu") | {part: "disk"}
     return {"device_map": places, "offload_folder": str(path)}
 
@@ -361,7 +361,7 @@ def test_part_on_the_disk(tmp_path, part, compressor):
 
 @pytest.mark.parametrize("part", ["model.embed_tokens", "lm_head"])
 def test_vocabulary_on_the_disk(tmp_path, part):
-    """Its size stays: words that the tokenizer does not have are left, and it cannot grow."""
+    """Its size stays: rows without a token are kept, and it cannot grow."""
     path, saved = checkpoint(tmp_path / "larger")
     assert torch.equal(answers(load(path, **on_disk(tmp_path, part))[1]), answers(saved))
     path, _ = checkpoint(tmp_path / "smaller", vocab_size=WORDS - 1)
@@ -486,7 +486,7 @@ def test_round_trip(tmp_path, family, tied):
 
 
 def test_checkpoint_keys(tmp_path):
-    """The layout of the published checkpoints, whatever transformers would like to call the keys."""
+    """Keys are those of the published checkpoints, whatever names transformers prefers."""
     path, saved = checkpoint(tmp_path)
     keys = load_file(path / "model.safetensors").keys()
     assert set(keys) == set(saved.state_dict())

@@ -1,4 +1,4 @@
-"""Checkpoints that are not there, are of another kind, damaged, or bring code along: one line each."""
+"""Checkpoints that are missing, of another kind, damaged, or contain code: each gives an error of one line."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.vidcom2.hf_tiny import tiny
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """No compressor in the environment, no hub, and a terminal whose user says yes to everything."""
+    """No compressor in the environment, no hub, and a user who answers yes to everything."""
     monkeypatch.delenv("COMPRESSOR", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
 
 
 def refusal(run: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
-    """The message of what `run` raises, a single line."""
+    """Return the message of the error that `run` raises. It must be a single line."""
     with pytest.raises(kind) as caught:
         run()
     text = str(caught.value)
@@ -77,7 +77,7 @@ def test_models_of_transformers_own_layout(tmp_path, kind):
 
 
 def bring_tokenizer_code(path: Path) -> Path:
-    """Give a checkpoint a tokenizer of its own; returns the file that running it leaves."""
+    """Give a checkpoint its own tokenizer code. Returns the file that the code writes when it runs."""
     file, ran = path / "tokenizer_config.json", path / "it-ran"
     changes = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
@@ -127,7 +127,7 @@ def test_a_missing_tokenizer(tmp_path):
 
 
 class Opened:
-    """Pickled, it is a call that leaves a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -209,7 +209,7 @@ def test_a_towers_own_weights_of_another_shape(tmp_path):
 
 @pytest.mark.parametrize("change", ["missing", "shape"])
 def test_an_evaluated_qwen_has_all_its_weights(tmp_path, change):
-    """transformers fills what is missing with random numbers, and only logs it."""
+    """transformers fills missing weights with random numbers, and only logs it."""
     path = make_qwen(tmp_path, "qwen2_vl")
     if change == "missing":
         edit_weights(path, lambda name: name.endswith("layers.0.mlp.up_proj.weight"))

@@ -1,4 +1,4 @@
-"""Colours by the file's own tags, against the standards' numbers: YUV is made here, without a library's conversion."""
+"""Colours by the file's own tags, against the standards' formulas. No library converts the YUV of these files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llava.video import FrameSampling, VideoError, read_video
 
 BARS = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (20, 20, 20), (235, 235, 235)], float)
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593), 2: (0.299, 0.114)}
-"""Of red and blue in luma, by matrix coefficients of ITU-T H.273; 2, unspecified, is BT.601 here, as for decord."""
+"""Weights of red and blue in luma, by ITU-T H.273 matrix coefficients. 2 (unspecified) means BT.601, as for decord."""
 
 
 def yuv(rgb: np.ndarray, matrix: int, full: bool, depth: int) -> np.ndarray:
-    """Y, U, V of colours [N, 3], rounded: ITU-R BT.601, BT.709, BT.2020 (non-constant luminance)."""
+    """Return rounded Y, U, V of colours [N, 3] by ITU-R BT.601, BT.709 or BT.2020 (non-constant luminance)."""
     red, blue = WEIGHTS[matrix]
     luma = rgb @ np.array([red, 1 - red - blue, blue])
     chroma = [(rgb[:, 2] - luma) / (2 - 2 * blue), (rgb[:, 0] - luma) / (2 - 2 * red)]
@@ -31,7 +31,7 @@ def yuv(rgb: np.ndarray, matrix: int, full: bool, depth: int) -> np.ndarray:
 def write(
     path: Path, matrix: int, full: bool, pix_fmt: str, height: int, width: int, tagged_range: bool = True
 ) -> None:
-    """Upright bars of equal width in H.264, lossless but for rounding."""
+    """Write upright bars of equal width in H.264, almost without loss."""
     depth = 10 if "10" in pix_fmt else 8
     bars = yuv(BARS, matrix, full, depth)
     with av.open(str(path), "w") as target:
@@ -66,7 +66,7 @@ def test_colours_are_those_that_the_tags_say(
     bar = width // len(BARS)
     for number, colour in enumerate(BARS):
         inside = frames[:, :, number * bar + 4 : (number + 1) * bar - 4].astype(float)
-        # Another matrix or range is off by 8 or more somewhere; 8 bits are by 4.
+        # A wrong matrix or range is off by 8 or more somewhere; rounding to 8 bits by at most 4.
         assert np.abs(inside - colour).max() <= 4, (number, inside.mean(axis=(0, 1, 2)))
 
 
@@ -88,7 +88,7 @@ def test_a_range_that_is_not_tagged_is_limited(tmp_path: Path) -> None:
 
 
 def test_colours_that_cannot_be_converted_are_an_error(tmp_path: Path) -> None:
-    """YCgCo: to take it for BT.601, as FFmpeg does, would turn every colour into another."""
+    """YCgCo, which FFmpeg would read as BT.601, with every colour wrong."""
     write(tmp_path / "bars.mp4", 2, False, "yuv444p", 48, 96)
     data = tmp_path / "tagged.mp4"
     with av.open(str(tmp_path / "bars.mp4")) as source, av.open(str(data), "w") as target:

@@ -15,7 +15,7 @@ TURNS = {
     "spaces": [" <image>\nHi ", "  Hello. \n", "So? ", None],
 }
 RECORDED = json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
-"""What upstream's file writes for the templates that are not in the golden recordings."""
+"""What upstream writes for the templates that were not recorded."""
 
 
 def ask(template: str, texts: list[str | None]) -> str:
@@ -61,7 +61,7 @@ def test_upstreams_names_are_the_recorded_ones():
 
 
 def test_a_copied_llama_3_conversation_still_writes():
-    """Upstream's copy forgets the tokenizer that writes its prompts."""
+    """Upstream's copy loses the tokenizer that writes its prompts."""
     conv = conv_templates["llava_llama_3"].copy()
     conv.append_message(conv.roles[0], "Hi")
     conv.append_message(conv.roles[1], None)

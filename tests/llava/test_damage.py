@@ -1,4 +1,4 @@
-"""What is lost where containers count or measure their parts, and files that are whole though they look odd."""
+"""Losses that a container's counters and lengths show, and whole files that look odd."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMATS = {
     "wmv": "asf",
 }
 VIDEO = 256
-"""The number that FFmpeg gives the video of a transport stream."""
+"""Packet id of the video in transport streams that FFmpeg writes."""
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.rpartition(".")[2] in FORMATS])
@@ -46,7 +46,7 @@ def test_files_that_were_cut_off(name: str, made: Made, tmp_path: Path) -> None:
 
 
 def test_a_packet_without_a_picture(made: Made, tmp_path: Path) -> None:
-    """FFmpeg passes over a picture that it cannot decode, and the next one gets its number."""
+    """FFmpeg skips a frame that it cannot decode, and the next one would get its number."""
     data = bytearray(made("mjpeg.avi").read_bytes())
     chunk = data.index(b"00dc", len(data) // 2)
     data[chunk + 8 : chunk + 200] = bytes(192)
@@ -66,7 +66,7 @@ def test_a_lost_fragment(tmp_path: Path) -> None:
 
 
 def test_transport_stream_packets_lost_from_one_table_to_another(made: Made, tmp_path: Path) -> None:
-    """Which looks like files that were joined, but for the counters."""
+    """This looks like joined files, except for the counters."""
     data = made("h264.ts").read_bytes()
     packets = [data[at : at + 188] for at in range(0, len(data), 188)]
     tables = [at for at, packet in enumerate(packets) if packet[1] & 31 == packet[2] == 0]
@@ -79,7 +79,7 @@ def test_transport_stream_packets_lost_from_one_table_to_another(made: Made, tmp
 
 
 def ogg(count: int, serial: int, last: bool = False) -> bytes:
-    """A page of 5 bytes, as RFC 3533 has it; its checksum is not looked at."""
+    """Return a page with 5 bytes of data (RFC 3533). Its checksum is not checked."""
     head = b"OggS\0" + bytes([4 * last]) + bytes(8) + serial.to_bytes(4, "little") + count.to_bytes(4, "little")
     return head + bytes(4) + b"\x01\x05" + b"video"
 

@@ -1,4 +1,4 @@
-"""The default reader against decord on sound files, and what decord, torchcodec and PyAV are when asked for raw."""
+"""The default reader against decord on whole files, and the raw readers decord, torchcodec and PyAV."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def one_by_one(path: Path) -> np.ndarray:
 def test_frames_count_and_rate_are_decords(name: str, decoder: str, tmp_path: Path) -> None:
     pytest.importorskip("decord")
     if (name, decoder) == ("ten_bits.mp4", "torchcodec"):
-        pytest.skip("which rounds ten bits to eight in another way")
+        pytest.skip("torchcodec rounds ten bits to eight differently")
     FINE[name](tmp_path / name)
     for sampling in (FrameSampling("uniform", max_frames=9), FrameSampling("fps", fps=6.0, max_frames=64)):
         reference, other = (read_video(tmp_path / name, sampling, which) for which in ("decord", decoder))
@@ -53,7 +53,7 @@ def test_frames_count_and_rate_are_decords(name: str, decoder: str, tmp_path: Pa
         if decoder == "exact" and (OLD_PYAV or name != "ten_bits.mp4"):
             np.testing.assert_array_equal(other.frames, reference.frames)
         elif name != "ten_bits.mp4":  # FFmpeg 8 converts ten bits with sharper edges between colours
-            # Another release of the same library converts colours; neighbouring frames differ by far more.
+            # Another release of FFmpeg converts the colours. Neighbouring frames differ by far more.
             assert np.abs(other.frames.astype(int) - reference.frames).max() <= 2
 
 

@@ -1,4 +1,4 @@
-"""The default reader: in every file, at any indices, the pictures that decoding from the start gives."""
+"""The default reader gives, for every file and any indices, the frames that decoding from the start gives."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_frames_are_those_that_a_player_shows(name: str, made: Made) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_seeking_gives_what_decoding_from_the_start_gives(name: str, made: Made) -> None:
-    """To the last bit, unneeded pictures left out or not."""
+    """Bit for bit, whether unneeded frames are skipped or not."""
     file = str(made(name))
     seeking, straight = ExactVideo(file), ExactVideo(file)
     if not seeking.seeks:
@@ -69,7 +69,7 @@ def test_times_are_those_of_the_frames_shown(made: Made) -> None:
     [
         ({}, {}),
         ({10: None}, {}),
-        ({36: None}, {36: (GAP[35] + GAP[37]) / 2}),  # the gap's end is lost with it
+        ({36: None}, {36: (GAP[35] + GAP[37]) / 2}),  # the end of the gap is lost with it
         ({34: None, 35: None, 36: None}, {34: 330 + 220, 35: 330 + 440, 36: 330 + 660}),
         ({20: 5}, {}),
         ({20: 190}, {}),
@@ -79,7 +79,7 @@ def test_times_are_those_of_the_frames_shown(made: Made) -> None:
 def test_one_time_stamp_that_is_wrong_or_missing(
     changed: dict[int, int | None], expected: dict[int, float], made: Made
 ) -> None:
-    """The other pictures keep their times."""
+    """The other frames keep their times."""
     video = ExactVideo(str(made("gap.mp4")))
     ticks = dict(enumerate(GAP)) | expected
     stamps = [1000 + tick for tick in GAP]
@@ -90,17 +90,17 @@ def test_one_time_stamp_that_is_wrong_or_missing(
 
 
 def test_time_stamps_missing_at_the_ends(made: Made) -> None:
-    """The average rate is taken there."""
+    """There frames come at the average rate."""
     video = ExactVideo(str(made("variable.mp4")))
     video.fps = 10.0
     video.packets = replace(video.packets, time_base=Fraction(1, 240))
     assert video._seconds([None, None, 24, 72, None, 120, None]) == pytest.approx([0, 0.1, 0.2, 0.4, 0.5, 0.6, 0.7])
     assert video._seconds([None, None, None]) == pytest.approx([0, 0.1, 0.2])
-    assert video._seconds([2, 1, 4, 3, 6, 5]) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])  # those of decoding
+    assert video._seconds([2, 1, 4, 3, 6, 5]) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])  # times of decoding
 
 
 def test_more_or_fewer_pictures_than_packets(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only decoding tells how many there are, frames are chosen out of these."""
+    """If only decoding gives the number of frames, frames are chosen by that number."""
     file, count = str(made("h264.ts")), len(CASES["h264.ts"].shown)
     expected = read_video(file, FrameSampling("uniform", max_frames=9))
     for guess in (count - 5, count + 5):
@@ -135,11 +135,11 @@ def test_a_stream_may_be_cut_anywhere(made: Made, tmp_path: Path) -> None:
     assert 20 < video.total_frames < 72
     *before, last = (number(frame) for frame in video.frames)
     assert before == video.indices[:-1]
-    assert last - video.indices[-1] in (0, 1, 2)  # pictures that are shown before it may come after it in the file
+    assert last - video.indices[-1] in (0, 1, 2)  # frames that are shown before it may follow it in the file
 
 
 def test_streams_that_were_joined(made: Made, tmp_path: Path) -> None:
-    """As `cat a.ts b.ts` does it: their counters begin anew, and nothing is missing."""
+    """As `cat a.ts b.ts` does: the counters start again, and nothing is missing."""
     data = made("h264.ts").read_bytes()
     (tmp_path / "joined.ts").write_bytes(data + data)
     video = read_video(tmp_path / "joined.ts", FrameSampling("uniform", max_frames=17))
@@ -152,7 +152,7 @@ def test_streams_that_were_joined(made: Made, tmp_path: Path) -> None:
     "name", ["h264.ts", "h264.m2ts", "h264.mkv", "vp9.webm", "h264.flv", "h264.avi", "mpeg2.mpg", "wmv2.wmv"]
 )
 def test_what_is_lost_in_the_middle_is_not_passed_over(name: str, lost: int, made: Made, tmp_path: Path) -> None:
-    """FFmpeg goes on behind it, with pictures that then have the numbers of others."""
+    """FFmpeg goes on after the loss, and the frames there would have wrong numbers."""
     data = made(name).read_bytes()
     middle = len(data) * 3 // 5
     (tmp_path / name).write_bytes(data[:middle] + data[middle + lost :])
@@ -160,12 +160,12 @@ def test_what_is_lost_in_the_middle_is_not_passed_over(name: str, lost: int, mad
         video = read_video(tmp_path / name, FrameSampling("uniform", max_frames=36))
     except VideoError:
         return
-    assert [number(frame) for frame in video.frames] == video.indices  # inside one picture, if anywhere
+    assert [number(frame) for frame in video.frames] == video.indices  # the loss is inside one frame
 
 
 @pytest.mark.parametrize("name", ["h264.ts", "h264.mkv", "h264.mp4"])
 def test_damage_in_the_middle_is_an_error(name: str, made: Made, tmp_path: Path) -> None:
-    """Never the frame that the decoder makes up for the damaged one."""
+    """The decoder's substitute for a damaged frame is never returned."""
     data = bytearray(made(name).read_bytes())
     middle = len(data) // 2
     data[middle - 300 : middle + 300] = np.random.default_rng(0).bytes(600)
@@ -203,7 +203,7 @@ def test_odd_videos(name: str, tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_videos_length(tmp_path: Path) -> None:
-    """An hour at 32 frames: these and 64 MiB."""
+    """Reading 32 frames of an hour takes their size and at most 64 MiB."""
     size = (640, 360)
     segments = [write_segment(tmp_path / f"{i}.mp4", still(size, i)) for i in range(2)]
     hour = join(tmp_path / "hour.mp4", segments, 3600)
@@ -212,5 +212,5 @@ def test_memory_does_not_grow_with_the_videos_length(tmp_path: Path) -> None:
 
 
 def still(size: tuple[int, int], number: int) -> np.ndarray:
-    """Frames that are quick to encode."""
+    """Return frames that are quick to encode."""
     return np.broadcast_to(np.uint8(100 + 50 * number), (SEGMENT * FPS, size[1], size[0], 3))

@@ -1,4 +1,4 @@
-"""`Video.metadata` as transformers' processors take it."""
+"""transformers' processors take `Video.metadata`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("frames", [16, 7])
 @pytest.mark.parametrize("name", ["variable.mp4", "h264.mp4"])
 def test_qwen3_keeps_all_frames_and_says_when_they_are_shown(made, processor, name, frames):
-    """Two frames are one step, at the middle of their times; the last one of an odd number stands twice."""
+    """Two frames are one step, at the middle of their times. The last of an odd number counts twice."""
     video = read_video(made(name), FrameSampling("uniform", max_frames=frames))
     chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "When?"}]}]
     prompt = processor.apply_chat_template(chat, tokenize=False)
@@ -52,5 +52,5 @@ def test_the_fields_are_those_of_transformers(tmp_path: Path):
     assert theirs.timestamps == pytest.approx([0, 23 / 24, 47 / 24, 71 / 24])
     assert (theirs.fps, theirs.total_num_frames, theirs.duration) == (24, 72, 3)
     assert theirs.video_backend == video.reader
-    video.metadata["frames_indices"].append(71)  # as Qwen3-VL's processor does with the list of an odd number of frames
+    video.metadata["frames_indices"].append(71)  # Qwen3-VL's processor does this for an odd number of frames
     assert video.indices == [0, 23, 47, 71]

@@ -231,7 +231,7 @@ def test_model_names(path, name):
 
 
 def byte_tokenizer(*merges: tuple[str, str], bos: bool = False) -> PreTrainedTokenizerFast:
-    """One token per byte, plus the merged ones; a BOS in front on request."""
+    """A tokenizer with one token per byte, plus merged ones, and a BOS in front if asked for."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*alphabet, *("".join(merge) for merge in merges), "<s>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=list(merges)))

@@ -1,4 +1,4 @@
-"""Frames resized and normalised in torch against PIL and numpy, to the bit."""
+"""Frames that torch resizes and normalises equal those of PIL and numpy, to the bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = [(36, 64), (64, 36), (47, 63), (9, 200), (200, 9), (128, 128), (31, 30),
 
 
 def frames(height: int, width: int, count: int = 2) -> np.ndarray:
-    """Colours of all kinds in the first half; black and white, which overshoot most, in the second."""
+    """Return frames with random colours in the first half, and black and white, which overshoot most, in the second."""
     rng = np.random.default_rng(height * 1000 + width)
     mixed = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
     mixed[count // 2 :] = (mixed[count // 2 :] > 127) * np.uint8(255)

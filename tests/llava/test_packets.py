@@ -1,4 +1,4 @@
-"""What a file says of its pictures: sample tables against FFmpeg's reading of all of it, key pictures, hidden ones."""
+"""What a file says of its frames: sample tables against FFmpeg's full reading, key frames, undisplayed frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_sample_tables_say_what_ffmpeg_says(name: str, made: Made) -> None:
     assert not hidden.any()
     np.testing.assert_array_equal(table.pts - table.pts[0], pts - pts[0])
     assert table.key[0]
-    assert not (table.key & ~key).any()  # FFmpeg may know of more
+    assert not (table.key & ~key).any()  # FFmpeg may mark more
 
 
 @pytest.mark.parametrize("damage", [b"", b"moov", bytes(range(256)), b"\0\0\0\x08moov", b"\xff" * 64])
@@ -40,7 +40,7 @@ def test_headers_that_are_none_have_no_table(damage: bytes, tmp_path: Path) -> N
 
 
 def test_damaged_tables_are_left_to_ffmpeg(made: Made, tmp_path: Path) -> None:
-    """Whatever byte of the header is another, there is the table, another one, or none; no error, no gigabytes."""
+    """Whichever byte of the header changes, there is some table or none, but no error and no huge memory use."""
     data, file = made("h264.mp4").read_bytes(), tmp_path / "bad.mp4"
     begin = data.index(b"moov")
     rng = np.random.default_rng(0)
@@ -53,20 +53,20 @@ def test_damaged_tables_are_left_to_ffmpeg(made: Made, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "good"), [("h264.mp4", True), ("open.mp4", True), ("refresh.mp4", False)])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_key_pictures_that_decoding_may_begin_with(name: str, good: bool, suffix: str, made: Made) -> None:
-    """Pictures that are refreshed part by part have marks where a viewer may join, and no key picture but the first."""
+    """With intra refresh, marks say where a viewer may join, but only the first frame is a key frame."""
     file = str(made(name.replace("mp4", suffix)))
     with opened(file) as (container, stream):
         setup = bytes(stream.codec_context.extradata or b"")
         keys = [bytes(packet) for packet in container.demux(stream) if packet.size and packet.is_keyframe]
     if "refresh" in name and len(keys) == 1:
-        pytest.skip("its marks are not given as keys here")
+        pytest.skip("FFmpeg does not report its marks as key frames here")
     assert len(keys) > 1
     assert is_seek_point("h264", setup, keys[0])
     assert [is_seek_point("h264", setup, key) for key in keys[1:]] == [good] * (len(keys) - 1)
 
 
 def test_recovery_points_that_are_not_exact_are_no_entries() -> None:
-    """Supplemental information as ITU-T H.264, 7.3.2.3 and D.1.8 have it, behind start codes."""
+    """Supplemental enhancement information (ITU-T H.264, 7.3.2.3, D.1.8) behind start codes."""
 
     def packet(body: bytes) -> bytes:
         return b"\0\0\1\x06" + b"\x05\x01\xff" + b"\x06" + bytes([len(body)]) + body + b"\x80\0\0\1\x41\xff"

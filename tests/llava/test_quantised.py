@@ -1,4 +1,4 @@
-"""load_8bit and load_4bit, and models that bitsandbytes quantised otherwise; it runs on the CPU, too."""
+"""load_8bit, load_4bit, and other models that bitsandbytes quantised. bitsandbytes runs on the CPU, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vidcom2 import compressor
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
 BLOCK = 64
-"""Weights that share a scale; on a CPU, bitsandbytes takes rows of whole blocks only."""
+"""Weights that share a scale. On a CPU, bitsandbytes takes only rows of whole blocks."""
 BITS = {"load_8bit": "Linear8bitLt", "load_4bit": "Linear4bit"}
 INSIDE = ("model.vision_tower", "model.mm_projector", "lm_head")
 
@@ -33,9 +33,9 @@ def saved(path: Path, **config: Any) -> tuple[Path, Any]:
 
 
 def restored(original: Any, quantised: Any) -> Any:
-    """The original with the quantised layers' weights, as plain floats: what the quantised model ought to compute.
+    """Return the original with the quantised layers' weights as floats: it computes what the quantised model should.
 
-    To be taken before the first call, in which bitsandbytes packs weights its own way.
+    Call it before the first forward, in which bitsandbytes repacks the weights.
     """
     twin = copy.deepcopy(original)
     for name, module in quantised.named_modules():
@@ -92,7 +92,7 @@ def test_quantised_models_are_compressed(tmp_path, bits, spec):
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("projector", ["mlp2x_gelu", "linear"])
 def test_a_projector_that_is_quantised_computes_in_floats(tmp_path, monkeypatch, bits, projector):
-    """By the user's own quantization_config, which says nothing of our modules."""
+    """With the user's own quantization_config, which does not name our modules."""
     monkeypatch.setitem(TOWER, "hidden_size", BLOCK)
     monkeypatch.setitem(TOWER, "intermediate_size", 2 * BLOCK)
     path, original = saved(tmp_path, mm_projector_type=projector, mm_hidden_size=BLOCK)

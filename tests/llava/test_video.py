@@ -1,4 +1,4 @@
-"""Sampling against lmms-eval's formulas, decoding against PyAV, and every way a file can be unreadable."""
+"""Sampling against lmms-eval's formulas, decoding against PyAV, and unreadable files."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_bad_text_is_an_error_that_quotes_it(text: str) -> None:
 
 
 def test_a_number_that_does_not_say_what_it_counts_is_an_error() -> None:
-    """FrameSampling("fps", 1) was one frame of the whole video, not one per second."""
+    """FrameSampling("fps", 1) once meant one frame of the whole video, not one per second."""
     with pytest.raises(TypeError):
         FrameSampling("fps", 1)  # type: ignore[misc, call-arg]
     with pytest.raises(TypeError, match="max_frames"):
@@ -201,7 +201,7 @@ def test_frames_are_pyavs(layout: str, text: str, request: pytest.FixtureRequest
     assert video.frames.dtype == np.uint8
     expected = pyav_frames(path)[indices]
     assert video.frames.shape == expected.shape
-    # Both convert the same YUV to RGB, by other versions of the same library; neighbouring frames differ by far more.
+    # Two releases of FFmpeg convert the same YUV to RGB. Neighbouring frames differ by far more.
     assert np.abs(video.frames.astype(int) - expected).max() <= 2
 
 
@@ -240,7 +240,7 @@ def cut(path: Path, percent: int) -> bytes:
 
 
 def overwritten(path: Path) -> bytes:
-    """The second quarter of the data zeroed; the index stays whole."""
+    """Zero the second quarter of the data. The index stays whole."""
     data = bytearray(path.read_bytes())
     quarter = len(data) // 4
     data[quarter : 2 * quarter] = bytes(quarter)
@@ -283,14 +283,14 @@ def test_unusual_videos(name: str, tmp_path: Path) -> None:
     video = read_video(tmp_path / name, FrameSampling("uniform", max_frames=7))
     expected = pyav_frames(tmp_path / name)
     assert video.total_frames == len(expected)
-    if name.startswith("turned"):  # PyAV leaves frames as they were taken
+    if name.startswith("turned"):  # PyAV does not apply the display matrix
         clockwise = int(name.removeprefix("turned_").removesuffix(".mp4"))
         expected = np.rot90(expected, -clockwise // 90, axes=(1, 2))
         assert video.frames.shape[1:] == ((64, 128, 3) if clockwise == 180 else (128, 64, 3))
     expected = expected[np.linspace(0, len(expected) - 1, 7, dtype=int)]
     assert video.frames.shape == expected.shape
     difference = np.abs(video.frames.astype(int) - expected)
-    # From FFmpeg 8 on, PyAV's own conversion draws ten bits with sharper edges between colours.
+    # From FFmpeg 8 on, PyAV's own conversion gives ten-bit video sharper edges between colours.
     assert (difference.max() <= 2) if name != "ten_bits.mp4" else (difference.mean() <= 2)
 
 

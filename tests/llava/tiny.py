@@ -1,4 +1,4 @@
-"""Random LLaVA models small enough to build in every test, with weights spread so that greedy tokens differ."""
+"""Random LLaVA models that are small enough to build in every test. Their weights make greedy tokens differ."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def tower_directory(path: Path, tower: str = "siglip") -> Path:
 
 
 def tiny_model(path: Path, family: str = "qwen", tower: str = "siglip", seed: int = 0, **config: Any) -> Any:
-    """A LLaVA on CPU in float32, in eval mode; its tower's config.json is written under `path`."""
+    """Return a LLaVA on the CPU in float32, in eval mode. Its tower's config.json is written under `path`."""
     directory = tower_directory(path / f"tiny-{tower}-tower", tower)
     config_class, model_class = FAMILIES[family]
-    # transformers keeps a reference to what it is given, so every config gets copies of its own.
+    # transformers keeps references to its arguments, so every config gets its own copies.
     settings = json.loads(json.dumps({**LANGUAGE, **MULTIMODAL, "mm_vision_tower": str(directory), **config}))
     model = model_class(config_class(**settings))
     randomise(model, seed)
@@ -73,7 +73,7 @@ def tiny_model(path: Path, family: str = "qwen", tower: str = "siglip", seed: in
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Fill every parameter: matrices that keep the scale of what passes through, norms about 1, small biases."""
+    """Fill every parameter: matrices that keep the scale of their input, norms near 1, small biases."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
@@ -95,7 +95,7 @@ def video(frames: int, seed: int = 0) -> Tensor:
 
 
 def prompt(*parts: int | str, seed: int = 0) -> Tensor:
-    """Token ids [n]: an int stands for so many random text tokens, a string for an image slot."""
+    """Return token ids [n]. An int stands for that many random text tokens, a string for an image slot."""
     generator = torch.Generator().manual_seed(2000 + seed)
     pieces = [
         torch.randint(1, VOCAB, (part,), generator=generator)

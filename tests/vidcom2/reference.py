@@ -1,4 +1,4 @@
-"""VidCom² the slow and obvious way: numpy, float64, one frame after the other."""
+"""VidCom², slow and obvious: numpy, float64, token by token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def vidcom2(
     similarity: str = "cosine",
     rounding: str = "ceil",
 ) -> tuple[list[int], list[int]]:
-    """x [T, M, D] -> (kept positions ascending in T*M, tokens kept per frame)."""
+    """Return the kept positions in the T·M tokens, ascending, and the tokens kept per frame, for x [T, M, D]."""
     x = x.astype(np.float64)
     frames, m, channels = x.shape
     compare = cosine
@@ -58,7 +58,7 @@ def vidcom2(
     budgets: list[int] = []
     for t in range(frames):
         wish = min(retention * (1 + sigma[t] - 1 / frames), 1.0) * m
-        k = math.ceil(wish - 1e-6) if rounding == "ceil" else round(wish)  # float noise is no token
+        k = math.ceil(wish - 1e-6) if rounding == "ceil" else round(wish)  # float noise must not add a token
         k = min(max(k, 1), m)
         ranking = sign * (frame_weight * s_frame[t] + video_weight * s_video[t])
         best = sorted(range(m), key=lambda j: -ranking[j])[:k]

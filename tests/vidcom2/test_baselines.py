@@ -1,4 +1,4 @@
-"""The methods besides VidCom²: recorded runs of upstream, slow references, and one matrix over all of them."""
+"""The other methods before the LLM: recorded runs of upstream, slow references, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vidcom2 import METHODS, FrameAdjustment, VidCom2, compressor
 from vidcom2.clustering import centres, nearest_centre
 from vidcom2.methods.dycoke import DyCoke
 from vidcom2.methods.fastvid import FastVid
-from vidcom2.methods.holitom import HoliTom, _share, windows
+from vidcom2.methods.holitom import HoliTom, proportional_shares, windows
 from vidcom2.methods.random import Random
 from vidcom2.methods.uniform import Uniform
 from vidcom2.methods.visionzip import VisionZip
@@ -47,9 +47,9 @@ def features(entry: dict) -> torch.Tensor:
 def test_dycoke_released(entry):
     checked = 0
     for name, index in load(entry["file"]).items():
-        if found := re.fullmatch(r"(T\d+\.)?ttm(\d+)\.indices", name):  # the function, which does not sort
+        if found := re.fullmatch(r"(T\d+\.)?ttm(\d+)\.indices", name):  # the authors' function, which does not sort
             x, merging = load(entry["file"])[f"{found[1] or ''}x"], int(found[2]) / 100
-        elif found := re.fullmatch(r"core_R(\d+)\.keep", name):  # its adoption: merging = 1 - R, sorted
+        elif found := re.fullmatch(r"core_R(\d+)\.keep", name):  # a later adoption: merging = 1 - R, sorted
             x, merging = features(entry), 1 - int(found[1]) / 100
             assert torch.equal(index, index.sort().values)
         else:
@@ -90,7 +90,7 @@ def test_holitom_released(entry):
     for tag, ratio in RATIOS.items():
         kept = HoliTom.released(ratio).select(x)
         check_recorded(kept, golden, f"qwen_{tag}")
-        # "omni" gathers what happens to be at the made-up positions.
+        # "omni" has other features: it gathers the tokens that happen to be at the made-up positions.
         assert torch.equal(kept.index, golden[f"omni_{tag}.keep"])
     clustered = HoliTom.released(0.25, clustered=0.5).select(x)
     torch.testing.assert_close(clustered.features, golden["D05_R025.features"], atol=5e-6, rtol=0)
@@ -109,7 +109,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def best(scores: list[float], count: int) -> list[int]:
-    """The `count` highest; of equal ones the earlier; ascending."""
+    """Indices of the `count` highest scores, ascending; of equal scores, the earlier wins."""
     return sorted(sorted(range(len(scores)), key=lambda i: -scores[i])[:count])
 
 
@@ -125,7 +125,7 @@ def test_random_keeps_the_highest_draws(shape, ratio):
     expected = [t * m + j for t, k in enumerate(equal_shares(ratio, frames, m)) for j in best(draws[t], k)]
     x = video(*shape)
     assert Random(ratio, seed=3).select(x).index.tolist() == expected
-    assert Random(ratio, seed=3).select(x.bfloat16() * 7 + 1).index.tolist() == expected  # whatever the features are
+    assert Random(ratio, seed=3).select(x.bfloat16() * 7 + 1).index.tolist() == expected  # features have no effect
 
 
 def test_random_gives_every_token_the_same_chance():
@@ -257,7 +257,7 @@ def test_visionzip_mended(shape, ratio, fca):
 
 
 def slow_fastvid(x: np.ndarray, ratio: float, form: str) -> tuple[list[int], dict[int, np.ndarray]]:
-    """One frame and one token after the other."""
+    """FastVID, frame by frame and token by token."""
     frames, m = x.shape[:2]
     means = [v / np.linalg.norm(v) for v in x.mean(1)]
     s = [float(means[t] @ means[t + 1]) for t in range(frames - 1)]
@@ -334,7 +334,7 @@ def scenes(lengths: list[int], m: int, d: int, noise: float, seed: int = 0) -> t
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5])
 @pytest.mark.parametrize("form", ["released", "mended"])
 def test_fastvid_on_long_segments(noise, ratio, form):
-    """What the recorded videos hardly have: segments of many frames, one and several key frames, caps."""
+    """Cases that the recorded videos hardly cover: long segments, one and several key frames, caps."""
     x = scenes([9, 1, 7, 2, 12], 12, 6, noise)
     kept = FastVid(ratio, form=form).select(x)
     index, made = slow_fastvid(x.numpy(), ratio, form)
@@ -383,7 +383,7 @@ def test_holitom_mended_puts_static_tokens_in_the_first_frame():
     for start in (0, 3):
         x[start : start + 3, :4] = x[start, :4] + 0.01 * torch.randn(3, 4, 16, generator=g)
     kept = HoliTom(0.5).select(x)
-    assert len(kept.index) == 24  # of the 2 * 4 + 6 * 4 = 32 that merging over time leaves: r = 3/4
+    assert len(kept.index) == 24  # merging over time leaves 2 * 4 + 6 * 4 = 32 tokens, so r = 3/4
     assert kept.budgets.tolist() == [6, 3, 3, 6, 3, 3]
     for first in (0, 3):
         for row, index in zip(kept.features, kept.index.tolist(), strict=True):
@@ -396,7 +396,7 @@ def test_holitom_mended_puts_static_tokens_in_the_first_frame():
                 assert int(nearest) == place  # mixed with others, but mostly itself
             else:
                 assert t == 3 - first  # no merged token anywhere but in first frames
-    # More than what is left after merging: the tokens come back that moved most.
+    # R asks for more than merging leaves: the tokens that moved most come back.
     more = HoliTom(0.75).select(x)
     assert len(more.index) == 36
     moved = torch.nn.functional.cosine_similarity(x[1:], x[:-1], dim=-1)[:, :4]
@@ -405,9 +405,9 @@ def test_holitom_mended_puts_static_tokens_in_the_first_frame():
 
 
 def test_holitom_shares_by_largest_remainder():
-    assert _share(4, [2, 5, 3]) == [1, 2, 1]  # of 0.8, 2, 1.2
-    assert _share(5, [1, 4, 5]) == [1, 2, 2]  # of 0.5, 2, 2.5: the first of equals
-    assert _share(10, [1, 4, 5]) == [1, 4, 5]
+    assert proportional_shares(4, [2, 5, 3]) == [1, 2, 1]  # of 0.8, 2, 1.2
+    assert proportional_shares(5, [1, 4, 5]) == [1, 2, 2]  # of 0.5, 2, 2.5: the first of equals
+    assert proportional_shares(10, [1, 4, 5]) == [1, 4, 5]
 
 
 def test_clusters_against_the_slow_reference():
@@ -460,7 +460,7 @@ def test_retention_is_what_was_asked_for(name, shape):
             kept = compressor(name, retention=ratio).select(x)
             check_well_formed(kept, x)
             expected = max(frames, round(ratio * frames * m))
-            if name == "frames":  # whole ones
+            if name == "frames":  # whole frames
                 expected = m * max(1, round(ratio * frames))
             above = len(kept.index) - expected
             # VidCom² rounds up, as the paper does; all others meet the total.
@@ -487,7 +487,7 @@ def test_every_method(name):
     x = scenes([3, 1, 4], 16, 8, 0.3).float()
     made = compressor(name, retention=0.5)
     once, again = made.select(x), compressor(made.spec).select(x)
-    assert torch.equal(once.index, again.index)  # seeded, or no chance in it
+    assert torch.equal(once.index, again.index)  # seeded, or not random
     assert torch.equal(once.apply(x), again.apply(x))
 
     whole = compressor(name, retention=1).select(x)

@@ -1,3 +1,5 @@
+"""Specs, settings, registration, and attaching to a model."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -78,7 +80,7 @@ def test_spec_identifies_the_compressor(made):
     ],
 )
 def test_one_setting_has_one_spelling(one, other):
-    """Which names the directory of its results."""
+    """The spec names the directory of the results, so equal settings must not have two specs."""
     assert compressor(one).spec == compressor(other).spec
     assert repr(compressor(one).settings) == repr(compressor(other).settings)
 
@@ -284,13 +286,16 @@ def test_vidcom2_measures_once(monkeypatch):
 
 
 class Holder(nn.Module):
-    """The least a LLaVA-like model has to offer."""
+    """The least that the LLaVA family requires of a model."""
 
     compressor = None
 
     def __init__(self):
         super().__init__()
         self.visual_records = []
+
+    def forward(self):
+        return None
 
 
 @pytest.mark.filterwarnings("ignore:the model was not called")
@@ -319,11 +324,12 @@ def test_detaching_twice_takes_nothing_else_off():
         assert model.compressor is c
 
 
-@pytest.mark.filterwarnings("ignore:the model was not called")
 def test_an_attachment_prints_what_it_did():
     model = Holder()
     with VidCom2(0.25)(model) as run:
-        assert str(run) == "<vidcom2@0.25 on Holder: no call with a video yet>"
+        assert str(run) == "<vidcom2@0.25 on Holder: not called yet>"
+        model()
+        assert str(run) == "<vidcom2@0.25 on Holder: no visual tokens recorded>"
         record = Record(0, "video", "vidcom2@0.25", "repack", 14, (16, 16), (5, 3), 1, 1)
         model.visual_records = [record, record]
         assert repr(run) == "<vidcom2@0.25 on Holder: 66 -> 18 visual tokens in the last call>"

@@ -1,4 +1,4 @@
-"""The operators against recorded data: the authors' code (operators) and the paper's Algorithm 1 (paper)."""
+"""VidCom² against recorded data: runs of the authors' code ("operators") and of the paper's Algorithm 1 ("paper")."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAPER = entries("paper")
 
 
 def features(entry: dict) -> torch.Tensor:
-    """The case's x [T, M, D]; bfloat16 cases refer to the float32 case they are a cast of."""
+    """x [T, M, D] of a case. A bfloat16 case is a cast of a float32 case, to which it refers."""
     if reference := entry["meta"].get("input_ref"):
         return load(reference["file"])[reference["tensor"]].to(getattr(torch, reference["cast"]))
     if file := entry["meta"].get("input_file"):
@@ -28,7 +28,7 @@ def case(entry: dict) -> str:
 
 
 def check_selection(kept, budgets: torch.Tensor, index: torch.Tensor, scores: torch.Tensor, gap: float | None) -> None:
-    """Same budgets; same indices, or, where scores tie at a frame's boundary, equally good ones."""
+    """The budgets are equal. So are the indices, but where scores tie at the k_t-th token, others may be as good."""
     assert torch.equal(kept.budgets, budgets)
     if gap is not None and gap < 1e-6:
         ours, theirs = scores.flatten()[kept.index], scores.flatten()[index.long()]
@@ -46,7 +46,7 @@ def test_released_float32(entry):
     torch.testing.assert_close(-why.frame, golden["frame_score"], atol=5e-6, rtol=0)
     torch.testing.assert_close(why.frame_uniqueness, golden["u"], atol=2e-6, rtol=0)
     for tag, ratio in RATIOS.items():
-        # At R=1 our `select` keeps everything by design, so there the budget function alone is compared.
+        # At R=1, `select` keeps everything by design, so only the budgets are compared there.
         scales = frame_retention(golden["u"], ratio)
         torch.testing.assert_close(scales.float(), golden[f"{tag}.scales"], atol=1e-5, rtol=0)
         difference = token_budgets(scales, x.shape[1], "half_even", ratio) - golden[f"{tag}.k"]
@@ -61,7 +61,7 @@ def test_released_float32(entry):
 
 @pytest.mark.parametrize("entry", [e for e in OPERATORS if e["meta"]["input_dtype"] == "bfloat16"], ids=case)
 def test_released_bfloat16(entry):
-    """Upstream scores in bfloat16, we in float32, so budgets and choices agree only nearly."""
+    """Upstream computes scores in bfloat16, we in float32, so budgets and choices agree only roughly."""
     x, golden = features(entry), load(entry["file"])
     for tag, ratio in list(RATIOS.items())[:-1]:
         kept = VidCom2.released(ratio).select(x)

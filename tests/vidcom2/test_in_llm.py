@@ -325,11 +325,22 @@ def assert_records(attachment: Attachment, call: Call, method: InsideLLM, expect
         assert abs(sum(counts) / LAYERS - method.retention * len(columns)) <= frames
 
 
+WITH_FCA = ("padded", "two", "image")
+"""Cases that run with frame adjustment by default. The other two add only what they test without it."""
+over_cases = pytest.mark.parametrize(
+    ("case", "fca"),
+    [pytest.param(case, None, id=case) for case in CASES]
+    + [
+        pytest.param(case, FrameAdjustment(), id=f"{case}-fca", marks=[] if case in WITH_FCA else [pytest.mark.slow])
+        for case in CASES
+    ],
+)
+
+
 @over_families
-@pytest.mark.parametrize("case", CASES)
 @over_methods
-@pytest.mark.parametrize("fca", [None, FrameAdjustment()], ids=["", "fca"])
-def test_answers_equal_the_reference(family, case, spec, fca):
+@over_cases
+def test_answers_equal_the_reference(family, spec, case, fca):
     method, model, call = method_of(spec, fca=fca), family_of(family).model, call_of(family, case)
     with method(model) as attachment:
         out = generate(model, call.inputs)
@@ -540,10 +551,10 @@ def test_a_failed_attachment_leaves_nothing(family):
 @over_native
 @over_methods
 def test_several_threads(family, spec):
-    model, calls = family_of(family).model, [call_of(family, case) for case in ("one", "padded", "text_only")] * 3
+    model, calls = family_of(family).model, [call_of(family, case) for case in ("one", "padded", "text_only")]
     with method_of(spec)(model), ThreadPoolExecutor(3) as pool:
-        outs = list(pool.map(lambda call: answers(generate(model, call.inputs)), calls))
-        assert outs == [answers(generate(model, call.inputs)) for call in calls]
+        outs = list(pool.map(lambda call: answers(generate(model, call.inputs)), calls * 3))
+        assert outs == [answers(generate(model, call.inputs)) for call in calls] * 3
 
 
 @over_native

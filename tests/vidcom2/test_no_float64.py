@@ -1,4 +1,4 @@
-"""Apple's GPUs have no float64: nothing may need it there, or choose other tokens without it."""
+"""Apple's GPUs have no float64. Methods must not need it, and must choose the same tokens without it."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def test_between_layers(spec):
 
 
 def test_large_features_are_no_overflow():
-    """Of the kernel's variances, each is finite, while their sum in float32 is not."""
+    """The variance of each channel is finite, but their sum overflows float32."""
     x = torch.randn(4, 9, 512, generator=torch.Generator().manual_seed(0)) * 1e18
     assert len(compressor("vidcom2.released").select(x).index)

@@ -37,7 +37,7 @@ def test_slices_of_frames_change_nothing(dtype, compressor, elements, monkeypatc
     before = x.clone()
     monkeypatch.setattr(in_slices, "SLICE", 10**9)
     whole = compressor.explain(x)
-    monkeypatch.setattr(in_slices, "SLICE", elements)  # of a frame's 192: one frame, or two
+    monkeypatch.setattr(in_slices, "SLICE", elements)  # a frame has 192: one frame, or two
     sliced = compressor.explain(x)
     atol = 1e-12 if dtype == torch.float64 else 2e-6
     torch.testing.assert_close(sliced.video, whole.video, atol=atol, rtol=0)
@@ -47,7 +47,7 @@ def test_slices_of_frames_change_nothing(dtype, compressor, elements, monkeypatc
 
 @pytest.fixture
 def gpu_product():
-    """torch.bmm(..., out_dtype=torch.float32), which is for GPUs alone, on CPUs as well."""
+    """Makes torch.bmm(..., out_dtype=torch.float32), which only GPUs have, run on the CPU."""
     library = torch.library.Library("aten", "IMPL")
     library.impl("bmm.dtype", lambda a, b, dtype: torch.bmm(a.to(dtype), b.to(dtype)), "CPU")
     yield
@@ -80,10 +80,10 @@ def test_products_in_half_precision_are_exact_though_centres_differ_in_size(gpu_
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_little_memory_beyond_the_features(dtype, monkeypatch):
-    """A tenth of them, at the smallest size of real models, however many threads there are to work on frames."""
+    """Less than a tenth, at the smallest size of real models, even if many threads work on frames."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     x = features((32, 196, 3584), torch.float32, CPU).to(dtype)
     for compressor in (VidCom2(0.25), VidCom2.released(0.25), Random(0.25), VidCom2(1)):
         assert 0 < peak_bytes(compressor.select, x) < x.nbytes / 10, compressor
-    if dtype == torch.float32:  # what is measured sees the differences that the slow reference stores
+    if dtype == torch.float32:  # the measurement sees what the slow reference stores
         assert peak_bytes(slow_reference, x) > x.nbytes / 2

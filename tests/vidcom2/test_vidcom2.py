@@ -1,3 +1,5 @@
+"""VidCom² against the slow reference, and properties that hold for any features."""
+
 from __future__ import annotations
 
 import hypothesis.strategies as st
@@ -89,7 +91,7 @@ def test_exact_is_the_largest_remainder(shares, m, data):
     floors = [int(s * m) for s in share.tolist()]
     fractions = [s * m - f for s, f in zip(share.tolist(), floors, strict=True)]
     if len({round(f, 9) for f in fractions}) < len(fractions) or min(floors) < 1:
-        return  # ties may go either way; frames below one token are lifted, which the textbook does not know
+        return  # ties may go either way; frames below one token are lifted, which the textbook does not do
     for t in sorted(range(len(shares)), key=lambda t: -fractions[t])[: total - sum(floors)]:
         floors[t] += 1
     assert token_budgets(share, m, "exact", retention).tolist() == floors
@@ -97,7 +99,7 @@ def test_exact_is_the_largest_remainder(shares, m, data):
 
 def test_exact_gives_what_full_frames_cannot_take_to_the_others():
     x = 1 + 0.1 * torch.randn(4, 10, 8, generator=torch.Generator().manual_seed(0))
-    x[2] *= -1  # one frame unlike all others: sigma = 1, its wish above M
+    x[2] *= -1  # one frame unlike all others: sigma = 1, and it wishes for more than M tokens
     kept = VidCom2(0.9, rounding="exact").select(x)
     assert kept.budgets[2] == 10
     assert kept.budgets.sum() == 36
@@ -166,7 +168,7 @@ def test_non_contiguous_features(variant):
 
 
 class CountedOps(TorchDispatchMode):
-    """Counts what would make a GPU wait for the host, and how many operators there are at all."""
+    """Counts all operators, and those that would make the host wait for a GPU."""
 
     SYNCS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
 
@@ -187,7 +189,7 @@ def test_no_loop_over_frames_and_no_hidden_synchronisation(variant):
     with CountedOps() as many:
         VARIANTS[variant].select(video(64, 8, 4))
     assert many.total == few.total
-    # `tolist` of the one packed tensor is the only wait, and does not show here on CPU.
+    # The only wait is `tolist` of the one packed tensor, which does not count as an operator on a CPU.
     assert many.syncs == 0
 
 

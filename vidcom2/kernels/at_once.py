@@ -61,7 +61,8 @@ def channel_variances(x: Tensor) -> Tensor:
     tokens, dtype = x.flatten(0, 1), _wide(x)
     if x.dtype == dtype:
         return tokens.var(dim=0, correction=0)
-    # var would convert all of x; these two take half precision and sum in float32.
+    # var would convert all of x; these two take half precision and sum in float32. The difference loses digits in a
+    # channel with a mean far above its deviation.
     mean, length = tokens.mean(dim=0, dtype=dtype), torch.linalg.vector_norm(tokens, dim=0, dtype=dtype)
     return (length.square() / len(tokens) - mean.square()).clamp_min(0)
 

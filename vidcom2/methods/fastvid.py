@@ -15,7 +15,7 @@ from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.clustering import centres
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import all_finite, require_finite
-from vidcom2.settings import check_choice
+from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 
 NEIGHBOURS = 4
@@ -40,7 +40,7 @@ class FastVid(Compressor):
                     the highest cosine, unless it is salient or itself a centre of that frame.
 
     Before the LLM. The paper ranks by the attention of the vision tower's CLS token. |x| stands in for it here, as in
-    the adoption by the authors of VidCom². Their density has random noise of 1e-6; this one has none.
+    the adoption by the authors of VidCom². The published code adds noise of 1e-6 to the density; this does not.
 
     Args:
         form: "mended" keeps round(R·T·M) tokens, but at least one per frame of the video. All frames of a segment
@@ -73,12 +73,8 @@ class FastVid(Compressor):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "form", ("mended", "released"))
-        for setting in ("segments", "stride"):
-            if getattr(self, setting) < 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")
-        for setting in ("context", "centre_weight"):
-            if not 0 <= getattr(self, setting) <= 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be in [0, 1]")
+        check_at_least_one(self, "segments", "stride")
+        check_share(self, "context", "centre_weight")
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> FastVid:

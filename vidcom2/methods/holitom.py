@@ -16,7 +16,7 @@ from vidcom2.budget import total_budget
 from vidcom2.clustering import centres, nearest_centre
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import all_finite, require_finite
-from vidcom2.settings import check_choice
+from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 
 
@@ -68,12 +68,8 @@ class HoliTom(Compressor):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "form", ("mended", "released"))
-        for setting in ("neighbours", "max_window"):
-            if getattr(self, setting) < 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")
-        for setting in ("clustered", "centre_weight"):
-            if not 0 <= getattr(self, setting) <= 1:
-                raise ValueError(f"{setting}={getattr(self, setting)!r} must be in [0, 1]")
+        check_at_least_one(self, "neighbours", "max_window")
+        check_share(self, "clustered", "centre_weight")
 
     @classmethod
     def released(cls, retention: float = 0.25, **settings: Any) -> HoliTom:
@@ -99,7 +95,7 @@ class HoliTom(Compressor):
             sizes = [(math.ceil if group.last is None else round)(len(group.places) * r) for group in groups]
         else:
             total = total_budget(self.retention, frames, m)
-            sizes = _share(min(total, left), [len(group.places) for group in groups])
+            sizes = proportional_shares(min(total, left), [len(group.places) for group in groups])
 
         index, features = [], []
         length = torch.linalg.vector_norm(exact, dim=-1)
@@ -214,8 +210,8 @@ def windows(still: Tensor, longest: int) -> list[tuple[int, int]]:
     return found[::-1]
 
 
-def _share(total: int, sizes: list[int]) -> list[int]:
-    """`total` in proportion to `sizes`, by largest remainder; of equal remainders, the first wins."""
+def proportional_shares(total: int, sizes: list[int]) -> list[int]:
+    """Return `total` in proportion to `sizes`, by largest remainder; of equal remainders, the first wins."""
     shares = [total * size // sum(sizes) for size in sizes]
     remainders = [total * size % sum(sizes) for size in sizes]
     for i in sorted(range(len(sizes)), key=lambda i: -remainders[i])[: total - sum(shares)]:
