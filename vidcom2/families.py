@@ -1,4 +1,8 @@
-"""The families of models that a compressor can be put on. They register themselves; see `vidcom2/models/`."""
+"""The families of models that a compressor can be put on.
+
+Families register themselves in `FAMILIES`: those of vidcom2 when `vidcom2.models` is imported, your own by
+`FAMILIES.append(...)`. Nothing imports them back.
+"""
 
 from __future__ import annotations
 
@@ -11,45 +15,62 @@ from vidcom2.unwrap import unwrap
 
 
 class Hold(Protocol):
-    """What a family puts on a model.
-
-    records: of the model's latest call with a video. used: whether the model was called at all. remove: takes
-    everything off the model. busy: whether another thread is in a call of the model.
-    """
+    """What a family puts on a model."""
 
     @property
-    def records(self) -> list[Record]: ...
+    def records(self) -> list[Record]:
+        """Records of the model's latest call with a video."""
+        ...
 
     @property
-    def used(self) -> bool: ...
+    def used(self) -> bool:
+        """Whether the model was called."""
+        ...
 
-    def remove(self) -> None: ...
+    def remove(self) -> None:
+        """Take everything off the model."""
+        ...
 
-    def busy(self) -> bool: ...
+    def busy(self) -> bool:
+        """Whether another thread is in a call of the model."""
+        ...
 
 
 class Family(Protocol):
-    """One way for a compressor to meet a model; a module will do.
+    """One way for a compressor to meet a model. A module with these names will do.
 
-    NEEDS: what a model must have, for the error message.
+    Attributes:
+        NEEDS: What a model of this family must have, for error messages.
     """
 
     NEEDS: str
 
-    def supports(self, model: Any) -> bool: ...
+    def supports(self, model: Any) -> bool:
+        """Return whether `model` itself, not a module in it, is of this family."""
+        ...
 
-    def attach(self, compressor: Any, model: Any, /) -> Hold: ...
+    def attach(self, compressor: Any, model: Any, /) -> Hold:
+        """Put a compressor on a model that `supports` accepts.
+
+        Raises:
+            RuntimeError: If the model is compressed already.
+        """
+        ...
 
 
 FAMILIES: list[Family] = []
-"""In the order in which they are asked."""
+"""All families, in the order in which they are asked."""
 
 
 def attach(compressor: Any, model: nn.Module) -> Hold:
-    """Put `compressor` on `model`, or on the one model in it if it wraps one; returns what takes it off again.
+    """Put `compressor` on `model`, or on the one model inside it if it is a wrapper.
 
-    Raises TypeError for a model that no family knows or that holds several, RuntimeError for one that is compressed
-    already.
+    Returns:
+        What takes the compressor off again.
+
+    Raises:
+        TypeError: If no family knows the model, or if it holds several models.
+        RuntimeError: If the model is compressed already.
     """
     found = [(family, inner) for family in FAMILIES for inner in unwrap(model, family.supports)]
     if len(found) > 1:

@@ -1,6 +1,7 @@
-"""Finding the model behind what wraps it, such as peft's PeftModel, which hands on the attributes of its model.
+"""Finding the model behind a wrapper such as peft's PeftModel.
 
-What is set on such a wrapper never reaches the model, so families ask for attributes that a model has itself.
+Such a wrapper passes on its model's attributes when they are read. An attribute that is set on the wrapper never
+reaches the model. So families only accept a model that has the attributes itself.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ _MISSING = object()
 
 
 def has(thing: Any, *names: str) -> bool:
-    """Whether `thing` has all these attributes itself: on the instance, as a submodule or by its class."""
+    """Return whether `thing` has all these attributes itself: on the instance, as a submodule or by its class."""
     modules = vars(thing).get("_modules", {}) if hasattr(thing, "__dict__") else {}
     return all(name in modules or inspect.getattr_static(thing, name, _MISSING) is not _MISSING for name in names)
 
 
 def unwrap(model: Any, supports: Callable[[Any], bool]) -> Iterator[Any]:
-    """`model` itself where `supports` takes it, else the outermost modules in it that `supports` takes.
+    """Yield `model` itself if `supports` accepts it, else the outermost modules inside it that `supports` accepts.
 
-    nn.DataParallel is not looked into: it copies the model for every call, so attributes and hooks do not follow.
+    It does not look into nn.DataParallel, which copies the model for every call: attributes and hooks do not follow.
     """
     if supports(model):
         yield model

@@ -39,22 +39,35 @@ def load_pretrained_model(
     trust_remote_code: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, Any, Any, int]:
-    """Load a LLaVA checkpoint from a directory or the hub: (tokenizer, model, image_processor, context_len).
+    """Load a LLaVA checkpoint from a directory or the hub, with the arguments of upstream's function.
 
-    model_base: LoRA bases are not supported; pass None. model_name: consulted only where config.json does not say
-    which class the checkpoint is of. device_map: "auto", "cpu", "cuda:1", or a dict. torch_dtype: "float16",
-    "bfloat16", "float32". attn_implementation: "eager", "sdpa" or "flash_attention_2"; None takes flash attention
-    where it is installed and a GPU is there, else sdpa. customized_config: to use in place of config.json.
-    overwrite_config: fields to set before the model is built.
-    load_8bit, load_4bit: bitsandbytes holds the language model's layers in so many bits; tower, projector, embeddings
-    and head stay in torch_dtype.
-    compressor: goes on the model; "env" reads COMPRESSOR and R_RATIO from the environment, once, now.
-    trust_remote_code: run Python code that comes with the checkpoint, such as its tokenizer.
+    A checkpoint that is no LLaVA is loaded as a plain language model, with None for the image processor.
 
-    A model that is no LLaVA is loaded as the plain language model it is, with None for the image_processor.
-    Raises ValueError for arguments that cannot work and for checkpoints that are damaged, incomplete or of another
-    kind, OSError for ones that are not there, ImportError where flash attention or bitsandbytes is asked for and
-    missing.
+    Args:
+        model_path: A directory, or OWNER/NAME on the hub.
+        model_base: None. LoRA bases are not supported.
+        model_name: Tells the class of the checkpoint, if config.json does not.
+        load_8bit: Keep the weights of the language model's layers in 8 bits, by bitsandbytes. Tower, projector,
+            embeddings and head stay in torch_dtype.
+        load_4bit: The same in 4 bits.
+        device_map: "auto", "cpu", "cuda:1", or a dict.
+        torch_dtype: "float16", "bfloat16" or "float32".
+        attn_implementation: "eager", "sdpa" or "flash_attention_2". None is flash attention if it is installed and
+            there is a GPU, else sdpa.
+        customized_config: A config to use instead of config.json.
+        overwrite_config: Config fields to set before the model is built.
+        compressor: Compresses the model's videos from now on; None for nothing. "env" reads COMPRESSOR and R_RATIO from
+            the environment, once, now.
+        trust_remote_code: Whether to run Python code that comes with the checkpoint, such as its tokenizer.
+        kwargs: What transformers' from_pretrained() takes.
+
+    Returns:
+        (tokenizer, model, image_processor, context_len).
+
+    Raises:
+        ValueError: If arguments cannot work, or if the checkpoint is damaged, incomplete or of another kind.
+        OSError: If there is no such checkpoint.
+        ImportError: If flash attention or bitsandbytes is asked for and not installed.
     """
     if load_8bit and load_4bit:
         raise ValueError("load_8bit and load_4bit are both set: leave one of them out")
@@ -88,8 +101,8 @@ def load_pretrained_model(
             options["config"] = customized_config
         options["trust_remote_code"] = trust_remote_code
         model, _ = load_whole(AutoModelForCausalLM.from_pretrained, model_path, **options)
-        if attached is not None:
-            attached.attach(model)  # which says that there is nothing to compress
+        if attached is not None and attached.drops:
+            attached.attach(model)  # raises: there is nothing to compress
         return tokenizer, model.eval(), None, context_length(model.config)
 
     config_class, model_class = FAMILIES[family]
@@ -102,15 +115,16 @@ def load_pretrained_model(
     model = model_class.from_pretrained(model_path, config=config, **options)
     add_image_tokens(tokenizer, config)
     resize_vocabulary(model, len(tokenizer))
-    if attached is not None:
+    if attached is not None and attached.drops:
         attached.attach(model)
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(config)
 
 
 def llava_family(config: dict[str, Any], model_name: str) -> str | None:
-    """The name of the LLaVA class a config.json is for, or None for a plain language model.
+    """Return the name of the LLaVA class that a config.json is for; None for a plain language model.
 
-    Raises ValueError for a LLaVA on a language model that this tree does not have.
+    Raises:
+        ValueError: For a LLaVA on a language model that this tree does not have.
     """
     named = [name for name in config.get("architectures") or () if name in FAMILIES]
     if named:
@@ -132,7 +146,7 @@ def llava_family(config: dict[str, Any], model_name: str) -> str | None:
 
 
 def require_language_model(source: str, config: dict[str, Any]) -> None:
-    """ValueError for a checkpoint that is neither a LLaVA in this layout nor a plain language model."""
+    """Raise ValueError for a checkpoint that is neither a LLaVA in LLaVA-NeXT's layout nor a plain language model."""
     kind = config.get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
@@ -143,6 +157,7 @@ def require_language_model(source: str, config: dict[str, Any]) -> None:
 
 
 def resolve_dtype(name: str | torch.dtype) -> torch.dtype:
+    """Return one of DTYPES by its name. Raise ValueError for another."""
     dtype = DTYPES.get(name) if isinstance(name, str) else name
     if dtype is None or dtype not in DTYPES.values():
         raise ValueError(f"torch_dtype={name!r} is not supported; use {', '.join(DTYPES)}")
@@ -150,6 +165,12 @@ def resolve_dtype(name: str | torch.dtype) -> torch.dtype:
 
 
 def resolve_attention(name: str | None) -> str:
+    """Return the attention to use; see `load_pretrained_model`.
+
+    Raises:
+        ValueError: If the name is none of ATTENTION.
+        ImportError: If flash attention is asked for and not installed.
+    """
     installed = importlib.util.find_spec("flash_attn") is not None
     if name is None:
         return "flash_attention_2" if installed and torch.cuda.is_available() else "sdpa"
@@ -164,13 +185,16 @@ def resolve_attention(name: str | None) -> str:
 
 
 UNQUANTISED = ("model.vision_tower", "model.mm_projector", "lm_head")
-"""Modules of a LLaVA that keep their precision: they are a small part of its weights, and see every visual token."""
+"""Modules of a LLaVA that keep their precision. They are a small part of its weights, and see every visual token."""
 
 
 def quantisation(eight: bool, dtype: torch.dtype, whole: list[str] | None) -> BitsAndBytesConfig:
-    """How load_8bit and load_4bit quantise: LLM.int8, and NF4 with nested scales, as upstream.
+    """Return how to quantise, as upstream: LLM.int8() for 8 bits, NF4 with nested scales for 4 bits.
 
-    dtype: of what 4-bit weights compute. whole: modules to leave as they are, None for the head only.
+    Args:
+        eight: Whether to use 8 bits.
+        dtype: What 4-bit weights compute in.
+        whole: Modules to leave as they are; None for the head only.
     """
     if eight:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
@@ -184,7 +208,7 @@ def quantisation(eight: bool, dtype: torch.dtype, whole: list[str] | None) -> Bi
 
 
 def add_image_tokens(tokenizer: Any, config: Any) -> None:
-    """Add the placeholder tokens that `config` asks for; like upstream, an absent mm_use_im_patch_token asks."""
+    """Add the placeholder tokens that `config` asks for. As upstream, an absent mm_use_im_patch_token means True."""
     if getattr(config, "mm_use_im_patch_token", True):
         tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
     if getattr(config, "mm_use_im_start_end", False):
@@ -192,9 +216,10 @@ def add_image_tokens(tokenizer: Any, config: Any) -> None:
 
 
 def resize_vocabulary(model: Any, size: int) -> None:
-    """Give the model `size` embeddings, as upstream. Of one that accelerate has offloaded, superfluous ones are left.
+    """Give the model `size` embeddings, as upstream. A model that accelerate has offloaded may keep more.
 
-    Raises ValueError where it has been offloaded and has too few.
+    Raises:
+        ValueError: If it is offloaded and has fewer.
     """
     tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
     if not any(table.is_meta for table in tables):
@@ -207,7 +232,7 @@ def resize_vocabulary(model: Any, size: int) -> None:
 
 
 def context_length(config: Any) -> int:
-    """Tokens the model takes: the first of the three fields that the config has, else 2048."""
+    """Return how many tokens the model takes: the first of three config fields that is set, else 2048."""
     for name in ("max_sequence_length", "max_position_embeddings", "tokenizer_model_max_length"):
         if value := getattr(config, name, None):
             return value

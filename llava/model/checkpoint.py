@@ -1,4 +1,4 @@
-"""Checkpoints, as they are found: what is wrong with one is said in one line, and no code that comes along is run."""
+"""Reading checkpoints that may be wrong: an error names the cause in one line, and code in a checkpoint is not run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ logger = logging.get_logger(__name__)
 
 
 def checkpoint_config(source: str) -> dict[str, Any]:
-    """config.json of a directory or hub name; OSError, which names it, where there is none."""
+    """Return the config.json of a directory or of a hub name.
+
+    Raises:
+        OSError: If there is none.
+    """
     require_place(source)
     if Path(source).is_dir() and not Path(source, "config.json").exists():
         raise FileNotFoundError(f"{source}: no checkpoint, as there is no config.json in it")
@@ -29,7 +33,7 @@ def checkpoint_config(source: str) -> dict[str, Any]:
 
 
 def require_place(source: str) -> None:
-    """FileNotFoundError for what is neither a directory nor looks like a hub name."""
+    """Raise FileNotFoundError for what is no directory and does not look like a hub name."""
     if Path(source).is_file():
         raise FileNotFoundError(f"{source}: a file; give the directory of the checkpoint")
     if not Path(source).is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") != 1):
@@ -37,10 +41,16 @@ def require_place(source: str) -> None:
 
 
 def load_texts(load: Callable[..., Any], source: str, trust_remote_code: bool = False, **options: Any) -> Any:
-    """What `load`, a tokenizer's or processor's from_pretrained, makes of a checkpoint's files.
+    """Load a tokenizer or a processor from a checkpoint's files.
 
-    Code that comes with the checkpoint is run only if it is trusted, and nobody is asked whether it is.
-    Raises ValueError, which names the checkpoint, where the files are missing, damaged or need such code.
+    Args:
+        load: A class's from_pretrained().
+        source: The checkpoint.
+        trust_remote_code: Whether to run code that comes with the checkpoint. Nobody is asked.
+        options: Passed to `load`.
+
+    Raises:
+        ValueError: If files are missing, damaged, or need such code.
     """
     try:
         return load(source, trust_remote_code=trust_remote_code, **options)
@@ -57,13 +67,23 @@ def load_texts(load: Callable[..., Any], source: str, trust_remote_code: bool = 
 def load_whole(
     load: Callable[..., Any], source: Any, *args: Any, borrowed: str | None = None, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """(model, loading info) of what `load`, a model's from_pretrained, reads.
+    """Load a model, and refuse weights that do not fit.
 
-    borrowed: prefix of weights that may be missing, since they come from elsewhere.
-    Raises ValueError for weights that are missing, of another shape, or in files that cannot be read.
+    Args:
+        load: A class's from_pretrained().
+        source: The checkpoint.
+        args: Passed to `load`.
+        borrowed: Prefix of weights that may be missing because they come from elsewhere.
+        options: Passed to `load`.
+
+    Returns:
+        The model, and transformers' loading info.
+
+    Raises:
+        ValueError: If weights are missing, of another shape, or in files that cannot be read.
     """
-    options["ignore_mismatched_sizes"] = True  # what does not fit is found in the loading info
-    with readable(source), errors_only():  # transformers logs a table of what is told here in a line
+    options["ignore_mismatched_sizes"] = True  # the loading info tells what does not fit
+    with readable(source), errors_only():  # transformers would log a table
         model, info = load(source, *args, output_loading_info=True, **options)
     name = type(model).__name__
     if wrong := sorted(info["mismatched_keys"]):
@@ -82,7 +102,7 @@ def load_whole(
 
 @contextmanager
 def errors_only() -> Iterator[None]:
-    """Within, transformers logs errors only."""
+    """A context in which transformers logs errors only."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -93,7 +113,11 @@ def errors_only() -> Iterator[None]:
 
 @contextmanager
 def readable(source: Any) -> Iterator[None]:
-    """Where weights are read: ValueError for files that are damaged, or that would have to run code to be read."""
+    """A context for reading weights.
+
+    Raises:
+        ValueError: If a file is damaged, or could only be read by running code in it.
+    """
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -110,4 +134,5 @@ def readable(source: Any) -> Iterator[None]:
 
 
 def in_one_line(error: Exception) -> str:
+    """Return an error's message without line breaks."""
     return " ".join(str(error).split())

@@ -22,12 +22,12 @@ from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.checkpoint import load_whole
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_projector.builder import build_vision_projector
-from llava.model.splice import Padded, pad_rows, splice
+from llava.model.splice import Padded, pad_rows, splice, spliced_visuals
 from llava.model.visual_inputs import Encoded, VisualInput, has_slot, prompt_ids, used_inputs, visual_inputs
 from llava.model.visual_layout import VisualRows, arrange_image, arrange_video, plain_rows, video_newlines
 from vidcom2 import Compressor, Record
 from vidcom2.models.names import cache_name, cache_of, warn_untested
-from vidcom2.models.spliced import Spliced, SplicedVisual
+from vidcom2.models.spliced import Spliced
 
 # The mixins below stand in front of a language model's classes and call their methods with super().
 LanguageModel: Any = Any if TYPE_CHECKING else object
@@ -231,7 +231,8 @@ class LlavaMetaForCausalLM(LanguageModel):
                 "the question, is lost. Use fewer frames, or a lower retention."
             )
         padded = pad_rows(rows, padding_side, limit)
-        spliced = tuple(self._spliced(inputs, visuals, [row.starts for row in rows], padded))
+        starts = [row.starts for row in rows]
+        spliced = tuple(spliced_visuals(inputs, visuals, starts, padded, self.compressor))
         self.visual_records = [visual.record for visual in spliced]
         for hook in list(self.visual_hooks):
             hook(Spliced(padded.mask, spliced, padded.cut, labels is not None))
@@ -265,36 +266,7 @@ class LlavaMetaForCausalLM(LanguageModel):
     def _keeps_positions(self) -> bool:
         return self.compressor is not None and self.compressor.positions == "original"
 
-    def _spliced(
-        self,
-        inputs: Sequence[VisualInput],
-        visuals: Sequence[VisualRows],
-        starts: Sequence[Sequence[int]],
-        padded: Padded,
-    ) -> Iterator[SplicedVisual]:
-        """Yield the record and the columns of each visual input. starts: for each prompt, where its inputs begin."""
-        pairs = iter(zip(inputs, visuals, strict=True))
-        for sample, sample_starts in enumerate(starts):
-            for start in sample_starts:
-                entry, visual = next(pairs)
-                compressed = self.compressor if entry.merge and entry.modality == "video" else None
-                first = start + padded.shift[sample]
-                left = max(0, min(len(visual.rows), padded.mask.shape[1] - first))  # the others were cut off
-                record = Record(
-                    sample=sample,
-                    modality="video" if entry.modality == "video" else "image",
-                    method=compressed.spec if compressed else "none",
-                    positions=(compressed.positions or "repack") if compressed else "repack",
-                    start=first,
-                    frames_before=tuple(before for before, _ in visual.frames),
-                    frames_after=tuple(after for _, after in visual.frames),
-                    separators_before=visual.separators[0],
-                    separators_after=visual.separators[1],
-                    cut=len(visual.rows) - left,
-                )
-                yield SplicedVisual(record, torch.arange(first, first + left), visual.frame[:left])
-
-    # ---- the language model's own methods, taught images
+    # ---- the language model's own methods, with images
 
     def forward(
         self,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.model.visual_inputs import VisualInput
 from llava.model.visual_layout import VisualRows
+from vidcom2 import Compressor, Record
+from vidcom2.models.spliced import SplicedVisual
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,41 @@ def pad_rows(whole: list[Row], side: str, limit: int | None = None) -> Padded:
         shift=tuple(length - len(row.embeds) if side == "left" else 0 for row in rows),
         cut=tuple(len(row.embeds) - len(left.embeds) for row, left in zip(whole, rows, strict=True)),
     )
+
+
+def spliced_visuals(
+    inputs: Sequence[VisualInput],
+    visuals: Sequence[VisualRows],
+    starts: Sequence[Sequence[int]],
+    padded: Padded,
+    compressor: Compressor | None,
+) -> Iterator[SplicedVisual]:
+    """Yield the record and the columns of each visual input.
+
+    Args:
+        inputs: The visual inputs of the batch, in order.
+        visuals: Their rows.
+        starts: For each prompt, where its inputs begin, without padding.
+        padded: The batch.
+        compressor: What compressed its videos; None for nothing.
+    """
+    pairs = iter(zip(inputs, visuals, strict=True))
+    for sample, sample_starts in enumerate(starts):
+        for start in sample_starts:
+            entry, visual = next(pairs)
+            compressed = compressor if entry.merge and entry.modality == "video" else None
+            first = start + padded.shift[sample]
+            left = max(0, min(len(visual.rows), padded.mask.shape[1] - first))  # the others were cut off
+            record = Record(
+                sample=sample,
+                modality="video" if entry.modality == "video" else "image",
+                method=compressed.spec if compressed else "none",
+                positions=(compressed.positions or "repack") if compressed else "repack",
+                start=first,
+                frames_before=tuple(before for before, _ in visual.frames),
+                frames_after=tuple(after for _, after in visual.frames),
+                separators_before=visual.separators[0],
+                separators_after=visual.separators[1],
+                cut=len(visual.rows) - left,
+            )
+            yield SplicedVisual(record, torch.arange(first, first + left), visual.frame[:left])

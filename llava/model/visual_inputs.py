@@ -1,5 +1,4 @@
-"""What a call hands over: its prompt, and its `images`, of which every accepted form becomes a list with one entry per
-image or video."""
+"""Checking a call: its prompt, and its `images`, which become a list with one entry for each image or video."""
 
 from __future__ import annotations
 
@@ -12,22 +11,29 @@ from torch import Tensor
 from llava.constants import IMAGE_TOKEN_INDEX
 
 MODALITIES = ("image", "video", "text")
-"""LLaVA's own names; "text" is the dummy image of a text-only sample."""
+"""LLaVA's own names. "text" is the dummy image of a text-only prompt."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One image or video after tower and projector, features [V, tokens, D]: stands for its pixels in `images`, for
-    further questions and under any compressor, without another pass through the tower."""
+    """One image or video after tower and projector. In `images` it replaces the pixels, under any compressor.
+
+    Attributes:
+        features: [V, tokens, D].
+    """
 
     features: Tensor
 
 
 @dataclass(frozen=True)
 class VisualInput:
-    """One image or video of a call: views [V, 3, S, S] (frames, or an image's base view and tiles), or encoded.
+    """One image or video of a call.
 
-    `merge` is False for the rows of a plain 4-D tensor, which are used as they are: no pooling, no newline.
+    Attributes:
+        views: [V, 3, S, S], the frames of a video, or the base view and the tiles of an image; or these encoded.
+        modality: One of MODALITIES.
+        image_size: (width, height) of an image, if known.
+        merge: Whether it is pooled and gets newlines. False for images of a plain 4-D tensor.
     """
 
     views: Tensor | Encoded
@@ -37,7 +43,11 @@ class VisualInput:
 
 
 def prompt_ids(inputs: Tensor | None, input_ids: Tensor | None) -> Tensor:
-    """The prompt [B, n], which generate() takes by two names. Raises ValueError for both, none, or another shape."""
+    """Return the prompts [B, n], which generate() takes by two names.
+
+    Raises:
+        ValueError: If both came, or none, or if the shape is another.
+    """
     if (inputs is None) == (input_ids is None):
         given = "neither of them" if inputs is None else "both"
         raise ValueError(f"generate() takes the prompt as inputs or as input_ids; {given} came")
@@ -49,17 +59,23 @@ def prompt_ids(inputs: Tensor | None, input_ids: Tensor | None) -> Tensor:
 
 
 def has_slot(ids: Tensor) -> bool:
-    """Whether an image stands in ids [B, n]; waits for the device."""
+    """Return whether ids [B, n] have an image slot. It waits for the device."""
     return bool((ids == IMAGE_TOKEN_INDEX).any())
 
 
 def visual_inputs(
     images: Any, modalities: str | Sequence[str], image_sizes: Sequence[tuple[int, int]] | None
 ) -> list[VisualInput]:
-    """Bring every accepted form of `images` to a list with one entry per image or video.
+    """Turn every accepted form of `images` into a list with one entry for each image or video.
 
-    A string in `modalities` goes for all. Raises ValueError where the numbers of entries differ, for a modality that is
-    unknown, and for a video in a 4-D tensor, which holds images.
+    Args:
+        images: See `LlavaMetaForCausalLM.prepare_inputs_labels_for_multimodal`.
+        modalities: One for each of `images`, or one for all.
+        image_sizes: (width, height) for each of `images`, or None.
+
+    Raises:
+        ValueError: If the numbers of entries differ, if a modality is unknown, or for a video in a 4-D tensor, which
+            holds images.
     """
     named = [modalities] if isinstance(modalities, str) else list(modalities)
     if unknown := [name for name in named if name not in MODALITIES]:
@@ -88,9 +104,14 @@ def visual_inputs(
 
 
 def used_inputs(inputs: list[VisualInput], samples: Sequence[Tensor]) -> list[VisualInput]:
-    """The inputs that have a slot: all of them, or all but the dummies that stand for text-only samples.
+    """Return the inputs that have a slot: all of them, or all but the dummies of text-only prompts.
 
-    Raises ValueError where slots and images do not match.
+    Args:
+        inputs: The visual inputs of a batch.
+        samples: int64 [n] each, the prompts without padding.
+
+    Raises:
+        ValueError: If slots and images do not match.
     """
     slots = [int((ids == IMAGE_TOKEN_INDEX).sum()) for ids in samples]
     if len(inputs) == sum(slots):

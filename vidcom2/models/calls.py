@@ -1,4 +1,4 @@
-"""Which calls of a model are running, and what must not happen meanwhile."""
+"""Watching the calls of a compressed model, and refusing copies of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidcom2.models.wrap import wrap
 
 
 class Uncopied:
-    """Base of what is put on a model: a copy of the model would keep it for ever, so it refuses to be copied."""
+    """Base of what is put on a model. It refuses to be copied, because a copy of the model would keep it for ever."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -21,16 +21,25 @@ class Uncopied:
 
 
 class Calls(Uncopied):
-    """The generate() calls of a model, if it has that method. used: whether there was one. failed: called after one
-    that raised."""
+    """Watches the generate() calls of a model, if it has that method.
+
+    Args:
+        model: The model.
+        failed: Called after a call that raised.
+
+    Attributes:
+        used: Whether there was a call.
+        running: How many calls each thread is in.
+    """
 
     def __init__(self, model: Any, failed: Callable[[], None]):
         self.used, self.failed = False, failed
         self.attached = True
-        self.running: Counter[int] = Counter()  # by thread
+        self.running: Counter[int] = Counter()
         self.undo = wrap(model, "generate", self.generate) if hasattr(model, "generate") else lambda: None
 
     def remove(self) -> None:
+        """Put the model's own generate() back."""
         self.attached = False
         self.undo()
 
@@ -39,6 +48,11 @@ class Calls(Uncopied):
         return any(count for thread, count in list(self.running.items()) if thread != get_ident())
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Around generate().
+
+        Raises:
+            RuntimeError: If the compressor was taken off the model in the meantime.
+        """
         self.used = True
         self.running[get_ident()] += 1
         try:

@@ -1,4 +1,4 @@
-"""A call with images where a video may have been meant."""
+"""Warning of a call with images where a video may have been meant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vidcom2.models import names
 
 
 def count_images(called: dict[str, Any]) -> int:
-    """Images in a call of the outer model, given as pixels or encoded."""
+    """Return how many images a call of the outer model has, as pixels or encoded."""
     encoded = (called.get(names.ENCODED) or {}).get("image")
     if encoded is not None:
         return len(encoded.pooler_output)
@@ -20,7 +20,12 @@ def count_images(called: dict[str, Any]) -> int:
 
 
 def warn_of_images(called: dict[str, Any], spec: str) -> bool:
-    """Warn where prompts hold several images each and no video; returns whether it did."""
+    """Warn if prompts hold several images each and no video. Return whether it warned.
+
+    Args:
+        called: Arguments of the outer model's call.
+        spec: The compressor's spec.
+    """
     images, ids = count_images(called), called.get("input_ids")
     if ids is None or images <= len(ids):
         return False

@@ -1,17 +1,16 @@
-"""What transformers calls the things that we lean on. To port this project to another release, begin here.
+"""The names in transformers that vidcom2 depends on. To port it to another release, begin here.
 
-The hooks (transformers.py, layers.py) and the llava tree ask this file for:
+The hooks and the llava tree ask this file for:
 
-- the key-value cache of a call or an output: `past_key_values` to 5.23, `cache` from 5.24 on, where the old name is
-  taken until 5.40 by the forwards, but appears neither in what hooks see nor in outputs;
-- the mask of a call, and which tokens it says are no padding: None; int or bool [B, rows], 1 for tokens; bool or float
-  [B, 1, n, rows], what each new token sees; or a dict of these by kind of layer;
-- what keeps flash attention from taking gaps between positions for packed sequences;
-- transformers' private methods that we wrap.
+- the key-value cache of a call or an output. It is `past_key_values` up to 5.23 and `cache` from 5.24 on. There the
+  forwards take the old name until 5.40, but hooks and outputs only have the new one;
+- the mask of a call, and which tokens it says are no padding. It is None; int or bool [B, rows], 1 for tokens; bool or
+  float [B, 1, n, rows], what each new token sees; or a dict of these by kind of layer;
+- the arguments that keep flash attention from taking gaps between positions for packed sequences;
+- transformers' private methods that the hooks wrap.
 
-What a cache must know, and is given by transformers.py and layers.py in subclasses: `get_seq_length`,
-`get_query_offset`, `get_mask_sizes`, `crop`, `reorder_cache`, `batch_repeat_interleave`, `batch_select_indices`,
-`is_compileable`.
+A cache must have `get_seq_length`, `get_query_offset`, `get_mask_sizes`, `crop`, `reorder_cache`,
+`batch_repeat_interleave`, `batch_select_indices` and `is_compileable`. caches.py replaces some of them in subclasses.
 """
 
 from __future__ import annotations
@@ -29,21 +28,23 @@ TESTED = ((5, 17), (5, 24))
 """The first and the last minor release of transformers that the test suite passes on."""
 
 CACHE = ("cache", "past_key_values")
-"""Names of the key-value cache, the newest first."""
+"""Names of the key-value cache, newest first."""
 
 PREFILL = "_prefill"
 UPDATE = "_update_model_kwargs_for_generation"
-"""Methods of a generating model: its first step; and what makes the next step's arguments of a step's output."""
+"""Methods of a generating model. PREFILL runs generate()'s first step. UPDATE makes the arguments of the next step from
+a step's output."""
 
 DEEPSTACK = "_deepstack_process"
-"""Method of a language model that adds features to visual rows between layers (Qwen3-VL's); others have none."""
+"""Method of Qwen3-VL's language model that adds features to visual rows between the layers. Others have none."""
 
 ENCODED = "mm_encoder_outputs"
-"""Argument of the outer model with what its vision tower gave already, by modality. From 5.23 on generate() sets it."""
+"""Argument of the outer model with the features of videos and images that are encoded already, by modality. From 5.23
+on generate() sets it."""
 
 
 def tested() -> str:
-    """The releases of TESTED, for messages."""
+    """Return the releases of TESTED, for messages."""
     return " to ".join(map(_dotted, TESTED))
 
 
@@ -53,7 +54,7 @@ def _dotted(release: tuple[int, int]) -> str:
 
 @lru_cache(maxsize=1)
 def warn_untested() -> None:
-    """Warn, once a process, where the installed transformers is none that the tests passed on."""
+    """Warn, once a process, if the tests did not pass on the installed release of transformers."""
     import transformers
 
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
@@ -70,7 +71,11 @@ def warn_untested() -> None:
 
 
 def cache_name(module: Any) -> str:
-    """What the module's forward, or a function, calls its key-value cache. Raises TypeError where it has none."""
+    """Return the name of the key-value cache among the arguments of a module's forward, or of a function.
+
+    Raises:
+        TypeError: If it has none by a known name.
+    """
     forward = getattr(module, "forward", module)
     return _cache_name(getattr(forward, "__func__", forward))
 
@@ -91,19 +96,19 @@ def _cache_name(function: Any) -> str:
 
 
 def cache_of(call: Any) -> Any:
-    """The key-value cache among a call's arguments, or in a model's output; None where there is none."""
+    """Return the key-value cache among a call's arguments, or in a model's output; None if there is none."""
     return next((found for name in CACHE if (found := call.get(name)) is not None), None)
 
 
 def give_cache(module: Any, kwargs: dict[str, Any], cache: Any) -> None:
-    """Have the module called with this key-value cache."""
+    """Put a key-value cache into the arguments of a module's call."""
     for name in CACHE:
         kwargs.pop(name, None)
     kwargs[cache_name(module)] = cache
 
 
 def uses_cache(lm: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a language model, called so, fills a key-value cache, its own if it is given none."""
+    """Return whether a call of a language model fills a key-value cache. It makes one if it gets none."""
     wanted = kwargs.get("use_cache")
     return bool(lm.config.use_cache if wanted is None else wanted)
 
@@ -112,9 +117,12 @@ def uses_cache(lm: Any, kwargs: dict[str, Any]) -> bool:
 
 
 def together(kwargs: dict[str, Any]) -> Tensor:
-    """Brings a language model's arguments to the device of the new tokens, which it returns.
+    """Move a language model's arguments to the device of the new tokens, and return the new tokens.
 
-    Of a model spread over several GPUs they can be on several: accelerate's hooks move them later than ours.
+    If a model is spread over several GPUs, its arguments can be on several: accelerate's hooks move them after ours.
+
+    Returns:
+        `inputs_embeds` [B, n, D] or, without these, `input_ids` [B, n].
     """
     new: Tensor = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
     names = ("attention_mask", "position_ids", "visual_pos_masks", "deepstack_visual_embeds")
@@ -123,9 +131,12 @@ def together(kwargs: dict[str, Any]) -> Tensor:
 
 
 def valid_new(kwargs: dict[str, Any], length: int, past: int | None) -> Tensor | None:
-    """Which of the new tokens are no padding: bool [B, length]; None where the call does not say.
+    """Return which of the new tokens are no padding, bool [B, length]; None if the call does not say.
 
-    past: rows before them that a mask of what each token sees was built for; None where it was built for others.
+    Args:
+        kwargs: A language model's arguments.
+        length: How many tokens are new.
+        past: How many rows come before them in a 4-D mask; None if that mask was built for other rows.
     """
     mask = _mask(kwargs)
     if mask is None or mask.ndim == 2:
@@ -134,7 +145,13 @@ def valid_new(kwargs: dict[str, Any], length: int, past: int | None) -> Tensor |
 
 
 def valid_before(kwargs: dict[str, Any], length: int, past: int) -> Tensor | None:
-    """The same of the rows in the cache, of which nothing was pruned yet: bool [B, rows]."""
+    """Return which rows of an unpruned cache are no padding, bool [B, past]; None if the call does not say.
+
+    Args:
+        kwargs: A language model's arguments.
+        length: How many tokens are new.
+        past: How many rows the cache has.
+    """
     mask = _mask(kwargs)
     if mask is None or mask.ndim == 2:
         return None if mask is None else mask[:, :-length].bool()
@@ -147,14 +164,21 @@ def _mask(kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def _seen_by_last(mask: Tensor) -> Tensor:
-    """What the last token sees, which is all that is no padding: mask [B, 1, n, rows] -> bool [B, rows]."""
+    """The rows that the last token sees, all that are no padding: mask [B, 1, n, rows] -> bool [B, rows]."""
     last = mask[:, 0, -1]
     return last if last.dtype == torch.bool else last == 0
 
 
 def causal_mask(lm: Any, hidden: Tensor, valid: Tensor | None, cache: Any, layer: int) -> Any:
-    """The mask for rows `hidden` [B, n, D] at a layer, as the attention in use takes it. valid: bool [B, rows] or
-    None, which of the cache's and the new rows are no padding."""
+    """Return the causal mask of a layer, in the form that the attention in use takes.
+
+    Args:
+        lm: The language model.
+        hidden: [B, n, D], the new rows.
+        valid: bool [B, rows], which of the cache's and the new rows are no padding; None if all.
+        cache: The key-value cache; None for none.
+        layer: Number of the layer.
+    """
     from transformers.masking_utils import create_causal_mask
 
     return create_causal_mask(
@@ -167,16 +191,22 @@ def causal_mask(lm: Any, hidden: Tensor, valid: Tensor | None, cache: Any, layer
 
 
 def new_cache(lm: Any) -> Any:
+    """Return an empty key-value cache of the kind that the language model makes itself."""
     from transformers import DynamicCache
 
     return DynamicCache(config=lm.config)
 
 
 def one_sequence(lm: Any, positions: Tensor, rows: int) -> dict[str, Any]:
-    """Arguments that tell flash attention that new tokens go on with the `rows` in the cache; none for other kernels.
+    """Return arguments that tell flash attention that the new tokens continue the rows of the cache.
 
-    positions: [B, n], or mRoPE's [3 or 4, B, n], of the new tokens. Without these arguments transformers takes gaps in
-    the positions of a single sequence for the borders of packed ones, and shows the n new tokens the first n rows only.
+    Without them transformers takes gaps in the positions of a single sequence for the borders of packed sequences, and
+    shows the n new tokens only the first n rows. Other kernels need none.
+
+    Args:
+        lm: The language model.
+        positions: [B, n] or, for mRoPE, [3 or 4, B, n], positions of the new tokens.
+        rows: How many rows the cache has.
     """
     if "flash" not in str(lm.config._attn_implementation) or positions.ndim != 2 or len(positions) != 1:
         return {}

@@ -1,4 +1,4 @@
-"""Wrapping methods of one object, for what hooks do not reach."""
+"""Wrapping a method of one object, where no hook reaches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
-    """Have `owner.name(...)` call `wrapper(original, ...)`; returns what puts back whatever was there."""
+    """Make `owner.name(...)` call `wrapper(original, ...)`. Return a function that puts back what was there."""
     own = name in vars(owner)
     original = getattr(owner, name)
     setattr(owner, name, partial(wrapper, original))
