@@ -102,7 +102,7 @@ def load_whole(
 
 @contextmanager
 def errors_only() -> Iterator[None]:
-    """Within, transformers logs errors only."""
+    """A context in which transformers logs errors only."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -113,7 +113,11 @@ def errors_only() -> Iterator[None]:
 
 @contextmanager
 def readable(source: Any) -> Iterator[None]:
-    """Where weights are read: ValueError for files that are damaged, or that would have to run code to be read."""
+    """A context for reading weights.
+
+    Raises:
+        ValueError: If a file is damaged, or could only be read by running code in it.
+    """
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -130,4 +134,5 @@ def readable(source: Any) -> Iterator[None]:
 
 
 def in_one_line(error: Exception) -> str:
+    """Return an error's message without line breaks."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Checks what a call passes: its prompt, and its `images`, which become a list of one entry per image or video."""
+"""Checking a call: its prompt, and its `images`, which become a list with one entry for each image or video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkpoint and the benchmark the project makes itself: layout, determinism, and that they are what they say."""
+"""The tests' own checkpoint and benchmark: their layout, that they are reproducible, and that the answers are right."""
 
 from __future__ import annotations
 

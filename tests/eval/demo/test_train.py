@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from eval.demo.world import (
 )
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.builder import load_pretrained_model
+from tests.test_house import FILES, imported_files
 
 PLAN = Plan(
     vision=2,
@@ -82,8 +84,8 @@ def test_batches_are_seeded_and_well_formed(tokenizer):
 
 @pytest.mark.parametrize("kind", ["choice", "text"])
 def test_every_option_is_judged(kind, tokenizer):
-    """Learned are the answer's word; the right option's letter, after its word, and padding after the others; the
-    answer and its end."""
+    """The labels are the answer's word; after each option's word, its letter if it is the answer, else padding; the
+    answer; and its end."""
     sampler, styles = BatchSampler(tokenizer, 0), set()
     for _ in range(24):
         batch = sampler.batch(1, {kind: 1.0})
@@ -111,7 +113,7 @@ def test_every_answer_is_one_token(tokenizer):
 
 
 def test_names_are_what_the_pixels_show(tokenizer):
-    """Every named colour is in the frame, and a frame's background; counted, with the quarter, and lamps' numbers."""
+    """Names are colours of the frame and its background. If counted, they tell the quarter and a lamp's number too."""
     sampler = BatchSampler(tokenizer, 5)
     scene = draw_scene(np.random.default_rng(5))
     frames = render(scene)
@@ -149,17 +151,11 @@ def test_new_layers_change_nothing_and_then_learn_alone(tokenizer, tmp_path):
     assert {name.split(".")[2] for name in changed if name != "model.norm.weight"} == {"5", "6", "7"}
 
 
-def test_every_schedule_begins_anew():
+def test_every_optimiser_begins_with_a_warm_up():
     rates = [Plan().rate(step) for step in range(Plan().steps)]
     begins = [0, 4600, 5050]
-    assert [Plan().optimiser_start(step) for step in (0, 4599, 4600, 5049, 5050, 5849)] == [
-        0,
-        0,
-        4600,
-        4600,
-        5050,
-        5050,
-    ]
+    steps = (0, 4599, 4600, 5049, 5050, 5849)
+    assert [Plan().optimiser_start(step) for step in steps] == [0, 0, 4600, 4600, 5050, 5050]
     for begin, end in zip(begins, [*begins[1:], Plan().steps], strict=True):
         assert rates[begin] < 0.02 * max(rates[begin:end])
         assert rates[end - 1] < 0.04 * max(rates[begin:end])
@@ -187,3 +183,11 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
     reports = [json.loads(line) for line in (tmp_path / "parts" / "curve.jsonl").read_text().splitlines()]
     assert [(r["lesson"], r["step"]) for r in reports] == [("names", 2), ("letters", 4)]
     assert set(reports[-1]["choice"]) >= {"overall", "action_count"}
+
+
+def test_nothing_outside_imports_the_training():
+    """The installed package leaves it out."""
+    folder = Path("eval/demo/training")
+    others = [path for path in FILES if folder not in path.parents]
+    assert len(others) < len(FILES)
+    assert [path for path in others if any(folder in used.parents for used in imported_files(path))] == []
