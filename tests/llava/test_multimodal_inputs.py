@@ -96,6 +96,7 @@ def test_arrange_video():
     assert some.rows.flatten().tolist() == [0, 99, 3, 99, 6, 99]
     assert (some.offset.tolist(), some.length) == ([0, 2, 4, 5, 9, 11], 12)
     assert (some.frames, some.separators) == (((4, 2), (4, 1)), (4, 3))
+    assert (whole.frame.tolist(), some.frame.tolist()) == ([0] * 4 + [-1] + [1] * 4 + [-1], [0, -1, 0, -1, 1, -1])
 
     bare = arrange_video(features, None, "none", kept, "released")
     assert bare.rows.flatten().tolist() == [0, 3, 6]
@@ -421,6 +422,30 @@ def test_truncation(model, limit, cut, caplog):
     assert tuple(record.cut for record in model.visual_records) == cut
     assert [record.tokens_after for record in model.visual_records] == [20 - lost for lost in cut]
     assert ("is cut to tokenizer_model_max_length" in caplog.text) == (limit < 46)
+
+
+def test_visual_hooks_are_told_where_everything_is(model):
+    """Patches by column and frame, with padding and newlines, and what is cut off is missing."""
+    ids = torch.stack([prompt(2, "video", 3, seed=1), prompt(2, "video", 3, seed=2)])
+    seen: list[Any] = []
+    model.visual_hooks.append(seen.append)
+    with torch.no_grad():
+        embeds = prepare(model, ids, [video(1), video(2)])[4]
+        model.config.tokenizer_model_max_length = 24
+        prepare(model, ids, [video(1), video(2)])
+    whole, cut = seen
+    assert (whole.mask.shape, whole.cut, whole.labels) == (embeds.shape[:2], (0, 0), False)
+    assert [visual.record for visual in cut.visuals] == model.visual_records
+    for visual in whole.visuals:
+        columns, record = visual.columns, visual.record
+        assert columns.tolist() == list(range(record.start, record.start + record.tokens_after))
+        newlines = columns[visual.frame == -1]
+        assert len(newlines) == record.separators_after
+        assert (embeds[record.sample, newlines] == model.model.image_newline).all()
+        assert torch.bincount(visual.frame[visual.frame >= 0]).tolist() == list(record.frames_after)
+        assert len(visual.patches) == sum(record.frames_after)
+    assert [len(visual.columns) + visual.record.cut for visual in cut.visuals] == [20, 40]
+    assert int(cut.visuals[1].columns[-1]) == 23
 
 
 def test_four_dimensional_images_are_used_as_they_are(model):
