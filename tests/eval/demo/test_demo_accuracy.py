@@ -27,7 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     sweep = Sweep(config(MVBENCH, data, root), [compressor(spec) for spec in ("none", QUARTER, RANDOM)])
     sweep.check()
     assert sweep.run(World()) == 0
-    return {run.compressor: json.loads((run.output / "results.json").read_text()) for run in sweep.runs}
+    return {run.compressor.spec: json.loads((run.output / "results.json").read_text()) for run in sweep.runs}
 
 
 def test_dense(results):

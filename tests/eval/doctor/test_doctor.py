@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -23,7 +24,6 @@ from eval.demo.encode import write_video
 from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
 from eval.doctor import download
-from eval.doctor import videos as video_checks
 from eval.doctor.command import PROBLEMS_FOUND, prepare_doctor
 from eval.doctor.videos import Finding, check_videos
 from eval.run.questions import check_options
@@ -184,7 +184,7 @@ def test_processes_end_with_a_caller_that_stops_early():
     checks = check_videos([Path("hangs"), Path("a")], hang_or_die, workers=2, timeout=600)
     assert next(checks)[0] == Path("a")
     checks.close()
-    assert not video_checks.multiprocessing.active_children()
+    assert not multiprocessing.active_children()
 
 
 def test_checksums_notice_what_decoders_do_not(data, tmp_path, capsys):

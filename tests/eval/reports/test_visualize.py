@@ -25,7 +25,7 @@ from eval.reports.visualize import (
     prepare_visualize,
     watch,
 )
-from eval.run.pool import Unsuitable
+from eval.run.setup import Unsuitable
 from llava.video import FrameSampling, VideoError
 from tests.eval.qwen_tiny import make_qwen
 from tests.llava.test_video import noisy_frames

@@ -14,7 +14,7 @@ from eval.cli import main
 from eval.results.files import Unwritable, prepare_directory, prepare_file, write_json, write_whole
 from eval.results.sample import Sample
 from eval.run.config import RunConfig
-from eval.run.pool import Unsuitable, loading
+from eval.run.setup import Unsuitable, loading
 from eval.run.store import Answers
 from vidcom2 import Dense
 

@@ -31,7 +31,7 @@ from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
 from eval.models.packaged import DEMO_MODEL
 from eval.results.sample import NO_ANSWER, Sample
-from eval.run.lmms import build_model, evaluate, load_tasks
+from eval.run.lmms import load_tasks, stand_in
 from eval.run.store import Answers
 from eval.run.worker import Job
 
@@ -203,8 +203,8 @@ def test_a_video_that_was_not_unpacked_costs_its_questions_only(name, minis, fet
     found[second].rename(hidden)
     try:
         with answers.open():
-            model = build_model([answers], answer, tasks, fetched / "hf_home")
-            (results,) = evaluate(model, tasks, 3, [answers])
+            model = stand_in([answers], answer, tasks, fetched / "hf_home")
+            (results,) = score(model, tasks, 3, [answers])
     finally:
         hidden.rename(found[second])
     assert answered == [str(found[0]), str(found[2])]

@@ -20,7 +20,7 @@ from eval.demo.minibench import WRITERS
 from eval.demo.run import MARKER, SETTINGS
 from eval.demo.world import TASKS, UNITS
 from eval.results.sample import STAGES
-from eval.run.command import chosen_spec
+from eval.run.command import chosen_compressor
 from eval.run.flags import FAILED_QUESTIONS
 from eval.run.store import reserved
 from eval.run.sweep import folder
@@ -292,7 +292,7 @@ def test_bad_flags_fail_before_anything_is_loaded(flags, message, tmp_path, caps
     ],
 )
 def test_flags_win_over_the_environment(spec, retention, env, expected):
-    assert chosen_spec(spec, retention, env) == expected
+    assert chosen_compressor(spec, retention, env).spec == expected
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_the_demo_takes_no_settings_from_the_environment_either(env, tmp_path, m
 )
 def test_bad_environment(env, message):
     with pytest.raises(ValueError, match=message):
-        chosen_spec(None, None, env)
+        chosen_compressor(None, None, env)
 
 
 def test_questions_of_another_benchmark(onevision, tmp_path, capsys):

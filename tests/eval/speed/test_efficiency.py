@@ -24,7 +24,7 @@ from eval.models.packaged import DEMO_MODEL
 from eval.models.random_weights import PRESETS, random_engine, random_model, write_files
 from eval.models.timing import StageTimer
 from eval.results.sample import STAGES, Answer, Reading
-from eval.run.pool import Unsuitable
+from eval.run.setup import Unsuitable
 from eval.speed.efficiency import measure as measuring
 from eval.speed.efficiency import table4
 from eval.speed.efficiency.command import make_plan, prepare_efficiency

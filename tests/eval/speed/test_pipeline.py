@@ -8,7 +8,7 @@ import pytest
 
 from eval.cli import parse
 from eval.models.llava import LlavaEngine, Reader
-from eval.run.pool import Unsuitable
+from eval.run.setup import Unsuitable
 from eval.speed.pipeline import NOTES, ask_about, prepare_pipeline
 from tests.eval.speed.widths import TERMINAL, table_width
 
