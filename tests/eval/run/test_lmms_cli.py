@@ -31,7 +31,7 @@ from eval.demo.minibench import WRITERS
 from eval.demo.world import TASKS
 from eval.models.packaged import DEMO_MODEL
 from eval.results.sample import NO_ANSWER, Sample
-from eval.run.lmms import load_tasks, stand_in
+from eval.run.lmms import load_tasks, score, stand_in
 from eval.run.store import Answers
 from eval.run.worker import Job
 
