@@ -43,7 +43,7 @@ def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
             raise ValueError(f"--{flag} {number} must be at least 1")
     if arguments.frames < 0:
         raise ValueError(f"--frames {arguments.frames} must not be negative; 0 shows none")
-    runs = load_runs(found(arguments.runs))
+    runs = load_runs(runs_among(arguments.runs))
     output: Path = arguments.output
     prepare_file("--output", output)
 
@@ -55,11 +55,11 @@ def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
     return finish
 
 
-def found(directories: Sequence[Path]) -> list[Path]:
-    """Leave out directories that hold no run, with a note on standard error.
+def runs_among(directories: Sequence[Path]) -> list[Path]:
+    """Return the directories that hold a run. Each that is left out gets a note on standard error.
 
-    DIR/*/ also names the videos beside a demo's runs. Paths that are no directories stay, and all stay where none holds
-    a run: `load_run` says what is wrong with them.
+    DIR/*/ also names the videos beside the runs of a demo. Paths that are no directories stay, and all stay where none
+    holds a run: `load_run` says what is wrong with them.
     """
     signs = ("results.json", "samples.jsonl", "settings.json", "answers*.jsonl")
     runs = [d for d in directories if not d.is_dir() or any(path for sign in signs for path in d.glob(sign))]

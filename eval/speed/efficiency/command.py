@@ -16,7 +16,6 @@ import torch
 
 from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling, VideoError, open_video
-from vidcom2 import compressor
 
 from ...models import Protocol, canary, load_engine, protocol_for
 from ...models.base import Unanswerable
@@ -199,9 +198,8 @@ def check_compressors(plan: Plan) -> None:
     overwrite = getattr(plan.protocol, "overwrite_config", None)
     model = random_model(plan.model, "meta", resolve_dtype(plan.dtype), overwrite=overwrite)
     for setting in plan.settings:
-        chosen = compressor(setting.compressor)
         model.get_decoder().set_attn_implementation(setting.attention)
-        chosen.attach(model).detach()
+        setting.method.attach(model).detach()
 
 
 def run(plan: Plan, directory: Path) -> dict[str, Any]:
@@ -217,7 +215,7 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
     Raises:
         CanaryError: The installed libraries do not compress right.
     """
-    canary.require_for(plan.model, [compressor(setting.compressor) for setting in plan.settings])
+    canary.require_for(plan.model, [setting.method for setting in plan.settings])
     device = "cuda:0" if plan.device == "cuda" else plan.device
     if plan.video is None:
         most = max(setting.frames for setting in plan.settings)

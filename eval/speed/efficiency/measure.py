@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ class Setting:
     compressor: str
     attention: str
 
+    @cached_property
+    def method(self) -> Compressor:
+        """The compressor."""
+        return compressor(self.compressor)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -140,8 +146,8 @@ class Measured:
     @property
     def compresses(self) -> bool:
         """Whether the compressor works before the LLM, so that there is a step "compress"."""
-        chosen = compressor(self.setting.compressor)
-        return chosen.drops and chosen.stage == "before LLM"
+        method = self.setting.method
+        return method.drops and method.stage == "before LLM"
 
     def seconds(self, name: str) -> list[float]:
         """Seconds of a step, of a span or in total, one number per round."""
@@ -233,7 +239,7 @@ def measure(
 def answer(engine: Engine, setting: Setting, question: Question) -> Sample:
     """Answer once, from file to text, and time every step. Raises as `measure`."""
     engine.model.get_decoder().set_attn_implementation(setting.attention)
-    chosen = compressor(setting.compressor)
+    chosen = setting.method
     selections: list[tuple[Moment, Moment]] = []
     timed = timing_selection(chosen, selections)
     begin = now(engine.device)
@@ -331,7 +337,7 @@ def peak_memory(engine: Engine, setting: Setting, question: Question) -> tuple[i
         Bytes in use before, and bytes at the peak beyond that.
     """
     engine.model.get_decoder().set_attn_implementation(setting.attention)
-    read, chosen = engine.read(question.video), compressor(setting.compressor)
+    read, chosen = engine.read(question.video), setting.method
     if engine.device.type == "cuda":
         before = torch.cuda.memory_allocated(engine.device)
     else:
