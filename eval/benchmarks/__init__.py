@@ -1,4 +1,8 @@
-"""The benchmarks by name. A new one is a file here with a `Benchmark`, and its line in BENCHMARKS."""
+"""The benchmarks, by name.
+
+A new benchmark is a file here with a subclass of `Benchmark`, its line in BENCHMARKS, and a script of three lines in
+scripts/. lmms-eval has to have tasks for it.
+"""
 
 from .base import Benchmark
 from .egoschema import EGOSCHEMA
@@ -16,9 +20,13 @@ __all__ = ["BENCHMARKS", "Benchmark", "select_tasks"]
 
 
 def select_tasks(names: str) -> tuple[Benchmark, tuple[str, ...]]:
-    """From "mvbench", or some of its lmms-eval tasks ("mvbench_action_count,mvbench_state_change").
+    """Return the benchmark and the lmms-eval tasks that --tasks names.
 
-    Raises ValueError for an unknown name and for tasks of different benchmarks.
+    Args:
+        names: A benchmark ("mvbench"), or some of its tasks ("mvbench_action_count,mvbench_state_change").
+
+    Raises:
+        ValueError: A name is unknown, or the tasks belong to different benchmarks.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for benchmark in BENCHMARKS.values():

@@ -1,3 +1,5 @@
+"""`Benchmark`: what evaluation knows about a benchmark beyond its lmms-eval tasks, and local copies of benchmarks."""
+
 from __future__ import annotations
 
 import importlib
@@ -10,15 +12,22 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub import metadata_load
 
 Kind = Literal["text", "video", "options", "number"]
-"""Of a question's field: a file's path below a folder, options in order, a whole number."""
+"""Kind of a question's field: text, the path of a video below a folder, a list of options, a whole number."""
 
 
 class Benchmark(ABC):
-    """What we need to know of a benchmark beyond its lmms-eval tasks, which give the prompts and the scoring.
+    """What evaluation knows about a benchmark beyond its lmms-eval tasks. These give the prompts and the scoring.
 
-    name: ours. tasks: lmms-eval's leaf tasks. folder: where they are declared, below lmms_eval/tasks.
-    metric: what lmms-eval calls the task's score. overall: "macro", the mean over categories, or "micro", over
-    questions. fields: what every question must have to be asked and scored.
+    A *doc* below is a question as it stands in the dataset. A *sample* is what lmms-eval logs for an answer: the doc,
+    the raw answer under "filtered_resps", and the task's own result under `metric`.
+
+    Attributes:
+        name: Our name of the benchmark, as in --tasks.
+        tasks: lmms-eval's names of its leaf tasks.
+        folder: Where lmms-eval declares the tasks, below lmms_eval/tasks.
+        metric: lmms-eval's name of the score.
+        overall: The overall accuracy is the mean over categories ("macro") or over questions ("micro").
+        fields: The fields that every doc must have, and their kinds.
     """
 
     name: ClassVar[str]
@@ -30,41 +39,52 @@ class Benchmark(ABC):
 
     @abstractmethod
     def local(self, task: str, data: Path) -> dict[str, Any]:
-        """The settings of an lmms-eval task that make it read its questions from `data` instead of the hub."""
+        """Return settings that make an lmms-eval task read its questions from a local copy.
+
+        Args:
+            task: One of `tasks`.
+            data: Directory of the local copy.
+
+        Returns:
+            Overrides of the task's YAML, as from `local_questions`.
+
+        Raises:
+            FileNotFoundError: The copy has no questions of this task.
+        """
 
     @abstractmethod
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
-        """Where below `data` the video of a question lies."""
+        """Return the path of a doc's video in a local copy, such as data/videos/0001.mp4. The file need not exist."""
 
     @abstractmethod
     def category(self, task: str, sample: dict[str, Any]) -> str:
-        """What a question is reported under: its task, its type, its video's length."""
+        """Return the category under which a sample is reported: its task, its type, or the length of its video."""
 
     @abstractmethod
     def score(self, sample: dict[str, Any]) -> float:
-        """1 for right, 0 for wrong, out of one of lmms-eval's logged samples."""
+        """Return 1.0 if the answer is right, else 0.0."""
 
     @abstractmethod
     def parsed(self, sample: dict[str, Any]) -> str | None:
-        """The option lmms-eval reads from the raw answer; None where it finds none."""
+        """Return the letter that lmms-eval reads from the raw answer, such as "B", or None if it finds none."""
 
     @abstractmethod
     def target(self, sample: dict[str, Any]) -> str:
-        """The letter of the right option."""
+        """Return the letter of the right option."""
 
     def complaint(self, doc: dict[str, Any]) -> str:
-        """What is wrong with a question that has all its fields, as far as lmms-eval would not say it well; or ""."""
+        """Return what is wrong with a doc that has all its fields, if lmms-eval would not say it well, or ""."""
         return ""
 
     def legacy(self, answer: str) -> str | None:
-        """The option that lmms-eval 0.5.0, the paper's harness, read from a raw answer; None where it found none.
+        """Return the letter that lmms-eval 0.5.0, the paper's harness, read from a raw answer, or None if it found none.
 
-        Only where it did not read as today's does.
+        Only benchmarks that it read in another way than today's release define this.
         """
         raise NotImplementedError
 
     def readings(self, sample: dict[str, Any]) -> dict[str, tuple[str | None, float]]:
-        """By parser: what it reads from the raw answer, and the score. "legacy" is there where it is another one."""
+        """Return (letter, score) by parser. "legacy" is missing if it reads like "current"."""
         readings = {"current": (self.parsed(sample), self.score(sample))}
         if type(self).legacy is not Benchmark.legacy:
             letter = self.legacy(sample["filtered_resps"][0])
@@ -72,22 +92,32 @@ class Benchmark(ABC):
         return readings
 
     def short_name(self, task: str) -> str:
+        """Return a task's name without the benchmark's: "action_count" for "mvbench_action_count"."""
         return task.removeprefix(f"{self.name}_")
 
     def harness_utils(self) -> ModuleType:
-        """lmms-eval's own code for this benchmark."""
+        """Import lmms-eval's own code for this benchmark (lmms_eval/tasks/FOLDER/utils.py)."""
         return importlib.import_module(f"lmms_eval.tasks.{self.folder.replace('/', '.')}.utils")
 
 
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
-"""What `datasets` reads a file of questions with."""
+"""Builder of the `datasets` package, by the ending of a file of questions."""
 
 
 def local_questions(data: Path, split: str, benchmark: str, config: str = "default") -> dict[str, Any]:
-    """Settings that make lmms-eval read `split` of the hub dataset's `config` from a local copy of it.
+    """Return settings that make an lmms-eval task read its questions from a local copy of a hub dataset.
 
-    From the files that the copy's dataset card names; without a card that does, from `split`'s parquet or JSON files in
-    the directory, its `config` or its data/. Raises FileNotFoundError where there are none.
+    The files are those that the copy's dataset card (README.md) names. Without such a card they are the split's parquet
+    or JSON files in the directory, in its folder `config`, or in data/ below one of these.
+
+    Args:
+        data: Directory of the local copy.
+        split: The split, such as "test".
+        benchmark: The benchmark's name, for messages.
+        config: The dataset's configuration.
+
+    Raises:
+        FileNotFoundError: There are no such files.
     """
     directory = data / config if (data / config).is_dir() else data
     for files in (_on_card(data, split, config), *_in_usual_places(directory, split)):
@@ -101,7 +131,7 @@ def local_questions(data: Path, split: str, benchmark: str, config: str = "defau
 
 
 def _on_card(data: Path, split: str, config: str) -> list[Path]:
-    """The files of a split that the dataset card (README.md) names and that are there."""
+    """Return the files of a split that the dataset card names and that exist."""
     card = data / "README.md"
     configs = (metadata_load(card) or {}).get("configs", []) if card.is_file() else []
     wanted = [one for one in configs if one.get("config_name", "default") == config] or configs
@@ -115,13 +145,23 @@ def _on_card(data: Path, split: str, config: str) -> list[Path]:
 
 
 def _in_usual_places(directory: Path, split: str) -> Iterator[list[Path]]:
+    """Yield the files of a split, for each pattern and folder in which they may be."""
     for pattern in (f"{split}-*.parquet", "*.parquet", f"{split}.json*"):
         for folder in (directory, directory / "data"):
-            # A shard on the hub is named after its split, and must not stand in for another one.
+            # The name of a shard on the hub begins with its split. Shards of other splits are not taken.
             yield [f for f in folder.glob(pattern) if f.name.startswith(split) or "-of-" not in f.name]
 
 
 def existing_video(folder: Path, name: str, suffixes: tuple[str, ...] = (".mp4", ".MP4")) -> Path:
-    """The file of that name with the first suffix that there is; with the first of all where there is none."""
+    """Return the path of a video whose suffix is not known.
+
+    Args:
+        folder: Folder of the videos.
+        name: Name without suffix.
+        suffixes: What is tried, in order.
+
+    Returns:
+        The first path that exists. If none does, the one with the first suffix.
+    """
     candidates = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((path for path in candidates if path.exists()), candidates[0])

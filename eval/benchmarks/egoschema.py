@@ -33,7 +33,7 @@ class EgoSchema(Benchmark):
         return self.short_name(task)
 
     def score(self, sample: dict[str, Any]) -> float:
-        # lmms-eval guesses a letter where it finds none, and a guess may be right.
+        # If lmms-eval finds no letter it guesses one, and the guess may be right.
         return float(str(sample[self.metric]["pred"]) == str(sample[self.metric]["ground_truth"]))
 
     def parsed(self, sample: dict[str, Any]) -> str | None:

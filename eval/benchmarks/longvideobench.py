@@ -25,15 +25,15 @@ class LongVideoBench(Benchmark):
         return data / "videos" / doc["video_path"]
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
-        return f"{sample[self.metric]['duration_group']} s"  # the longest that the group's videos may be
+        return f"{sample[self.metric]['duration_group']} s"  # the longest video of the group
 
     def score(self, sample: dict[str, Any]) -> float:
-        # lmms-eval guesses a letter where it finds none, as the benchmark's authors do, and a guess may be right.
+        # If lmms-eval finds no letter it guesses one, as the benchmark's authors do, and the guess may be right.
         return float(sample[self.metric]["parsed_pred"] == sample[self.metric]["answer"])
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
         (answer,) = sample["filtered_resps"]
-        # With nothing but None to choose from, its guess is None.
+        # It guesses among these letters, so its guess is None.
         return self.harness_utils().parse_multi_choice_response(answer, [None], {})
 
     def target(self, sample: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ class MVBench(Benchmark):
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
         root = data / "video" if (data / "video").is_dir() else data
         usual = root / MVBENCH_FOLDERS[self.short_name(task)] / doc["video"]
-        # lmms-eval's code names this folder too, for videos that were exchanged later.
+        # lmms-eval's code also names this folder, which has videos that were replaced later.
         other = root / "data0613" / usual.relative_to(root)
         return other if other.exists() and not usual.exists() else usual
 
@@ -78,7 +78,7 @@ class MVBench(Benchmark):
         return float(sample[self.metric]["score"])
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
-        # lmms-eval's parser only says whether an answer means a given letter, so ask for each.
+        # lmms-eval's parser only says whether an answer means a given letter. So each letter is tried.
         means = self.harness_utils().mcq_acc
         return next((letter for letter in "ABCDE" if means(letter, sample[self.metric]["pred_answer"])), None)
 

@@ -32,7 +32,7 @@ class PerceptionTest(Benchmark):
         return existing_video(data / "videos", doc["video_name"])
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
-        return sample["doc"]["area"]  # of skill: memory, abstraction, physics, semantics
+        return sample["doc"]["area"]  # memory, abstraction, physics or semantics
 
     def score(self, sample: dict[str, Any]) -> float:
         return float(sample[self.metric]["correct"])

@@ -18,7 +18,7 @@ LEGACY_PHRASES = (
     "Best answer:",
     "Best option:",
 )
-"""Removed in this order."""
+"""Phrases that lmms-eval 0.5.0 removes from an answer, in this order."""
 
 
 class VideoMME(Benchmark):
@@ -68,7 +68,7 @@ class VideoMME(Benchmark):
         return sample[self.metric]["pred_answer"] or None
 
     def legacy(self, answer: str) -> str | None:
-        """The first capital A, B, C or D, once these phrases are gone: "Answer: D" is A."""
+        """Return the first capital A, B, C or D after LEGACY_PHRASES are removed. So "Answer: D" is A."""
         for phrase in LEGACY_PHRASES:
             answer = answer.replace(phrase, "")
         letter = re.search("[ABCD]", answer)

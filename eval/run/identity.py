@@ -1,4 +1,4 @@
-"""What a run is: everything that can change its answers. What cannot is worth a note where it differs."""
+"""What identifies a run: everything that can change its answers. Other differences between two runs are only noted."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..results.settings import flat
 CHECKPOINT = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Ends of the names of a checkpoint's files that a model is loaded from."""
 ANSWERING = ("vidcom2", "llava", "eval/models", "eval/run/worker.py")
-"""Our own code that answers, below the directory that holds our packages."""
+"""Our code that can change an answer: packages, folders and files."""
 WHOLE = 64 << 20
-"""Bytes up to which a file is read as a whole; of larger ones, the first PAGE of every STRIDE."""
+"""A file of up to this many bytes is digested as a whole. Of a larger one, the first PAGE bytes of every STRIDE are."""
 PAGE, STRIDE = 4 << 10, 1 << 20
 
 NOTED = ("model", "data", "code.commit")
-"""Settings that change no answer: the weights and the questions are looked at themselves, wherever they are."""
+"""Settings that change no answer: weights and questions have digests of their own, wherever they are."""
 OF_QUESTIONS = "questions"
-"""The setting that unfinished runs may differ in: their answers are matched with the questions one by one."""
+"""The setting that may differ between a run and its continuation: each answer is matched with its question."""
 USED_WITH = {
     "decord": ("decoder", "decord"),
     "torchcodec": ("decoder", "torchcodec"),
@@ -35,15 +35,21 @@ USED_WITH = {
     "deepspeed": ("engine", "deepspeed"),
     "accelerate": ("device", "auto"),
 }
-"""Packages that change answers only where a setting says so."""
+"""Packages that change answers only under a setting: (its name, its value)."""
 
 
 def weights(model: str) -> str:
-    """What a checkpoint holds: the commit of one from the hub, which is in the cache already; a digest of the files of
-    a local one.
+    """Return what identifies the content of a checkpoint.
 
-    Of weights, a page in every MiB counts: no tensor of that size is replaced unnoticed. ValueError where the cache
-    does not know the commit.
+    Args:
+        model: A hub name, whose files are in the cache already, or a local directory.
+
+    Returns:
+        The commit on the hub, or a digest of the local files. Of large files, one page in every MiB counts. So a
+        replaced tensor of less than 1 MiB can go unnoticed.
+
+    Raises:
+        ValueError: The hub's cache does not have the checkpoint's config.json, which tells the commit.
     """
     directory = Path(model)
     if not directory.is_dir():
@@ -56,7 +62,7 @@ def weights(model: str) -> str:
 
 
 def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> str | None:
-    """A digest of local tasks' files of questions; None for the hub's."""
+    """Return a digest of the local files that hold the tasks' questions, or None for questions from the hub."""
     if data is None:
         return None
     files = [
@@ -68,9 +74,9 @@ def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> 
     return _digest({str(file.relative_to(data)): file for file in files})
 
 
-@lru_cache(maxsize=1)  # the code that runs is the one that was there when it began
+@lru_cache(maxsize=1)  # what runs is the code that was there when the process began
 def code() -> dict[str, str | None]:
-    """Our version, the checkout's commit if there is one, and a digest of the code that answers."""
+    """Return our version, the commit of the checkout (None outside one), and a digest of `ANSWERING`."""
     package = Path(__file__).parents[1]  # eval/, installed as vidcom2_eval/: the digest is the same
     files = {}
     for part in ANSWERING:
@@ -84,9 +90,15 @@ def code() -> dict[str, str | None]:
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], finished: bool = False
 ) -> tuple[list[str], list[str]]:
-    """How two runs' settings differ, as lines: in what can change answers, and in what cannot.
+    """Compare the settings of two runs.
 
-    finished: the earlier run's questions cannot be compared one by one any more.
+    Args:
+        before: The earlier run's settings, see `RunConfig.settings`.
+        now: The later run's.
+        finished: The earlier run's questions cannot be compared one by one any more.
+
+    Returns:
+        The differences that can change answers, and those that cannot, one line each.
     """
     left, right = dict(flat(before)), dict(flat(now))
     telling: list[str] = []
@@ -100,7 +112,7 @@ def differences(
 
 
 def _unused(name: str, settings: Mapping[str, Any]) -> bool:
-    """Is it the version of a package that has no part in answering?"""
+    """Whether a setting is the version of a package that takes no part in answering."""
     package = name.removeprefix("versions.")
     if package == "qwen-vl-utils":
         return not str(settings.get("protocol")).startswith("qwen")
@@ -109,7 +121,7 @@ def _unused(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _digest(files: Mapping[str, Path]) -> str:
-    """A digest of the names that the files go by and of their contents, 16 hexadecimal digits."""
+    """Return a digest of files, by name, and their contents: 16 hexadecimal digits."""
     whole = hashlib.sha256()
     for name, file in files.items():
         status = file.stat()
@@ -118,9 +130,9 @@ def _digest(files: Mapping[str, Path]) -> str:
     return whole.hexdigest()[:16]
 
 
-@lru_cache(maxsize=1024)  # several settings have one model
+@lru_cache(maxsize=1024)  # the runs of a sweep share a model
 def _of_content(file: Path, size: int, changed: int) -> str:
-    """changed: when, so that another file of that name is read again."""
+    """Return the digest of a file. Its time of change is an argument so that the cache notices a replaced file."""
     digest = hashlib.sha256(f"{size}".encode())
     with file.open("rb") as opened:
         if size <= WHOLE:

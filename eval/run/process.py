@@ -157,10 +157,12 @@ class Watched(Protocol):
     """Processes that work on one thing, and the time (on `time.monotonic`'s clock) by which they must say something."""
 
     @property
-    def children(self) -> Sequence[Child]: ...
+    def children(self) -> Sequence[Child]:
+        """The processes."""
 
     @property
-    def deadline(self) -> float: ...
+    def deadline(self) -> float:
+        """When they are overdue."""
 
 
 W = TypeVar("W", bound=Watched)

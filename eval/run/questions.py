@@ -1,4 +1,4 @@
-"""Can a benchmark's questions be asked and scored? Runs find out before the first answer; the doctor lists it all."""
+"""Checks whether questions can be asked and scored: for a run before its first answer, and for the doctor."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from ..results.sample import NO_ANSWER
 from ..results.terminal import PROGRAM
 
 HEAD = 512
-"""Bytes by which a file that is not what its name says is recognised."""
+"""Bytes at the start of a file that show whether it is what its name says."""
 NAME = 250
-"""Bytes that the name of a video may have: what file systems take, less the ending that some benchmarks leave out."""
+"""A video's name may have this many bytes. File systems take 255, and some benchmarks leave out the ending."""
 PATH = 900
-"""Characters that its path below the folder of videos may have: what systems take, less where that folder is."""
+"""A video's path below the folder of videos may have this many characters. The system's limit includes the folder."""
 LETTERS = 26
+"""Options that can have a letter."""
 LISTED = 20
-"""As many problems of a run's questions are told; the doctor tells all."""
+"""A run prints at most this many problems. The doctor prints all."""
 
 
 class NoQuestions(UserError):
@@ -36,7 +37,14 @@ class NoQuestions(UserError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: with a task's questions, or with one of its videos."""
+    """Something that is wrong with a task's questions or with one of its videos.
+
+    Attributes:
+        task: lmms-eval's name of the task.
+        kind: What is wrong: the questions, or a video that is missing or broken.
+        file: The file of questions, or the video.
+        cause: What is wrong, in words.
+    """
 
     task: str
     kind: Literal["questions", "missing", "broken"]
@@ -49,9 +57,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Questions:
-    """What a task asks about: how many questions, its distinct videos, what is wrong and what is only odd.
+    """The questions of a task.
 
-    problems: what a run refuses. doubts: what it answers and scores, though no answer may be right.
+    Attributes:
+        task: lmms-eval's name of the task.
+        count: Number of questions.
+        videos: The videos, each once.
+        problems: What a run refuses.
+        doubts: What a run answers and scores, though no answer may count as right.
+        notes: What is odd but disturbs no run.
     """
 
     task: str
@@ -63,7 +77,11 @@ class Questions:
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raise NoQuestions, in a line each, if there are any."""
+    """Raise NoQuestions if there are problems.
+
+    Args:
+        problems: Each becomes a line of the message, up to `LISTED` lines.
+    """
     if problems:
         lines = [str(problem) for problem in problems[:LISTED]]
         if len(problems) > LISTED:
@@ -75,15 +93,21 @@ def refuse(problems: Sequence[Problem]) -> None:
 
 
 def files_of(benchmark: Benchmark, task: str, data: Path) -> list[str]:
-    """A local task's files of questions; FileNotFoundError where there are none."""
+    """Return the files of questions of a local task. Raises FileNotFoundError if there are none."""
     (files,) = benchmark.local(task, data)["dataset_kwargs"]["data_files"].values()
     return [files] if isinstance(files, str) else files
 
 
 def look_into(benchmark: Benchmark, task: str, data: Path) -> Questions:
-    """The questions as they stand in a local task's files, before lmms-eval has them read.
+    """Check the files of questions of a local task, before lmms-eval reads them.
 
-    Of questions in parquet files, nothing is known: the count is 0.
+    Args:
+        benchmark: The benchmark.
+        task: lmms-eval's name of the task.
+        data: Local copy of the benchmark.
+
+    Returns:
+        What is found. Questions in parquet files are not looked at, and not counted.
     """
     problems: list[Problem] = []
     videos: dict[Path, None] = {}
@@ -108,7 +132,7 @@ def look_into(benchmark: Benchmark, task: str, data: Path) -> Questions:
 
 
 def disguise(head: bytes) -> str:
-    """What a file's first bytes show it to be instead of data, or ""."""
+    """Return what a file's first bytes show it to be instead of data (a git-lfs pointer, a web page), or ""."""
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return "is a git-lfs pointer, not the file itself: run `git lfs pull` where it was cloned"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -117,9 +141,10 @@ def disguise(head: bytes) -> str:
 
 
 def _read(file: Path) -> list[Any]:
-    """The questions of a JSON file, a list of objects or an object in each line; none of a parquet file.
+    """Return the questions of a JSON file: a list of objects, or one object per line. A parquet file gives none.
 
-    ValueError says what else it is. Some of that would crash the reader that lmms-eval has it read by.
+    Raises:
+        ValueError: The file is something else. The reader that lmms-eval uses crashes on some such files.
     """
     try:
         with file.open("rb") as opened:
@@ -156,7 +181,7 @@ def _read(file: Path) -> list[Any]:
 
 
 def malformed(benchmark: Benchmark, doc: Any) -> str:
-    """What is wrong with the fields of a question that the benchmark needs, or ""."""
+    """Return what is wrong with the fields of a question that the benchmark needs, or ""."""
     if not isinstance(doc, dict):
         return f"{short(doc)} is no JSON object"
     for field, kind in benchmark.fields.items():
@@ -168,6 +193,7 @@ def malformed(benchmark: Benchmark, doc: Any) -> str:
 
 
 def short(value: Any) -> str:
+    """Return a value as Python writes it, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -205,16 +231,22 @@ def _number(value: Any) -> str:
 
 
 KINDS: dict[Kind, Callable[[Any], str]] = {"text": _text, "video": _video, "options": _options, "number": _number}
-"""What is wrong with a value of that kind, or ""."""
+"""By kind of field: a function that returns what is wrong with a value, or ""."""
 
 
 # lmms-eval's own code
 
 
 def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Questions:
-    """Ask and score every question as a run would, with answers made up.
+    """Ask and score every question as a run would, with made-up answers.
 
-    task: lmms-eval's. A question asked twice is only noted: it disturbs no run, and published benchmarks have some.
+    A repeated question is only noted. It disturbs no run, and published benchmarks have some.
+
+    Args:
+        benchmark: The benchmark.
+        task: lmms-eval's task object.
+        name: lmms-eval's name of the task.
+        file: The file of questions, for messages.
     """
     videos: dict[Path, None] = {}
     seen: set[tuple[str | None, str]] = set()
@@ -233,7 +265,7 @@ def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Qu
             continue
         video = right = None
         try:
-            with suppress(SystemExit):  # how lmms-eval's tasks say that a video of the hub's is not there
+            with suppress(SystemExit):  # lmms-eval's tasks exit if a video from the hub is not there
                 (video,) = task.doc_to_visual(doc)
                 videos[Path(video)] = None
             prompt = task.doc_to_text(doc)
@@ -249,7 +281,7 @@ def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Qu
             right = benchmark.score(logged)
             benchmark.readings(logged)
             benchmark.category(name, logged)
-        except Exception as error:  # lmms-eval's code on a question that it does not expect, so of any kind
+        except Exception as error:  # lmms-eval's code meets a question that it does not expect
             problems.append(problem(number, because(error, doc)))
             continue
         scored[number] = logged
@@ -260,7 +292,7 @@ def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Qu
             doubts.append(problem(number, cause))
     average = task.aggregation()[benchmark.metric]
     if "args" in inspect.signature(average).parameters:
-        average = partial(average, args=None)  # lmms-eval's command line, which none of these looks at
+        average = partial(average, args=None)  # lmms-eval's command line; none of them uses it
     if _failure(average, [one[benchmark.metric] for one in scored.values()]):
         for number, one in scored.items():
             if failure := _failure(average, [one[benchmark.metric]]):
@@ -270,7 +302,14 @@ def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Qu
 
 
 def require_scorable(benchmark: Benchmark, tasks: Mapping[str, Any], data: Path | None) -> list[Problem]:
-    """Raise NoQuestions where questions of lmms-eval's tasks cannot be asked or scored; returns what is in doubt."""
+    """Check all questions of lmms-eval's tasks.
+
+    Returns:
+        The doubts: what can be asked and scored, though no answer may count as right.
+
+    Raises:
+        NoQuestions: Some questions cannot be asked or scored.
+    """
     checked = [
         check_questions(benchmark, task, name, ", ".join(files_of(benchmark, name, data)) if data else "the hub")
         for name, task in tasks.items()
@@ -280,14 +319,14 @@ def require_scorable(benchmark: Benchmark, tasks: Mapping[str, Any], data: Path 
 
 
 def because(error: Exception, doc: Mapping[str, Any]) -> str:
-    """What an error of lmms-eval's is about: a field, where it says so."""
+    """Describe an error of lmms-eval's code, with the field that it mentions, if any."""
     said = [f"{field} {short(value)}" for field, value in doc.items() if value and repr(value) in str(error)]
     named = f"its {', '.join(said)}: " if said else ""
     return f"{named}cannot be asked and scored ({type(error).__name__}: {error})"
 
 
 def _scored(task: Any, doc: dict[str, Any], answer: str) -> dict[str, Any]:
-    """What lmms-eval logs of an answer."""
+    """Return what lmms-eval logs for an answer."""
     # Not task.process_results, which tries five times with pauses.
     return {"doc": doc, "filtered_resps": [answer], **task.config.process_results(doc, [answer])}
 
@@ -303,9 +342,11 @@ def _failure(average: Callable[[list[Any]], Any], scores: Iterable[Any]) -> Exce
 
 
 def check_options(prompt: str, target: str) -> str:
-    """What is wrong with the options as the model gets to read them, lines such as "(A) red" or "A. red"; or "".
+    """Return what is wrong with the options in a prompt, or "".
 
-    Nothing is said of a prompt that writes options in another way.
+    Args:
+        prompt: Options are lines such as "(A) red" or "A. red". A prompt without such lines is not checked.
+        target: The letter of the right option.
     """
     letters = re.findall(r"^\s*\(?([A-Z])[.):]", prompt, flags=re.MULTILINE)
     if letters and len(letters) < 2:

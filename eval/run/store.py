@@ -1,4 +1,4 @@
-"""The answers of one setting, written as they come, so that a run killed at any moment goes on where it was."""
+"""The answers of a run on disk, written as they come, so that a run that is killed at any moment can be resumed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ from .identity import differences
 
 
 class Answers:
-    """One setting's samples by question, in memory and, line by line, in this process's file in `directory`.
+    """The samples of one run, in memory and in a file of this rank: one line of JSON per sample.
 
-    What an interrupted run left there is the answer to whatever question is asked in the same way now, whatever its
-    number. Questions that failed are asked again.
+    An answer that an interrupted run left belongs to any question that has the same digest, whatever its number
+    (doc_id). Failed questions are asked again.
+
+    Args:
+        directory: The run's output directory, prepared by `begin`.
+        rank: Index of this process.
+
+    Attributes:
+        samples: The samples by question.
     """
 
     def __init__(self, directory: Path, rank: int):
@@ -34,7 +41,7 @@ class Answers:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """While open, samples can be added."""
+        """Open the file: samples can be added inside the block."""
         with writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
         try:
@@ -44,14 +51,24 @@ class Answers:
                 self._file.close()
 
     def ask(self, key: Key, asked: str, video: str) -> bool:
-        """Take note of a question of this run; is there an answer to it already? asked: see `Sample`."""
+        """Note a question of this run. Returns whether it has an answer already.
+
+        Args:
+            key: lmms-eval's task and doc_id.
+            asked: Digest of the question, see `lmms.question_digest`.
+            video: Path of its video.
+        """
         self._asked[key] = asked
         if asked in self._kept:
             self.samples[key] = replace(self._kept[asked], task=key[0], doc_id=key[1], video=video)
         return key in self.samples
 
     def unused(self) -> str:
-        """When all questions are noted: which answers an interrupted run left that are to none of them, or ""."""
+        """Describe the answers of an interrupted run that belong to no question of this run.
+
+        Returns:
+            A line for the user, or "" if all are used. It is right once all questions are noted.
+        """
         asked = set(self._asked.values())
         left: dict[str, list[int]] = {}
         for sample in self._kept.values():
@@ -64,7 +81,7 @@ class Answers:
         )
 
     def add(self, sample: Sample) -> None:
-        """Of a question that `ask` noted."""
+        """Add the sample of a question that `ask` has noted, and write it to the file."""
         sample = replace(sample, asked=self._asked[sample.key])
         self.samples[sample.key] = sample
         with writing(self._path):
@@ -78,8 +95,13 @@ class OutputInUse(UserError):
 
 @contextmanager
 def reserved(directory: Path) -> Iterator[None]:
-    """Keep other runs out of the directory; OutputInUse where one is in it. The system lets go when a process ends,
-    however it does. Where the file system knows no locks, nobody is kept out.
+    """Lock an output directory while the block runs.
+
+    The system removes the lock when the process ends, however it ends. On a file system without locks, nothing keeps
+    other runs out.
+
+    Raises:
+        OutputInUse: Another run has locked it.
     """
     with (directory / ".lock").open("a", encoding="utf-8") as lock:
         try:
@@ -95,10 +117,18 @@ def reserved(directory: Path) -> Iterator[None]:
 
 
 def require_same(directory: Path, settings: dict[str, Any], finished: bool = False) -> list[str]:
-    """Raise ValueError where the directory holds answers or results of settings that can make other answers.
+    """Check that a directory's answers or results were made with settings that give the same answers.
 
-    finished: these are results, made with questions that nobody compares any more. Returns how else the settings
-    differ.
+    Args:
+        directory: The output directory. Its settings.json has the earlier settings.
+        settings: The settings now, see `RunConfig.settings`.
+        finished: The directory holds results, whose questions cannot be compared one by one any more.
+
+    Returns:
+        The differences that change no answer, one line each.
+
+    Raises:
+        ValueError: A setting that can change answers differs, or settings.json is damaged.
     """
     noted = directory / "settings.json"
     answered = any(piece.stat().st_size for piece in directory.glob("answers*.jsonl"))
@@ -120,15 +150,23 @@ def require_same(directory: Path, settings: dict[str, Any], finished: bool = Fal
 
 
 def note(directory: Path, others: list[str]) -> None:
-    """Say on standard error how a run that goes on, or stays, differs without another answer."""
+    """Print on standard error how a resumed or kept run differs in ways that change no answer."""
     for difference in others:
         print(f"note: {directory} goes with this run, although {difference}", file=sys.stderr)
 
 
 def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Prepare a setting's directory, in one process, before any `Answers`: gather what an interrupted run left.
+    """Prepare a run's output directory. One process calls this before any makes its `Answers`.
 
-    settings: what the run is; kept in settings.json. Raises as `require_same`, and says how else they differ.
+    The answers of all ranks of an interrupted run are gathered into one file, and settings.json is written.
+
+    Args:
+        directory: The output directory.
+        settings: See `RunConfig.settings`.
+        overwrite: Remove earlier results and answers.
+
+    Raises:
+        ValueError: As `require_same`.
     """
     pieces = sorted(directory.glob("answers*.jsonl"))
     if overwrite:
@@ -146,15 +184,22 @@ def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
 
 
 def finish(directory: Path, failed: bool) -> None:
-    """The samples are in the results now; they stay here for a later run to go on from, if some failed."""
+    """Remove the files of answers, since the results hold them now.
+
+    Args:
+        directory: The output directory.
+        failed: Some questions failed. Then the files are kept, so that --retry-failed needs to ask only these.
+    """
     if not failed:
         for piece in directory.glob("answers*.jsonl"):
             piece.unlink()
 
 
 def _read(path: Path) -> Iterator[Sample]:
-    """The file's samples, less those on damaged lines, which are asked again. The last line may have been cut off when
-    the run was killed; of others, standard error tells."""
+    """Yield a file's samples. The questions of damaged lines are asked again.
+
+    A last line without an end was cut off when the run was killed. Other damaged lines are reported on standard error.
+    """
     if path.exists():
         for number, line in enumerate(
             path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), start=1
