@@ -77,7 +77,7 @@ class Benchmark(ABC):
         return ""
 
     def legacy(self, answer: str) -> str | None:
-        """Return the letter that lmms-eval 0.5.0, the paper's harness, read from a raw answer, or None if it found none.
+        """Return the letter that lmms-eval 0.5.0, the paper's harness, read from a raw answer, or None.
 
         Only benchmarks that it read in another way than today's release define this.
         """

@@ -41,7 +41,7 @@ class MLVU(Benchmark):
         return sample[self.metric]["pred_answer"] or None
 
     def legacy(self, answer: str) -> str | None:
-        """Return the character before the first ")", or the whole answer. So "A." and "The answer is A" are no option."""
+        """Return the character before the first ")", or else the answer. So "A." and "The answer is A" fail."""
         before, closed, _ = answer.strip().partition(")")
         letter = before[-1:] if closed else before
         return letter if letter in tuple("ABCDEF") else None

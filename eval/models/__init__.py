@@ -1,4 +1,8 @@
-"""How model families are evaluated: one file each, a protocol (frames, prompts) and an engine (the loaded model)."""
+"""How each model family is evaluated: a protocol (frames and prompts, those of lmms-eval's wrapper) and an engine.
+
+A new family is a file here with both, its line in `protocol_for`, and its line in `load_engine`. The engine offers what
+`base.Engine` lists.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,17 @@ Protocol = LlavaProtocol | QwenProtocol
 
 
 def protocol_for(model: str) -> Protocol:
-    """The protocol of a checkpoint, by its config.json.
+    """Return the protocol of a checkpoint, by its config.json.
 
-    LLaVA-Video's where its config says grid newlines or its name says so. ValueError for a family without a protocol,
-    OSError where there is no config.json, ImportError where what reads its videos is not installed.
+    A LLaVA checkpoint has LLaVA-Video's protocol if its config asks for grid newlines or its name says LLaVA-Video.
+
+    Args:
+        model: Checkpoint directory or hub name.
+
+    Raises:
+        ValueError: The family has no protocol.
+        OSError: There is no config.json.
+        ImportError: The package that reads the family's videos is not installed.
     """
     try:
         config = checkpoint_config(model)
@@ -46,9 +57,16 @@ def load_engine(
 ) -> Engine:
     """Load a checkpoint.
 
-    device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs. dtype: "float16" | "bfloat16" | "float32".
-    attn: None for the best installed attention. zero3: a DeepSpeed configuration, to spread the model over the
-    processes of the group, see eval.models.zero3. Raises what loading the checkpoint raises.
+    Args:
+        model: Checkpoint directory or hub name.
+        protocol: From `protocol_for`.
+        device: "cpu", "cuda:0", or "auto" to spread the model over all GPUs.
+        dtype: "float16", "bfloat16" or "float32".
+        attn: Attention implementation of the LLM. None: the best that is installed.
+        zero3: A DeepSpeed configuration, to shard the model over torch.distributed's group; see `zero3.py`.
+
+    Raises:
+        ValueError, OSError, ImportError: The checkpoint cannot be loaded.
     """
 
     def load(device_map: str | None) -> Engine:

@@ -1,4 +1,4 @@
-"""One question about one video file, through a model: what all models' engines share."""
+"""`Engine`: a loaded model that answers questions about videos, and what the engines of all families share."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..results.sample import Answer
 
 
 class Unanswerable(Exception):
-    """A question that the model has no answer to; another one may have."""
+    """The model has no answer to this question. It may have one to others."""
 
 
 class PromptTooLong(Unanswerable):
-    """Video and question together do not fit the model, which would cut the question off."""
+    """Video and question do not fit the model's context. The question would be cut off."""
 
 
 class NoNumbers(Unanswerable):
-    """What the model computes is NaN or infinite, of which any text would be made."""
+    """The model computes NaN or infinity. The text that it generates means nothing then."""
 
     SAID = (
         "the model computes NaN or infinity: its weights are damaged, or numbers of --dtype are too small for it, as "
@@ -38,8 +38,13 @@ class NoNumbers(Unanswerable):
 class Engine(Protocol):
     """A loaded model that answers questions about video files.
 
-    model: of a transformers class. attention: the implementation in use. identity: names everything that an answer
-    depends on besides video, question and compressor.
+    A video passes through three steps: `read` (without the model, so that worker processes can do it ahead), `see`
+    (the vision tower, once per video), and `answer_all` (once per batch of questions and compressor).
+
+    Attributes:
+        model: The model, of a transformers class.
+        device: The device of its inputs.
+        attention: The LLM's attention implementation in use.
     """
 
     model: Any
@@ -47,40 +52,55 @@ class Engine(Protocol):
     attention: str
 
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """A text that names all that an answer depends on, besides video, question and compressor."""
 
     @property
     def read(self) -> Callable[[str], Any]:
-        """Decodes a video file, and prepares it as far as is possible without the model.
+        """A picklable function that decodes a video file and prepares it as far as is possible without the model.
 
-        Picklable, for other processes to do it. Raises llava.video.VideoError for one that cannot be read.
+        It raises `llava.video.VideoError` if the file cannot be read.
         """
 
     def sampled(self, sampling: FrameSampling) -> Engine:
-        """The same loaded model on other frames; ValueError for a sampling that it cannot have."""
+        """Return an engine with the same loaded model that takes other frames.
+
+        Raises:
+            ValueError: The protocol cannot have this sampling.
+        """
 
     def check(self, compressor: Compressor) -> None:
-        """Raise ValueError, TypeError where the compressor cannot serve this model."""
+        """Try a compressor on the model.
+
+        Raises:
+            ValueError: The compressor's settings do not suit the model.
+            TypeError: The compressor cannot serve a model of this family.
+        """
 
     def see(self, read: Any) -> Any:
-        """What was read of a video, as `answer` takes it, any number of times."""
+        """Return a video as `answer_all` takes it, any number of times, from what `read` returned."""
 
     def answer_all(
         self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
-        """Answers, as one batch and compressed, to pairs of a video from `see` and a question, without image slot.
+        """Answer several questions as one batch.
 
-        Videos may repeat. A question without an answer has its error in the list and costs the others nothing.
-        generation: transformers' generate arguments, as lmms-eval's tasks give them. Seconds of what is done once for
-        a video count in full in each of its answers; those of what a batch does together are divided equally.
+        Args:
+            asked: Pairs of a video from `see` and a question without an image slot. Videos may repeat.
+            generation: transformers' generate arguments, as lmms-eval's tasks give them.
+            compressor: How the videos' tokens are compressed.
+
+        Returns:
+            An answer for each question, or the error of a question that has none. Seconds of what is done once per
+            video count in full in each of its answers. Seconds of what the batch does together are divided equally.
         """
 
     def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> Answer:
-        """The same for one question; raises Unanswerable."""
+        """Answer one question. Raises Unanswerable if the model has no answer."""
 
 
 class EngineBase:
-    """What the engines of all families do alike; see Engine. _loaded: checkpoint, dtype and attention."""
+    """What the engines of all families share; see `Engine`. `_loaded` holds checkpoint, dtype and attention."""
 
     protocol: Any
     model: Any
@@ -89,13 +109,16 @@ class EngineBase:
 
     @property
     def identity(self) -> str:
+        """See `Engine.identity`."""
         model, dtype, attention = self._loaded
         return "|".join([model, str(self.protocol), dtype, attention])
 
     def check(self, compressor: Compressor) -> None:
+        """See `Engine.check`."""
         compressor.attach(self.model).detach()
 
     def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> Answer:
+        """See `Engine.answer`."""
         (answer,) = self.answer_all([(seen, question)], generation, compressor)
         if isinstance(answer, Unanswerable):
             raise answer
@@ -103,7 +126,7 @@ class EngineBase:
 
 
 def one_by_one(answer_all: Callable[..., list[Answer | Unanswerable]]) -> Callable[..., list[Answer | Unanswerable]]:
-    """An engine's answer_all, which then does not fail where a compressor finds a video of a batch to be no numbers."""
+    """Decorate an engine's answer_all: if a compressor meets NaN in a batch, the questions are answered one by one."""
 
     @wraps(answer_all)
     def answered(self: Any, asked: Sequence[Any], *arguments: Any) -> list[Answer | Unanswerable]:
@@ -118,34 +141,49 @@ def one_by_one(answer_all: Callable[..., list[Answer | Unanswerable]]) -> Callab
 
 
 class Numbers(LogitsProcessor):
-    """Watches the scores of a batch of `prompts` while answers are generated, and leaves them as they are."""
+    """A logits processor that notes which prompts of a batch got NaN or infinite scores. It changes no score.
+
+    Args:
+        prompts: Number of prompts in the batch.
+    """
 
     def __init__(self, prompts: int):
         self._prompts = prompts
         self._missing: torch.Tensor | None = None  # bool [prompts], on the model's device
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores: [prompts * beams, vocabulary]."""
+        """Look at scores [prompts * beams, vocabulary] and return them."""
         missing = ~scores.amax(dim=-1).isfinite().view(self._prompts, -1).all(dim=1)
         self._missing = missing if self._missing is None else self._missing | missing
         return scores
 
     @property
     def errors(self) -> list[NoNumbers | None]:
-        """Of each prompt, where its scores were no numbers."""
+        """By prompt: an error if its scores were not finite, else None. Waits for the device."""
         missing = [False] * self._prompts if self._missing is None else self._missing.tolist()
         return [NoNumbers() if one else None for one in missing]
 
 
 def in_batch(seen: dict[str, float], together: dict[str, float], count: int) -> dict[str, float]:
-    """Seconds per stage of one of `count` answers: of seeing its video, and its part of what they did together."""
+    """Return the seconds per stage of one answer of a batch.
+
+    Args:
+        seen: Seconds of reading and encoding its video.
+        together: Seconds of what the batch did together.
+        count: Number of answers in the batch.
+    """
     return {stage: seconds + together[stage] / count for stage, seconds in seen.items()}
 
 
 def generate_arguments(generation: dict[str, Any], max_new_tokens: int, numbers: Numbers) -> dict[str, Any]:
-    """lmms-eval's generation_kwargs as its wrappers pass them on: no `until`, no sampling knobs when greedy.
+    """Return generate() arguments from lmms-eval's generation_kwargs, as its wrappers do.
 
-    numbers: looks at the logits before the logits processors of `generation`, if any.
+    `until` is dropped, and so are sampling settings if decoding is greedy.
+
+    Args:
+        generation: lmms-eval's generation_kwargs.
+        max_new_tokens: The default length of an answer.
+        numbers: Looks at the logits before the logits processors in `generation` do.
     """
     arguments = {"max_new_tokens": max_new_tokens, **generation}
     arguments["logits_processor"] = [numbers, *arguments.get("logits_processor", ())]

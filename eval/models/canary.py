@@ -1,9 +1,9 @@
-"""Does compression still do what it should, with the libraries that are installed here?
+"""The canary checks that compression works with the installed libraries, before a run.
 
-Hooks lean on what transformers calls things (vidcom2/models/names.py), and a release that renames them need not fail:
-it can give dense or wrong answers. So before a run, a tiny random model of its family answers two compressed prompts of
-different lengths in one batch. The same model then recomputes the logits of each plainly: alone, without hooks, without
-a key-value cache, the dropped tokens hidden from all others by the attention mask. It takes a second on a CPU.
+The hooks depend on names in transformers (vidcom2/models/names.py). A release that renames one need not fail: it can give
+dense or wrong answers. So a tiny random model of the run's family answers two compressed prompts of different lengths
+in one batch. The same model then recomputes the logits of each prompt plainly: alone, without hooks, without a KV cache,
+with the dropped tokens hidden by the attention mask. This takes a second on a CPU.
 """
 
 from __future__ import annotations
@@ -34,21 +34,29 @@ from .qwen import QWEN_PROTOCOLS
 from .random_weights import PRESETS, TINY_TOWER, write
 
 KINDS = (*FAMILIES, *QWEN_PROTOCOLS)
-"""Classes of the llava tree, and model types of transformers."""
+"""What can be checked: classes of the llava tree, and model types of transformers."""
 SIDE, PATCH, HIDDEN = 3, 4, 48
 START, END, VIDEO, IMAGE, VOCAB = 90, 91, 92, 93, 96
 STEPS = 3
-"""New tokens: the prefill gives the first; the others need the cache."""
+"""New tokens. The prefill gives the first one; the others need the KV cache."""
 TOLERANCE = 1e-3
-"""Of logits of about 1 in float32. They differ by 1e-5 where all is well."""
+"""Largest difference of float32 logits of about 1. They differ by 1e-5 if all is well."""
 
 
 class CanaryError(UserError, RuntimeError):
-    """The installed libraries do not compress as this project's tests expect."""
+    """Compression does not work with the installed libraries."""
 
 
 def require_for(model: str, compressors: Iterable[Compressor]) -> None:
-    """`require_sound` for what these compressors do to this model. model: checkpoint directory or hub name."""
+    """Check what these compressors do to a model, on a tiny model of its family.
+
+    Args:
+        model: Checkpoint directory or hub name.
+        compressors: Those of the run. Dense needs no check.
+
+    Raises:
+        CanaryError: Compression does not work.
+    """
     config = checkpoint_config(model)
     family = config.get("model_type")
     kind = family if family in QWEN_PROTOCOLS else llava_family(config, get_model_name_from_path(model))
@@ -57,7 +65,7 @@ def require_for(model: str, compressors: Iterable[Compressor]) -> None:
 
 
 def require_all() -> None:
-    """`require_sound` for all that is on offer."""
+    """Check all families, before and inside the LLM. Raises CanaryError."""
     for kind in KINDS:
         for inside in (False, True):
             require_sound(kind, inside)
@@ -65,9 +73,14 @@ def require_all() -> None:
 
 @lru_cache
 def require_sound(kind: str, inside: bool) -> None:
-    """Raise CanaryError where a compressed answer of a model of this kind is not what it should be.
+    """Check compressed answers of a tiny model against a plain recomputation.
 
-    kind: one of KINDS. inside: try a method that drops tokens between the layers (FastV), instead of before them.
+    Args:
+        kind: One of KINDS.
+        inside: Check a method inside the LLM (FastV) instead of one before it.
+
+    Raises:
+        CanaryError: The model fails, does not drop the chosen tokens, or gives other logits.
     """
     compressor = FastV(0.5, k=1) if inside else VidCom2(0.4, positions="original")
     found = ", ".join(f"{name} {version}" for name, version in versions().items() if version is not None)
@@ -87,8 +100,10 @@ def require_sound(kind: str, inside: bool) -> None:
 
 @torch.no_grad()
 def largest_difference(kind: str, compressor: Compressor) -> float:
-    """Between the logits of compressed answers and those of the recomputation; infinite where the model did not drop
-    the tokens that the compressor chose."""
+    """Return the largest difference between the logits of compressed answers and of the plain recomputation.
+
+    It is infinite if the model did not drop the tokens that the compressor chose.
+    """
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, prompts = qwen(kind) if kind in QWEN_PROTOCOLS else llava(kind, Path(folder))
@@ -104,7 +119,7 @@ def largest_difference(kind: str, compressor: Compressor) -> float:
             before, whole = (rows[0] for rows in dense[0])  # [L, D] of the first layer, and of the first one cut
             columns = prompt.columns(len(before))
             kept = torch.ones(len(before), dtype=torch.bool)
-            if cut:  # which rows are left shows in the first layer that they reach
+            if cut:  # the input of the first layer after the cut shows which rows are left
                 kept[columns] = torch.cdist(whole[columns].double(), short[0][1][row].double()).amin(dim=1) < TOLERANCE
             else:
                 index = compressor.select(before[columns].unflatten(0, (prompt.frames, -1))).index
@@ -120,7 +135,7 @@ def largest_difference(kind: str, compressor: Compressor) -> float:
 
 
 def plain(model: Any, prompt: Prompt, answer: Tensor) -> Tensor:
-    """The logits [1, L, V] of a prompt and the begin of its answer [1, n], without a key-value cache."""
+    """Return the logits [1, L, V] of a prompt and the first tokens of its answer [1, n], without a KV cache."""
     ids = torch.cat([prompt.ids, answer[:1]], dim=1) if len(answer) else prompt.ids
     kinds = {"mm_token_type_ids": 2 * (ids == VIDEO).long()} if "video_grid_thw" in prompt.video else {}
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), **kinds, **prompt.video, use_cache=False).logits
@@ -128,7 +143,7 @@ def plain(model: Any, prompt: Prompt, answer: Tensor) -> Tensor:
 
 @contextmanager
 def watched(lm: Any, cut: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The rows [B, L, D] that go into the first layer and into layer `cut`, of each call."""
+    """Collect, for each call, the rows [B, L, D] that enter the first layer and layer `cut`."""
     calls: list[tuple[Tensor, Tensor]] = []
     rows: list[Tensor] = []
     handles = [
@@ -144,13 +159,13 @@ def watched(lm: Any, cut: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 @contextmanager
 def masked(layers: Any, kept: Tensor) -> Iterator[None]:
-    """Within, the rows of these layers attend only to those that `kept`, bool [L], marks, and to later ones."""
+    """In the block, rows of these layers attend only to rows that `kept` (bool [L]) marks, and to rows after these L."""
 
     def mask(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rows = args[0].shape[1]
         seen = torch.ones(rows, rows, dtype=torch.bool).tril()
         seen[:, : len(kept)] &= kept
-        seen |= torch.eye(rows, dtype=torch.bool)  # a row that sees nothing would be NaN
+        seen |= torch.eye(rows, dtype=torch.bool)  # softmax over an empty row would give NaN
         return args, {**kwargs, "attention_mask": seen[None, None]}
 
     handles = [layer.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
@@ -166,8 +181,14 @@ def masked(layers: Any, kept: Tensor) -> Iterator[None]:
 
 @dataclass
 class Prompt:
-    """ids: int64 [1, n]. video: the model's other arguments. columns: the places of the video's patch tokens among so
-    many rows of the language model."""
+    """A prompt with one video.
+
+    Attributes:
+        ids: Token ids, int64 [1, n].
+        frames: Number of frames T.
+        video: The model's arguments for the video.
+        columns: Returns the positions of the video's patch tokens, given the number of rows of the language model.
+    """
 
     ids: Tensor
     frames: int
@@ -176,7 +197,7 @@ class Prompt:
 
 
 def together(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """The arguments of generate() for a batch, padded on the left."""
+    """Return generate()'s arguments for a batch that is padded on the left."""
     longest = max(prompt.ids.shape[1] for prompt in prompts)
     lacking = [longest - prompt.ids.shape[1] for prompt in prompts]
     ids = torch.cat([nn.functional.pad(p.ids, (n, 0)) for p, n in zip(prompts, lacking, strict=True)])
@@ -190,7 +211,7 @@ def together(prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def qwen(kind: str) -> tuple[Any, list[Prompt]]:
-    """A model of transformers, and prompts with a video each."""
+    """Make a tiny model of transformers, and two prompts with a video each."""
     text: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 4}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
     text |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "head_dim": 12}
@@ -226,7 +247,7 @@ def qwen(kind: str) -> tuple[Any, list[Prompt]]:
 
 
 def llava(kind: str, folder: Path) -> tuple[Any, list[Prompt]]:
-    """The same of the llava tree. The video's rows take the place of one token, behind them stands a newline."""
+    """Make a tiny model of the llava tree, and two prompts. A video's rows replace one token; a newline follows them."""
     tower = folder / "vision_tower"
     tower.mkdir()
     size = 8 * PATCH

@@ -1,4 +1,4 @@
-"""CPU cores: how many a model is worth, and whether others kept them busy."""
+"""CPU cores: how many threads a small model can use, and whether other processes kept the cores busy."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import torch
 from . import environment
 
 PER_THREAD = 50_000_000
-"""Parameters for each thread. Threads of small models wait for each other longer than they compute: the demo, with one
-million, took 14 s with one thread and 7 minutes with the usual two, on two cores that four processes shared."""
+"""Parameters per thread. Threads of a small model wait for each other longer than they compute. The demo's model (one
+million parameters) took 14 s with one thread and 7 minutes with two, on two cores that four processes shared."""
 LOADED = 0.05
-"""The share of its time for which a process may wait for a CPU before its figures are marked."""
+"""If a process waits for a CPU for a larger share of its time, its timings are marked."""
 TASKS = Path("/proc/self/task")
 
 
 def suit_threads(model: torch.nn.Module) -> None:
-    """Have torch compute with no more threads than the model is worth, unless OMP_NUM_THREADS says how many."""
+    """Limit torch to one thread per PER_THREAD parameters of the model, unless OMP_NUM_THREADS is set."""
     if not environment.sets_threads():
         worth = max(1, sum(parameter.numel() for parameter in model.parameters()) // PER_THREAD)
         torch.set_num_threads(min(torch.get_num_threads(), worth))
 
 
 class Waiting:
-    """How long this process's threads waited for a CPU, since this was made or, with `ever`, since they began.
+    """Measures how long this process's threads wait for a CPU.
 
-    By the scheduler, not by the load average, which counts other containers' work, and our own of a minute ago.
+    The scheduler's own figures are used. The load average includes other containers and our own past minute.
+
+    Args:
+        ever: Count since the threads began. Else count from now on.
     """
 
     def __init__(self, ever: bool = False):
@@ -36,7 +39,7 @@ class Waiting:
 
     @property
     def share(self) -> float | None:
-        """Seconds waited / seconds waited and run; None where the system does not tell, or nothing ran."""
+        """Seconds waited / (seconds waited + run). None if the system does not tell, or nothing ran."""
         ran = waited = 0
         for thread, spent in _spent().items():
             before = self._before.get(thread, (0, 0))
@@ -45,7 +48,7 @@ class Waiting:
 
 
 def _spent() -> dict[str, tuple[int, int]]:
-    """Nanoseconds run and waited, by thread."""
+    """Return the nanoseconds run and waited, by thread."""
     found = {}
     for task in TASKS.glob("*/schedstat"):
         try:
@@ -57,7 +60,7 @@ def _spent() -> dict[str, tuple[int, int]]:
 
 
 def mark(share: float | None) -> str:
-    """What is to be said of figures that were taken while threads waited for so much of their time, or ""."""
+    """Return the warning for timings that were taken while threads waited for this share of their time, or ""."""
     if share is None or share <= LOADED:
         return ""
     return (
@@ -67,5 +70,5 @@ def mark(share: float | None) -> str:
 
 
 def marks(measured: Mapping[str, Any]) -> str:
-    """The same of what a measurement's JSON file holds; older ones do not say."""
+    """Return `mark` for the JSON file of a measurement. Older files do not say how long threads waited."""
     return mark(measured.get("waited_for_cpu"))

@@ -16,7 +16,7 @@ Moment: TypeAlias = "float | torch.cuda.Event"
 
 
 def moment(device: torch.device) -> Moment:
-    """Now; of a GPU, when it has done all that it was given so far. The host does not wait for that."""
+    """Return the present moment. On a GPU it comes when all earlier work is done; the host does not wait for it."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -25,7 +25,7 @@ def moment(device: torch.device) -> Moment:
 
 
 def seconds_between(begin: Moment, end: Moment) -> float:
-    """Waits until the GPU has got to the end. Both are of one device."""
+    """Return the seconds between two moments of one device. Waits until a GPU has reached the later one."""
     if isinstance(begin, float) or isinstance(end, float):
         return end - begin  # type: ignore[operator]
     end.synchronize()
@@ -33,10 +33,13 @@ def seconds_between(begin: Moment, end: Moment) -> float:
 
 
 class StageTimer:
-    """Seconds per stage; one stage runs at a time, or none. On a GPU, a stage ends when what was launched in it is
-    done, and the host goes on launching.
+    """Measures seconds per stage. At most one stage runs at a time.
 
-    spent: seconds that some stages took already.
+    On a GPU a stage ends when the work that was launched in it is done. The host does not wait for that.
+
+    Args:
+        device: The model's device.
+        spent: Seconds that stages took before.
     """
 
     def __init__(self, device: torch.device, spent: Mapping[str, float] | None = None):
@@ -47,14 +50,14 @@ class StageTimer:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of the stages that ended so far. Waits for the GPU to end them, so ask for it late."""
+        """Seconds of the stages that have ended. Waits for the GPU, so read it late."""
         seconds = dict(self._spent)
         for stage, begin, end in self._ended:
             seconds[stage] += seconds_between(begin, end)
         return seconds
 
     def switch(self, stage: str | None) -> None:
-        """End the running stage and begin another; None only ends."""
+        """End the running stage and begin another. None only ends."""
         now = moment(self.device)
         if self._running is not None:
             self._ended.append((*self._running, now))
@@ -62,6 +65,7 @@ class StageTimer:
 
     @contextmanager
     def during(self, stage: str) -> Iterator[None]:
+        """Measure the block as a stage."""
         self.switch(stage)
         try:
             yield
@@ -70,7 +74,13 @@ class StageTimer:
 
     @contextmanager
     def watching(self, model: nn.Module, language: nn.Module, tower: nn.Module | None = None) -> Iterator[None]:
-        """Switch stages as `model`'s generate passes through its tower, if it does, its language model and its head."""
+        """Switch stages while a model generates: compress, prefill, generate, and vision if there is a tower.
+
+        Args:
+            model: The whole model, with its head.
+            language: Its language model.
+            tower: Its vision tower, if it is called inside generate().
+        """
 
         def before(*_: object) -> None:
             if self._in("compress"):

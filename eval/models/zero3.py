@@ -1,10 +1,11 @@
-"""DeepSpeed ZeRO-3 inference: a model larger than one GPU, its weights spread over a group of processes.
+"""DeepSpeed ZeRO-3 inference, for a model that is larger than one GPU.
 
-Each process holds its part of every parameter; a module's are gathered while it runs, and let go afterwards. So all
-processes of the group have to run the same calls in the same order, and each gets the whole answer. Nothing is computed
-with fewer or other numbers than in one process, so answers are the same.
+Each process holds a part of every parameter. A module's parameters are gathered while the module runs, and freed
+afterwards. So all processes run the same calls in the same order, and each gets the whole answer. The computation is
+that of one process, so the answers are the same.
 
-The group is torch.distributed's default one, or is started from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+The processes are torch.distributed's default group. It is started from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT if
+there is none.
 """
 
 from __future__ import annotations
@@ -24,18 +25,23 @@ from . import environment
 from .base import Engine
 
 CONFIG = Path(__file__).with_name("zero3.json")
-"""What `--engine deepspeed` uses unless another configuration is named."""
+"""The DeepSpeed configuration that `--engine deepspeed` uses by default."""
 
 READ_DIRECTLY = ("image_newline",)
-"""Ends of the names of those few parameters that the llava tree reads without a call of the module that has them, which
-is when ZeRO-3 gathers."""
+"""Ends of the names of parameters that the llava tree reads outside a call of their module. ZeRO-3 gathers in calls
+only."""
 
 
 def read_config(file: Path, dtype: str) -> dict[str, Any]:
-    """A DeepSpeed configuration for inference, with what `dtype` ("float16" | "bfloat16" | "float32") adds.
+    """Read a DeepSpeed configuration for inference.
 
-    Raises OSError where the file cannot be read, ValueError for one that is no ZeRO-3 configuration or leaves something
-    to transformers' Trainer.
+    Args:
+        file: The configuration, JSON.
+        dtype: "float16", "bfloat16" or "float32". It is added to the configuration.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no ZeRO-3 configuration, or has an "auto" that only transformers' Trainer fills in.
     """
     resolve_dtype(dtype)
     try:
@@ -55,6 +61,7 @@ def read_config(file: Path, dtype: str) -> dict[str, Any]:
 
 
 def _auto(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the names of all settings that are "auto"."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _auto(value, f"{prefix}{name}.")
@@ -63,7 +70,12 @@ def _auto(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def require_zero3(file: Path, dtype: str, device: str) -> None:
-    """Raise what `read_config` raises; ValueError for a device that this is not for, ImportError without DeepSpeed."""
+    """Check that ZeRO-3 can be used.
+
+    Raises:
+        ValueError, OSError: The configuration is wrong (see `read_config`), or the device is "auto".
+        ImportError: DeepSpeed is not installed.
+    """
     read_config(file, dtype)
     if device == "auto":
         raise ValueError("device='auto' spreads a model in one process; with ZeRO-3 each process has its own device")
@@ -72,12 +84,18 @@ def require_zero3(file: Path, dtype: str, device: str) -> None:
 
 
 def load_sharded(load: Callable[[], Engine], file: Path, device: str, dtype: str) -> Engine:
-    """What `load` returns, an engine with a `model` from transformers' from_pretrained without a device map, its
-    weights spread over the processes of the group.
+    """Load an engine whose weights are sharded over the processes of the group.
 
-    Nowhere is there more of the model than a part, but for the memory of the first process, not of its GPU, while it
-    reads the checkpoint. device: "cpu" or "cuda:N". dtype: as the model is loaded.
-    Raises what `require_zero3` and `load` raise.
+    No device ever holds more than a part of the model. Rank 0 reads the checkpoint into its host memory.
+
+    Args:
+        load: Loads the engine. Its `model` must come from transformers' from_pretrained without a device map.
+        file: The DeepSpeed configuration.
+        device: "cpu" or "cuda:N".
+        dtype: The dtype in which `load` loads the model.
+
+    Raises:
+        ValueError, OSError, ImportError: As `require_zero3` and `load`.
     """
     require_zero3(file, dtype, device)
     config = read_config(file, dtype)
@@ -93,23 +111,23 @@ def load_sharded(load: Callable[[], Engine], file: Path, device: str, dtype: str
         )
     environment.set_local_rank(mine.index or 0)
     if mine.type == "cpu":
-        # Its own all-reduce, which would be compiled now, and which inference has no use for.
+        # DeepSpeed would compile its own all-reduce now. Inference does not use it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False)
 
-    # While this object is there, transformers builds models in parts, and generate() keeps the processes in step.
+    # While this object exists, transformers builds models in parts, and generate() keeps the processes in step.
     switch = HfDeepSpeedConfig(config)
     engine: Any = load()
     model = engine.model.requires_grad_(False)
     runtime = deepspeed.initialize(model=model, config=switch.config)[0]
     for name in [name for name, _ in model.named_parameters() if name.endswith(READ_DIRECTLY)]:
         replicate(model, name)
-    model.zero3 = (switch, runtime)  # both undo what they did as soon as they are gone
+    model.zero3 = (switch, runtime)  # both undo their work when they are garbage collected
     return engine
 
 
 def replicate(model: nn.Module, name: str) -> None:
-    """Have every process hold the whole of a parameter, as a buffer, which ZeRO-3 leaves alone."""
+    """Give every process the whole of a parameter, as a buffer. ZeRO-3 does not shard buffers."""
     import deepspeed
 
     owner, _, leaf = name.rpartition(".")
