@@ -14,7 +14,8 @@ from llava.model.checkpoint import checkpoint_config
 
 from .base import Engine
 from .llava import LLAVA_PROTOCOLS, LlavaEngine, LlavaProtocol
-from .qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
+from .qwen import QwenEngine
+from .qwen_protocol import QWEN_PROTOCOLS, QwenProtocol
 from .zero3 import load_sharded
 
 Protocol = LlavaProtocol | QwenProtocol

@@ -1,9 +1,9 @@
 """The canary checks that compression works with the installed libraries, before a run.
 
-The hooks depend on names in transformers (vidcom2/models/names.py). A release that renames one need not fail: it can give
-dense or wrong answers. So a tiny random model of the run's family answers two compressed prompts of different lengths
-in one batch. The same model then recomputes the logits of each prompt plainly: alone, without hooks, without a KV cache,
-with the dropped tokens hidden by the attention mask. This takes a second on a CPU.
+The hooks depend on names in transformers (vidcom2/models/names.py). A release that renames one need not fail: it can
+give dense or wrong answers. So a tiny random model of the run's family answers two compressed prompts of different
+lengths in one batch. The same model then recomputes the logits of each prompt plainly: alone, without hooks, without a
+KV cache, with the dropped tokens hidden by the attention mask. This takes a second on a CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vidcom2.methods.fastv import FastV
 
 from ..results.errors import UserError
 from ..results.provenance import versions
-from .qwen import QWEN_PROTOCOLS
+from .qwen_protocol import QWEN_PROTOCOLS
 from .random_weights import PRESETS, TINY_TOWER, write
 
 KINDS = (*FAMILIES, *QWEN_PROTOCOLS)
@@ -159,7 +159,7 @@ def watched(lm: Any, cut: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 @contextmanager
 def masked(layers: Any, kept: Tensor) -> Iterator[None]:
-    """In the block, rows of these layers attend only to rows that `kept` (bool [L]) marks, and to rows after these L."""
+    """In the block, rows of these layers attend only to rows that `kept` (bool [L]) marks, and to later ones."""
 
     def mask(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rows = args[0].shape[1]
@@ -247,7 +247,7 @@ def qwen(kind: str) -> tuple[Any, list[Prompt]]:
 
 
 def llava(kind: str, folder: Path) -> tuple[Any, list[Prompt]]:
-    """Make a tiny model of the llava tree, and two prompts. A video's rows replace one token; a newline follows them."""
+    """Make a tiny model of the llava tree and two prompts. A video's rows and a newline replace one token."""
     tower = folder / "vision_tower"
     tower.mkdir()
     size = 8 * PATCH

@@ -1,4 +1,4 @@
-"""LLaVA checkpoints through the llava tree: frames, prompts and configs as lmms-eval's own wrappers have them."""
+"""LLaVA checkpoints: frames, prompts and configs are those of lmms-eval's llava_onevision and llava_vid wrappers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,18 @@ from .timing import StageTimer
 
 @dataclass(frozen=True)
 class LlavaProtocol:
-    """harness_name: the lmms-eval wrapper that this equals; task prompts are chosen by it.
-    overwrite_config: what that wrapper sets in the model's config. time_instruction: tell the model the frames'
-    times, before the question. decoder: what reads videos, see llava.video.read_video. preprocess: "exact" for PIL in
-    the process that reads, as the wrappers do; "fast" for the same pixels, computed on the model's device.
+    """How a LLaVA checkpoint sees videos and is asked.
+
+    Attributes:
+        harness_name: The lmms-eval wrapper with the same frames and prompts. Tasks choose their prompts by it.
+        sampling: Which frames are used.
+        overwrite_config: What the wrapper sets in the model's config.
+        conv_template: Name of the conversation template.
+        time_instruction: Tell the model the times of the frames, before the question.
+        decoder: What reads videos, see `llava.video.read_video`.
+        preprocess: "exact": frames are resized by PIL where they are read, as in the wrappers. "fast": the same pixels
+            are computed on the model's device.
+        default_dtype: Dtype of the model on GPUs.
     """
 
     harness_name: str
@@ -39,10 +47,16 @@ class LlavaProtocol:
     time_instruction: bool = False
     decoder: str = EXACT
     preprocess: str = "exact"
-    default_dtype: ClassVar[str] = "float16"  # on GPUs
+    default_dtype: ClassVar[str] = "float16"
 
     def prompt(self, question: str, times: list[float], duration: float) -> str:
-        """The whole text the model gets, with one image slot for the video; times of its frames, in seconds."""
+        """Return the whole prompt, with one image slot for the video.
+
+        Args:
+            question: The task's text.
+            times: Times of the frames, in seconds.
+            duration: Length of the video, in seconds.
+        """
         if self.time_instruction:
             located = ",".join(f"{second:.2f}s" for second in times)
             question = (
@@ -56,19 +70,23 @@ class LlavaProtocol:
         return conversation.get_prompt()
 
     def sampled(self, sampling: FrameSampling) -> LlavaProtocol:
-        """The same with other frames."""
+        """Return a copy with other frames."""
         return replace(self, sampling=sampling)
 
     def read_by(self, decoder: str | None = None, preprocess: str | None = None) -> LlavaProtocol:
-        """The same with another decoder or preprocessing, None for its own; ValueError, ImportError for what there is
-        not."""
+        """Return a copy with another decoder or preprocessing. None keeps the protocol's own.
+
+        Raises:
+            ValueError: The name is unknown.
+            ImportError: The decoder is not installed.
+        """
         if preprocess not in (None, "exact", "fast"):
             raise ValueError(f"--preprocess {preprocess!r} is unknown; there are exact and fast")
         require(decoder or self.decoder)
         return replace(self, decoder=decoder or self.decoder, preprocess=preprocess or self.preprocess)
 
     def describe(self) -> dict[str, Any]:
-        """How videos and prompts are made, for results.json."""
+        """Return how videos and prompts are made, for settings.json."""
         return {
             "protocol": self.harness_name,
             "sampling": str(self.sampling),
@@ -81,7 +99,7 @@ class LlavaProtocol:
 
     @property
     def stop_text(self) -> str:
-        """What ends an answer."""
+        """The text that ends an answer."""
         template = conv_templates[self.conv_template]
         return (template.sep2 if template.sep_style == SeparatorStyle.TWO else template.sep) or ""
 
@@ -108,9 +126,16 @@ LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {
 
 @dataclass(frozen=True)
 class Read:
-    """A video's distinct frames for the tower, [D, 3, S, S], or for `see` to prepare them, uint8 [D, H, W, 3]; where
-    among them each of the T sampled ones is; their times and the video's length in seconds. seconds: what reading took,
-    per stage. reading: how it was read."""
+    """A video as `LlavaEngine.read` returns it. Frames that are sampled several times are held once.
+
+    Attributes:
+        pixels: The distinct frames: [F, 3, S, S] for the tower, or uint8 [F, H, W, 3] for "fast" preprocessing.
+        rows: For each of the T sampled frames, its index among the F.
+        times: Times of the T frames, in seconds.
+        duration: Length of the video, in seconds.
+        seconds: What reading took, by stage.
+        reading: How the video was read.
+    """
 
     pixels: torch.Tensor
     rows: list[int]
@@ -122,7 +147,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes videos and, with preprocess="exact", prepares their frames."""
+    """Decodes videos and, with preprocess="exact", prepares their frames. Picklable; see `Engine.read`."""
 
     sampling: FrameSampling
     processor: Any
@@ -148,7 +173,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Seen:
-    """A video after tower and projector. timer: of what that took."""
+    """A video after tower and projector, with the timer of both."""
 
     read: Read
     encoded: Encoded
@@ -156,11 +181,18 @@ class Seen:
 
 
 class LlavaEngine(EngineBase):
-    """Answers questions about video files; see eval.models.base.Engine.
+    """A loaded LLaVA checkpoint; see `Engine`.
 
-    device: "cpu", "cuda:0", "auto" to spread the model over all GPUs, or None for where ZeRO-3 puts it. dtype:
-    "float16" | "bfloat16" | "float32". attn: None for the best installed attention. load: what takes
-    `load_pretrained_model`'s place. Raises what that raises.
+    Args:
+        model: Checkpoint directory or hub name.
+        protocol: Frames and prompts.
+        device: "cpu", "cuda:0", "auto" to spread the model over all GPUs, or None if ZeRO-3 places it.
+        dtype: "float16", "bfloat16" or "float32".
+        attn: Attention implementation of the LLM. None: the best that is installed.
+        load: Replaces `load_pretrained_model`.
+
+    Raises:
+        ValueError, OSError, ImportError: As `load_pretrained_model`.
     """
 
     def __init__(
@@ -189,12 +221,14 @@ class LlavaEngine(EngineBase):
         self._loaded = (model, dtype, self.attention)
 
     def sampled(self, sampling: FrameSampling) -> LlavaEngine:
+        """See `Engine.sampled`."""
         other = copy.copy(self)
         other.protocol, other.read = self.protocol.sampled(sampling), replace(self.read, sampling=sampling)
         return other
 
     @torch.inference_mode()
     def see(self, read: Read) -> Seen:
+        """See `Engine.see`."""
         timer = StageTimer(self.device, read.seconds)
         decoded = read.pixels.dtype == torch.uint8
         timer.switch("preprocess" if decoded else "vision")
@@ -211,12 +245,13 @@ class LlavaEngine(EngineBase):
     def answer_all(
         self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
+        """See `Engine.answer_all`."""
         prompts = [self.protocol.prompt(question, seen.read.times, seen.read.duration) for seen, question in asked]
-        # The video's slot comes first. Where a question says "<image>", that is text.
+        # The video's slot comes first. A later "<image>", in the question, is text.
         tokens = [tokenizer_image_token(prompt, self.tokenizer, IMAGE_TOKEN_INDEX, slots=1) for prompt in prompts]
         ids, mask = self._padded(tokens)
         images, modalities = [seen.encoded for seen, _ in asked], ["video"] * len(asked)
-        if compressor.stage == "inside LLM":  # which refuse a whole batch for one too long
+        if compressor.stage == "inside LLM":  # these methods refuse a batch if one prompt is too long
             self.model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, images, modalities)
             errors = [self._too_long(*pair) for pair in zip(tokens, self.model.visual_records, strict=True)]
             if any(errors):
@@ -251,7 +286,7 @@ class LlavaEngine(EngineBase):
         return answers
 
     def _padded(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and their mask, int64 [B, n], padded on the left."""
+        """Return token ids and their mask, int64 [B, n], padded on the left."""
         longest = max(map(len, tokens))
         ids = [[self._pad_token_id] * (longest - len(line)) + [*line] for line in tokens]
         mask = [[0] * (longest - len(line)) + [1] * len(line) for line in tokens]
@@ -263,7 +298,12 @@ class LlavaEngine(EngineBase):
         return self.tokenizer.eos_token_id if pad is None else pad
 
     def _too_long(self, tokens: Sequence[int], record: Record) -> PromptTooLong | None:
-        """tokens: of a prompt, video as one. record: what became of the video."""
+        """Return an error if prompt and video exceed the model's `tokenizer_model_max_length`.
+
+        Args:
+            tokens: The prompt's tokens, with the video as one.
+            record: What the video costs.
+        """
         limit = getattr(self.model.config, "tokenizer_model_max_length", None)
         length = len(tokens) - 1 + record.prompt_rows + record.cut
         if limit is None or length <= limit:

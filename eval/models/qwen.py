@@ -1,9 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through transformers: the part of an evaluation that knows these models.
-
-Frames are chosen and resized by qwen_vl_utils and prompts put together as lmms-eval's own wrappers do for these ids, so
-answers are theirs. Two things differ: the pictures are our reader's, and a video that cannot be read is an error, not a
-question without its video.
-"""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through transformers' own classes."""
 
 from __future__ import annotations
 
@@ -11,175 +6,32 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar
-from unittest.mock import patch
+from typing import Any
 
-import numpy as np
 import torch
 
 from llava.model.builder import resolve_attention
 from llava.model.checkpoint import load_texts, load_whole
-from llava.video import EXACT, FrameSampling, open_video, require, stamped
+from llava.video import FrameSampling
 from vidcom2 import Compressor, Record
 
-from ..results.sample import Answer, Reading
+from ..results.sample import Answer
 from .base import EngineBase, Numbers, Unanswerable, generate_arguments, in_batch, one_by_one
-from .reading import reading_of
+from .qwen_protocol import QwenProtocol, Read, Reader
 from .timing import StageTimer
-
-
-@dataclass(frozen=True)
-class QwenProtocol:
-    """harness_name: the lmms-eval wrapper that this equals; task prompts are chosen by it.
-
-    frames: at most that many per video, evenly spaced. simple: as lmms-eval's older kind of wrapper does (qwen2_vl),
-    read two frames per second and thin these out, tell the processor nothing of their times, and end the answer at the
-    task's stop texts. patch: pixels; sizes are rounded to twice that. resized: the processor is to take the frames as
-    qwen_vl_utils sized them. min_pixels, max_pixels: of a frame. system: the system prompt, None for the chat
-    template's own. decoder: what reads videos, see llava.video.read_video.
-    """
-
-    harness_name: str
-    frames: int = 32
-    simple: bool = False
-    patch: int = 14
-    resized: bool = False
-    min_pixels: int = 256 * 28 * 28
-    max_pixels: int = 2048 * 28 * 28
-    system: str | None = None
-    max_new_tokens: int = 128
-    decoder: str = EXACT
-    default_dtype: ClassVar[str] = "bfloat16"  # on GPUs
-
-    @property
-    def sampling(self) -> str:
-        return f"2 per second, at most {self.frames}" if self.simple else f"uniform:{self.frames}"
-
-    def sampled(self, sampling: FrameSampling) -> QwenProtocol:
-        """The same with another number of frames; ValueError for a sampling that qwen_vl_utils would change."""
-        if sampling.kind != "uniform" or sampling.max_frames % 2:
-            raise ValueError(f"--sampling {sampling} is not for {self.harness_name}: use uniform:N with an even N")
-        return replace(self, frames=sampling.max_frames)
-
-    def read_by(self, decoder: str | None = None, preprocess: str | None = None) -> QwenProtocol:
-        """The same with another decoder; ValueError, ImportError for one that there is not, and for any preprocessing:
-        qwen_vl_utils and transformers resize."""
-        if preprocess is not None:
-            raise ValueError(
-                f"--preprocess {preprocess} is not for {self.harness_name}: qwen_vl_utils resizes its frames"
-            )
-        require(decoder or self.decoder)
-        return replace(self, decoder=decoder or self.decoder)
-
-    def message(self, video_file: str, question: str, total_frames: int) -> list[dict[str, Any]]:
-        """The chat about a video of `total_frames`, with what qwen_vl_utils is to do with it."""
-        video = {"type": "video", "video": video_file, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-        if self.simple:
-            question = question.replace("<image>", "")
-        else:
-            video["nframes"] = max(2, min(self.frames, total_frames) // 2 * 2)
-        content = [video, {"type": "text", "text": question}]
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": content}]
-
-    def describe(self) -> dict[str, Any]:
-        """How videos and prompts are made, for results.json."""
-        return {
-            "protocol": self.harness_name,
-            "sampling": self.sampling,
-            "decoder": self.decoder,
-            "min_pixels": self.min_pixels,
-            "max_pixels": self.max_pixels,
-            "system_prompt": self.system,
-        }
-
-
-QWEN_PROTOCOLS: dict[str, QwenProtocol] = {
-    "qwen2_vl": QwenProtocol(
-        "qwen2_vl", simple=True, min_pixels=3136, max_pixels=602112, system="You are a helpful assistant."
-    ),
-    "qwen2_5_vl": QwenProtocol("qwen2_5_vl"),
-    "qwen3_vl": QwenProtocol("qwen3_vl", patch=16, resized=True, system="You are a helpful assistant."),
-}
-"""By model_type in config.json, which is also lmms-eval's id."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """A decoded video: frames float [T, 3, H, W] from 0 to 255, qwen_vl_utils' notes on them, how many the file has
-    and how many per second. seconds: what reading took, per stage. reading: how it was read."""
-
-    file: str
-    frames: torch.Tensor
-    metadata: dict[str, Any]
-    total: int
-    fps: float
-    seconds: dict[str, float]
-    reading: Reading
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads videos with our reader; qwen_vl_utils says which frames, and sizes them."""
-
-    protocol: QwenProtocol
-
-    def __call__(self, video_file: str) -> Read:
-        timer = StageTimer(torch.device("cpu"))
-        timer.switch("decode")
-        with open_video(video_file, self.protocol.decoder) as video:
-            choose = partial(self._choose, video_file)
-            indices, pictures = video.sample(choose)
-            metadata = {
-                "fps": video.fps,
-                "frames_indices": stamped(indices, video.times(indices), video.fps),
-                "total_num_frames": len(video),
-                "video_backend": video.name,
-            }
-            frames, metadata = self._sized(video_file, pictures, metadata)
-            timer.switch(None)
-            reading = reading_of(video_file, video, choose, pictures)
-        if self.protocol.simple:
-            frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
-        return Read(video_file, frames, metadata, len(video), video.fps, timer.seconds, reading)
-
-    def _asked(self, video_file: str, total: int) -> dict[str, Any]:
-        """What the message says of the video."""
-        return self.protocol.message(video_file, "", total)[-1]["content"][0]
-
-    def _choose(self, video_file: str, total: int, fps: float) -> list[int]:
-        """Numbers of the frames that qwen_vl_utils takes of so many. ValueError where these are too few for it."""
-        from qwen_vl_utils.vision_process import calculate_video_frame_range, smart_nframes
-
-        asked = self._asked(video_file, total)
-        first, last, count = calculate_video_frame_range(asked, total, fps)
-        frames = smart_nframes(asked, total_frames=count, video_fps=fps)
-        return torch.linspace(first, last, frames).round().long().tolist()
-
-    def _sized(
-        self, video_file: str, pictures: np.ndarray, metadata: dict[str, Any]
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """The pictures as qwen_vl_utils sizes them, float [T, 3, H, W] from 0 to 255, and the metadata with them."""
-        from qwen_vl_utils import vision_process
-
-        video = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        rate = len(pictures) / metadata["total_num_frames"] * metadata["fps"]
-        # It reads files by one of these, whichever is installed; instead of them, what has been read already.
-        readers = dict.fromkeys(vision_process.VIDEO_READER_BACKENDS, lambda asked: (video, metadata, rate))
-        with patch.dict(vision_process.VIDEO_READER_BACKENDS, readers):
-            return vision_process.fetch_video(
-                self._asked(video_file, metadata["total_num_frames"]),
-                image_patch_size=self.protocol.patch,
-                return_video_metadata=True,
-            )
 
 
 @dataclass
 class Seen:
-    """timer: of what is shared by the answers about a video. patches: what the processor made of the frames,
-    and encoded, what the tower made of these, as soon as there was a question. inputs: of the latest question,
-    (question, prompt, what the model gets)."""
+    """A video that questions are asked about. Its first question fills `patches` and `encoded`.
+
+    Attributes:
+        read: The decoded video.
+        timer: Times of what all answers about the video share.
+        patches: What the processor made of the frames.
+        encoded: What the vision tower made of the patches.
+        inputs: Of the latest question: (question, prompt, the model's inputs).
+    """
 
     read: Read
     timer: StageTimer
@@ -189,9 +41,18 @@ class Seen:
 
 
 class QwenEngine(EngineBase):
-    """Answers questions about video files, see eval.models.base.Engine; arguments as LlavaEngine's.
+    """A loaded Qwen checkpoint; see `Engine`. Prompts of any length are accepted: the configs name no limit.
 
-    load: what takes `AutoModelForImageTextToText.from_pretrained`'s place. Raises what that raises.
+    Args:
+        model: Checkpoint directory or hub name.
+        protocol: Frames and prompts.
+        device: "cpu", "cuda:0", "auto" to spread the model over all GPUs, or None if ZeRO-3 places it.
+        dtype: "float16", "bfloat16" or "float32".
+        attn: Attention implementation of the LLM. None: the best that is installed.
+        load: Replaces `AutoModelForImageTextToText.from_pretrained`.
+
+    Raises:
+        ValueError, OSError, ImportError: The checkpoint cannot be loaded.
     """
 
     def __init__(
@@ -226,12 +87,14 @@ class QwenEngine(EngineBase):
         self._loaded = (model, dtype, self.attention)
 
     def sampled(self, sampling: FrameSampling) -> QwenEngine:
+        """See `Engine.sampled`."""
         other = copy.copy(self)
         other.protocol = self.protocol.sampled(sampling)
         other.read = Reader(other.protocol)
         return other
 
     def see(self, read: Read) -> Seen:
+        """See `Engine.see`. The tower runs with the first question: only the model's own call prepares its input."""
         return Seen(read, StageTimer(self.device, read.seconds))
 
     @one_by_one
@@ -239,7 +102,7 @@ class QwenEngine(EngineBase):
     def answer_all(
         self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
-        """No prompt is too long: these models' configs do not say what is."""
+        """See `Engine.answer_all`."""
         errors = [self._misleading(question) for _, question in asked]
         if any(errors):
             sound = [pair for pair, error in zip(asked, errors, strict=True) if error is None]
@@ -267,7 +130,7 @@ class QwenEngine(EngineBase):
         records = records[:: len(records) // len(asked)]  # beams of one prompt have one each
         new = out[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        together = {**timer.seconds, "vision": 0.0}  # which each video has of its own
+        together = {**timer.seconds, "vision": 0.0}  # it is counted per video, in seen.timer
         answers: list[Answer | Unanswerable] = []
         for (seen, _), (prompt, own), record, text, error in zip(
             asked, prepared, records, texts, numbers.errors, strict=True
@@ -281,7 +144,7 @@ class QwenEngine(EngineBase):
         return answers
 
     def _misleading(self, question: str) -> Unanswerable | None:
-        """These models have no other spelling of the places for videos and images; a question cannot speak of them."""
+        """Return an error if a question contains a placeholder token. The tokenizer has no way to write it as text."""
         places = [place for place in (self.processor.video_token, self.processor.image_token) if place in question]
         return (
             Unanswerable(f"the question says {', '.join(places)}, which this model takes for a place")
@@ -290,7 +153,7 @@ class QwenEngine(EngineBase):
         )
 
     def _prepare(self, seen: Seen, question: str) -> tuple[str, Any]:
-        """The question's prompt and what the model gets."""
+        """Return the question's prompt and the model's inputs."""
         if seen.inputs[0] != question or seen.inputs[2] is None:
             read = seen.read
             message = self.protocol.message(read.file, question, read.total)
@@ -307,7 +170,7 @@ class QwenEngine(EngineBase):
 
     @contextmanager
     def _cut_once(self, seen: Seen) -> Iterator[None]:
-        """Within, the processor resizes the video and cuts it into patches for its first question only."""
+        """In the block, the processor cuts a video into patches for its first question only, and remembers them."""
         processor = self.processor.video_processor
         preprocess = processor.preprocess
 
@@ -316,7 +179,7 @@ class QwenEngine(EngineBase):
                 with seen.timer.during("preprocess"):
                     seen.patches = preprocess(*args, **kwargs)
                     seen.patches["pixel_values_videos"] = seen.patches["pixel_values_videos"].to(self.device)
-            return copy.copy(seen.patches)  # transformers takes things out of what it gets
+            return copy.copy(seen.patches)  # transformers removes entries from it
 
         processor.preprocess = remembered
         try:
@@ -326,8 +189,11 @@ class QwenEngine(EngineBase):
 
     @contextmanager
     def _encoded_once(self, videos: Sequence[Seen]) -> Iterator[None]:
-        """Within, the vision tower, called for all these videos, computes for those without an answer only, each by
-        itself."""
+        """In the block, the vision tower encodes each video once, by itself, and remembers the result.
+
+        Args:
+            videos: The videos of the batch, in the order of its prompts.
+        """
         tower = self.model.model.visual
         forward, replaced = tower.forward, "forward" in vars(tower)  # as accelerate does over several devices
 
@@ -350,23 +216,24 @@ class QwenEngine(EngineBase):
                 tower.forward = forward
 
     def _dense_record(self, inputs: Any) -> Record:
+        """Return the record of an uncompressed video: all T·M tokens stay."""
         t, h, w = inputs["video_grid_thw"][0].tolist()
         frames = (h * w // self.model.model.visual.spatial_merge_size**2,) * t
         return Record(0, "video", "none", "original", self._start(inputs), frames, frames, 0, 0)
 
     def _start(self, inputs: Any) -> int:
-        """How many tokens of a prompt stand before its video."""
+        """Return the number of tokens before the video."""
         return int((inputs["input_ids"][0] == self.model.config.video_token_id).int().argmax())
 
 
 def batch(inputs: Sequence[Any]) -> dict[str, Any]:
-    """What the model gets for several prompts, of what it would get for each; of one, that."""
+    """Join the model's inputs for several prompts into those of one batch, padded on the left."""
     if len(inputs) == 1:
         return dict(inputs[0])
     longest = max(own["input_ids"].shape[1] for own in inputs)
 
     def padded(name: str, line: torch.Tensor) -> torch.Tensor:
-        # With a token that the prompt has already: a penalty for repeating tokens takes padding for text.
+        # A repetition penalty takes padding for text. So the padding is a token that the prompt has anyway.
         fill = int(line[0, 0]) if name == "input_ids" else 0
         return torch.nn.functional.pad(line, (longest - line.shape[1], 0), value=fill)
 
@@ -378,10 +245,10 @@ def batch(inputs: Sequence[Any]) -> dict[str, Any]:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Tensors one behind the other, dim 0; so also those in equal lists, tuples and transformers' outputs."""
+    """Concatenate tensors along dimension 0, also inside lists, tuples, dicts and transformers' outputs."""
     first = parts[0]
     if len(parts) == 1:
-        return copy.copy(first)  # transformers puts other things into what it gets
+        return copy.copy(first)  # transformers adds entries to it
     if isinstance(first, torch.Tensor):
         return torch.cat(list(parts))
     if isinstance(first, dict):
@@ -390,7 +257,7 @@ def joined(parts: Sequence[Any]) -> Any:
 
 
 def until(text: str, generation: dict[str, Any]) -> str:
-    """The answer before the first of the task's stop texts."""
+    """Cut an answer at the first of the task's stop texts."""
     stops = generation.get("until") or []
     for stop in [stops] if isinstance(stops, str) else stops:
         text = text.split(stop)[0] if stop else text

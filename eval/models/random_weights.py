@@ -27,7 +27,8 @@ from llava.model.checkpoint import checkpoint_config, load_texts
 from . import Protocol
 from .base import Engine
 from .llava import LlavaEngine
-from .qwen import QWEN_PROTOCOLS, QwenEngine, QwenProtocol
+from .qwen import QwenEngine
+from .qwen_protocol import QWEN_PROTOCOLS, QwenProtocol
 
 QWEN2_7B: dict[str, Any] = {
     "hidden_size": 3584,

@@ -20,7 +20,7 @@ from llava.video import FrameSampling, VideoError, open_video
 from ...models import Protocol, canary, load_engine, protocol_for
 from ...models.base import Unanswerable
 from ...models.cores import Waiting, suit_threads
-from ...models.qwen import QwenProtocol, Reader
+from ...models.qwen_protocol import QwenProtocol, Reader
 from ...models.random_weights import random_engine, random_model, write_files
 from ...results.files import prepare_directory, prepare_json, write_json, write_whole
 from ...results.provenance import provenance

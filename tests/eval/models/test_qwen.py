@@ -17,7 +17,8 @@ from eval.benchmarks.mvbench import MVBENCH
 from eval.cli import main
 from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
-from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, Reader
+from eval.models.qwen import QwenEngine
+from eval.models.qwen_protocol import QWEN_PROTOCOLS, Reader
 from eval.results.sample import STAGES
 from eval.run.flags import FAILED_QUESTIONS
 from eval.run.lmms import load_tasks

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from eval.cli import parse
 from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
-from eval.models.qwen import QWEN_PROTOCOLS
+from eval.models.qwen_protocol import QWEN_PROTOCOLS
 from eval.reports.flags import QUESTION
 from eval.reports.visualize import (
     central_square,

@@ -10,7 +10,7 @@ import torch
 
 from eval.models import protocol_for
 from eval.models.llava import LLAVA_PROTOCOLS, LlavaEngine
-from eval.models.qwen import QWEN_PROTOCOLS
+from eval.models.qwen_protocol import QWEN_PROTOCOLS
 from llava.video import FrameSampling, read_video
 from tests.odd_videos import FINE
 from vidcom2 import VidCom2

@@ -18,7 +18,8 @@ import pytest
 
 from eval.cli import main
 from eval.models.llava import LlavaEngine
-from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine
+from eval.models.qwen import QwenEngine
+from eval.models.qwen_protocol import QWEN_PROTOCOLS
 from eval.results.schema import CategoryScore, RunSettings, Scores, Seconds, Summary, VisualTokens
 from eval.results.side_by_side import markdown, side_by_side
 from eval.run.flags import FAILED_QUESTIONS

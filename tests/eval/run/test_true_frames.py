@@ -13,7 +13,8 @@ from eval.benchmarks.mvbench import MVBENCH_FOLDERS
 from eval.cli import main
 from eval.doctor.videos import misread_by_decord
 from eval.models.llava import LLAVA_PROTOCOLS
-from eval.models.qwen import QWEN_PROTOCOLS, QwenEngine, Reader
+from eval.models.qwen import QwenEngine
+from eval.models.qwen_protocol import QWEN_PROTOCOLS, Reader
 from llava.video import FrameSampling, open_video, read_video
 from llava.video.exact import ExactVideo
 from tests.eval.doctor.test_doctor import diagnose
