@@ -28,7 +28,6 @@ EVAL = [
     "rich",
     "tqdm",
     "matplotlib",
-    "pandas",
     "scipy",
 ]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]

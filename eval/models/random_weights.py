@@ -1,7 +1,7 @@
-"""Models of real dimensions with random numbers for weights: a config.json, and no checkpoint.
+"""Models of real dimensions with random weights, made from a config.json without a checkpoint.
 
-They know nothing. Their time, memory and token counts are those of the trained ones, where these do not depend on what
-is in a frame; their tokenizer has a token for each byte, and no limit of length.
+Their answers mean nothing. Their time, memory and token counts are those of the trained models, as far as these do not
+depend on what a frame shows. Their tokenizer has one token per byte, and no limit of length.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mm_hidden_size": 32,
     },
 }
-"""config.json by name. The released models' dimensions."""
+"""Content of config.json by name, with the dimensions of the released models."""
 TINY_TOWER = {
     "model_type": "siglip_vision_model",
     "hidden_size": 32,
@@ -127,14 +127,18 @@ PROCESSORS = {
     "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessor", "Qwen2VLVideoProcessor"),
     "qwen3_vl": ("Qwen3VLProcessor", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
 }
-"""transformers' classes by model type: of the whole, for images, for videos."""
+"""transformers' processor classes by model type: the whole, for images, for videos."""
 
 
 def write_files(source: str, root: Path) -> Path:
-    """All of a checkpoint but its weights, in a new directory under `root`; returns that.
+    """Write all files of a checkpoint but the weights. Returns their directory, which is new, below `root`.
 
-    source: one of PRESETS, or the config.json of a LLaVA checkpoint in LLaVA-NeXT's layout or of a Qwen family.
-    Raises ValueError for another.
+    Args:
+        source: One of PRESETS, or the config.json of a LLaVA checkpoint in LLaVA-NeXT's layout or of a Qwen family.
+        root: An existing directory.
+
+    Raises:
+        ValueError: The source is something else.
     """
     if source in PRESETS:
         name, config = source, json.loads(json.dumps(PRESETS[source]))
@@ -160,13 +164,13 @@ def write_files(source: str, root: Path) -> Path:
     elif source == "tiny":
         (path / "vision_tower").mkdir()
         write(path / "vision_tower" / "config.json", TINY_TOWER)
-    config.pop("tokenizer_model_max_length", None)  # a longer video is to be measured, not refused
+    config.pop("tokenizer_model_max_length", None)  # longer videos are measured, not refused
     write(path / "config.json", {**config, **ids})
     return path
 
 
 def parse(file: Path) -> dict[str, Any]:
-    """ValueError for a file that is no config of a family that can be measured."""
+    """Read a config.json. Raises ValueError if it is no config of a family that can be measured."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -181,6 +185,7 @@ def parse(file: Path) -> dict[str, Any]:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per byte, and the special tokens of Qwen."""
     tokenizer = Tokenizer(models.BPE(vocab=BYTES, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -193,7 +198,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_processor(path: Path, kind: str, vision: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> None:
-    """What AutoProcessor loads: patches as the tower takes them."""
+    """Write the files that AutoProcessor loads, for the patches of this tower."""
     whole, image, video = (getattr(transformers, name) for name in PROCESSORS[kind])
     patches = {
         "patch_size": vision.get("patch_size", QWEN_PROTOCOLS[kind].patch),
@@ -207,6 +212,7 @@ def write_processor(path: Path, kind: str, vision: dict[str, Any], tokenizer: Pr
 
 
 def write(file: Path, value: dict[str, Any]) -> None:
+    """Write JSON."""
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -218,11 +224,13 @@ def random_model(
     overwrite: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Any:
-    """The model that the config.json of `path` (a directory or hub name) describes, initialised as transformers does.
+    """Build the model that a config.json describes, with transformers' own initialisation.
 
-    Built on the device in its dtype, so no more memory is needed than the model has; on "meta" none. overwrite: of the
-    config of a LLaVA. The same seed gives the same weights on the same device. Raises ValueError and OSError for a
-    config that cannot be built.
+    It is built on the device in its dtype, so that no more memory is needed than the model takes. On "meta" that is
+    none. The same seed gives the same weights on the same device.
+
+    Raises:
+        ValueError, OSError: The config cannot be built.
     """
     config_dict = checkpoint_config(path)
     on = torch.device(device)
@@ -246,7 +254,7 @@ def random_model(
 
 
 def random_engine(path: str, protocol: Protocol, device: str, dtype: str, attn: str | None, seed: int = 0) -> Engine:
-    """As eval.models.load_engine, with random weights. path: from `write_files`."""
+    """Load an engine as `load_engine` does, with random weights. path: the directory that `write_files` made."""
 
     def llava(_path: str, _base: None, _name: str, overwrite_config: dict[str, Any], **_: Any) -> Any:
         model = random_model(path, device, resolve_dtype(dtype), resolve_attention(attn), overwrite_config, seed)

@@ -33,7 +33,7 @@ from eval.models.packaged import DEMO_MODEL
 from eval.results.sample import NO_ANSWER, Sample
 from eval.run.lmms import load_tasks, score, stand_in
 from eval.run.store import Answers
-from eval.run.worker import Job
+from eval.run.worker import VideoQuestions
 
 ROOT = Path(__file__).resolve().parents[3]
 PERCENT = {"longvideobench": 100, "egoschema": 100, "perceptiontest": 100}
@@ -192,11 +192,11 @@ def test_a_video_that_was_not_unpacked_costs_its_questions_only(name, minis, fet
     assert all(path.is_relative_to(fetched / "hf_home") for path in found)
     answered = []
 
-    def answer(jobs: list[Job]) -> None:
-        for job in jobs:
-            for question in job.questions:
-                answered.append(job.video)
-                answers.add(Sample(*question.key, job.video, question.text, "A", None, 4, 2.0, 100, 25, {}))
+    def answer(videos: list[VideoQuestions]) -> None:
+        for one in videos:
+            for question in one.questions:
+                answered.append(one.video)
+                answers.add(Sample(*question.key, one.video, question.text, "A", None, 4, 2.0, 100, 25, {}))
 
     answers = Answers(tmp_path, 0)
     hidden = found[second].with_suffix(".hidden")

@@ -170,7 +170,7 @@ def test_demo(benchmark, tmp_path, monkeypatch):
     output = tmp_path / "outputs" / "demo" / benchmark
     tokens = []
     for setting in SETTINGS:
-        results = results_of(output / folder(setting))
+        results = results_of(output / folder(setting.spec))
         assert results["samples"] == len(TASKS)
         tokens.append(results["visual_tokens"]["after_per_sample"])
     assert tokens == [1 + n for n in (UNITS * 16, UNITS * 4, UNITS * 4, round(0.15 * 256), round(0.15 * 256))]
