@@ -1,4 +1,15 @@
-"""The benchmarks by name. A new one is a file here with a `Benchmark`, and its line in BENCHMARKS."""
+"""The benchmarks that can be run, by name.
+
+To add a benchmark that lmms-eval has:
+
+1. Write a file here with a subclass of `Benchmark` and one instance of it. The subclass names lmms-eval's tasks and
+   metric, says where a local copy keeps its questions and videos, and reads lmms-eval's logged samples. `EgoSchema`
+   is a short example.
+2. Add the instance to BENCHMARKS. The command line, the doctor, the reports and the tables find it there.
+3. Add a script beside the other benchmarks' scripts, and a case to the tests.
+
+lmms-eval itself makes the prompts and scores the answers.
+"""
 
 from .base import Benchmark
 from .egoschema import EGOSCHEMA
@@ -16,9 +27,17 @@ __all__ = ["BENCHMARKS", "Benchmark", "select_tasks"]
 
 
 def select_tasks(names: str) -> tuple[Benchmark, tuple[str, ...]]:
-    """From "mvbench", or some of its lmms-eval tasks ("mvbench_action_count,mvbench_state_change").
+    """Find the benchmark and the tasks that --tasks names.
 
-    Raises ValueError for an unknown name and for tasks of different benchmarks.
+    Args:
+        names: A benchmark ("mvbench"), or some of its lmms-eval tasks, separated by commas
+            ("mvbench_action_count,mvbench_state_change").
+
+    Returns:
+        The benchmark, and lmms-eval's names of the tasks without repetitions.
+
+    Raises:
+        ValueError: For an unknown name, no name, and tasks of different benchmarks.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for benchmark in BENCHMARKS.values():
