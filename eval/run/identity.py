@@ -1,4 +1,7 @@
-"""What a run is: everything that can change its answers. What cannot is worth a note where it differs."""
+"""The identity of a run: everything that can change its answers, so that a run never resumes another one's.
+
+`weights`, `questions` and `code` are digests in a run's settings. `differences` compares the settings of two runs.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,19 @@ from ..results.provenance import git_commit
 from ..results.settings import flat
 
 CHECKPOINT = (".safetensors", ".json", ".txt", ".model", ".jinja")
-"""Ends of the names of a checkpoint's files that a model is loaded from."""
+"""Suffixes of the files of a checkpoint that determine the model."""
 ANSWERING = ("vidcom2", "llava", "eval/models", "eval/run/worker.py")
-"""Our own code that answers, below the directory that holds our packages."""
+"""Our code that computes answers, as paths in a checkout."""
 WHOLE = 64 << 20
-"""Bytes up to which a file is read as a whole; of larger ones, the first PAGE of every STRIDE."""
+"""Files of up to this many bytes are digested whole."""
 PAGE, STRIDE = 4 << 10, 1 << 20
+"""Of larger files, the first PAGE bytes of every STRIDE bytes and the last PAGE bytes are digested."""
 
 NOTED = ("model", "data", "code.commit")
-"""Settings that change no answer: the weights and the questions are looked at themselves, wherever they are."""
+"""Settings that change no answer. The digests tell whether the weights, questions and sources are the same."""
 OF_QUESTIONS = "questions"
-"""The setting that unfinished runs may differ in: their answers are matched with the questions one by one."""
+"""The digest of the questions. An unfinished run may differ in it, because each of its answers is matched to a question
+by that question's own digest."""
 USED_WITH = {
     "decord": ("decoder", "decord"),
     "torchcodec": ("decoder", "torchcodec"),
@@ -35,15 +40,23 @@ USED_WITH = {
     "deepspeed": ("engine", "deepspeed"),
     "accelerate": ("device", "auto"),
 }
-"""Packages that change answers only where a setting says so."""
+"""Packages that change answers only where a setting has a certain value: (setting, value) by package."""
 
 
 def weights(model: str) -> str:
-    """What a checkpoint holds: the commit of one from the hub, which is in the cache already; a digest of the files of
-    a local one.
+    """Return what identifies the contents of a checkpoint.
 
-    Of weights, a page in every MiB counts: no tensor of that size is replaced unnoticed. ValueError where the cache
-    does not know the commit.
+    Of files larger than WHOLE only a page in every MiB is read. A replaced tensor of a MiB or more changes the
+    digest, a smaller one may not.
+
+    Args:
+        model: A checkpoint directory, or a hub name that is in the hub's cache already.
+
+    Returns:
+        The commit of a hub checkpoint, or 16 hexadecimal digits for a directory.
+
+    Raises:
+        ValueError: If the cache does not know the hub checkpoint.
     """
     directory = Path(model)
     if not directory.is_dir():
@@ -56,7 +69,19 @@ def weights(model: str) -> str:
 
 
 def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> str | None:
-    """A digest of local tasks' files of questions; None for the hub's."""
+    """Return a digest of the files that hold the questions of some tasks.
+
+    Args:
+        benchmark: The benchmark.
+        tasks: lmms-eval's tasks.
+        data: Directory of the local copy, None for the hub.
+
+    Returns:
+        16 hexadecimal digits. None for the hub.
+
+    Raises:
+        FileNotFoundError: If the local copy has no questions.
+    """
     if data is None:
         return None
     files = [
@@ -68,39 +93,50 @@ def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> 
     return _digest({str(file.relative_to(data)): file for file in files})
 
 
-@lru_cache(maxsize=1)  # the code that runs is the one that was there when it began
+@lru_cache(maxsize=1)  # once per process: the code that runs is the code that was there at the start
 def code() -> dict[str, str | None]:
-    """Our version, the checkout's commit if there is one, and a digest of the code that answers."""
+    """Return what identifies our code.
+
+    Returns:
+        `version` of the package, `commit` of the checkout (None without one), and `sources`, a digest of ANSWERING.
+    """
     package = Path(__file__).parents[1]  # eval/, installed as vidcom2_eval/: the digest is the same
     files = {}
     for part in ANSWERING:
         top, _, below = part.partition("/")
-        place = package / below if top == "eval" else package.with_name(top) / below
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            files[f"{part}/{file.relative_to(place).as_posix()}" if place.is_dir() else part] = file
+        path = package / below if top == "eval" else package.with_name(top) / below
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            files[f"{part}/{file.relative_to(path).as_posix()}" if path.is_dir() else part] = file
     return {"version": vidcom2.__version__, "commit": git_commit(), "sources": _digest(files)}
 
 
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], finished: bool = False
 ) -> tuple[list[str], list[str]]:
-    """How two runs' settings differ, as lines: in what can change answers, and in what cannot.
+    """Compare the settings of two runs.
 
-    finished: the earlier run's questions cannot be compared one by one any more.
+    Args:
+        before: Settings of the earlier run.
+        now: Settings of this run.
+        finished: The earlier run is finished, so its questions cannot be compared one by one any more. The digest of
+            the questions then counts as well.
+
+    Returns:
+        A line for each difference: those that can change answers, and those that cannot.
     """
     left, right = dict(flat(before)), dict(flat(now))
-    telling: list[str] = []
+    changing: list[str] = []
     others: list[str] = []
     for name in {**left, **right}:
         if left.get(name) != right.get(name):
             harmless = name in NOTED or (name == OF_QUESTIONS and not finished) or _unused(name, right)
             line = f"{name} was {left.get(name)!r}, is {right.get(name)!r}"
-            (others if harmless else telling).append(line)
-    return telling, others
+            (others if harmless else changing).append(line)
+    return changing, others
 
 
 def _unused(name: str, settings: Mapping[str, Any]) -> bool:
-    """Is it the version of a package that has no part in answering?"""
+    """Tell whether a setting is the version of a package that these settings do not use."""
     package = name.removeprefix("versions.")
     if package == "qwen-vl-utils":
         return not str(settings.get("protocol")).startswith("qwen")
@@ -109,7 +145,7 @@ def _unused(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _digest(files: Mapping[str, Path]) -> str:
-    """A digest of the names that the files go by and of their contents, 16 hexadecimal digits."""
+    """Return a digest of files by their names and contents, 16 hexadecimal digits."""
     whole = hashlib.sha256()
     for name, file in files.items():
         status = file.stat()
@@ -118,9 +154,10 @@ def _digest(files: Mapping[str, Path]) -> str:
     return whole.hexdigest()[:16]
 
 
-@lru_cache(maxsize=1024)  # several settings have one model
+@lru_cache(maxsize=1024)  # a sweep asks for the same model once per setting
 def _of_content(file: Path, size: int, changed: int) -> str:
-    """changed: when, so that another file of that name is read again."""
+    """Return a digest of a file's contents. `size` and `changed` (ns) are part of the cache's key: a new file of the
+    same name is read again."""
     digest = hashlib.sha256(f"{size}".encode())
     with file.open("rb") as opened:
         if size <= WHOLE:

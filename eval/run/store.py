@@ -1,4 +1,4 @@
-"""The answers of one setting, written as they come, so that a run killed at any moment goes on where it was."""
+"""The store of one setting's answers. Each answer is written as it comes, so a killed run can resume."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ from .identity import differences
 
 
 class Answers:
-    """One setting's samples by question, in memory and, line by line, in this process's file in `directory`.
+    """The samples of one setting, in memory and, one line each, in this rank's file in the output directory.
 
-    What an interrupted run left there is the answer to whatever question is asked in the same way now, whatever its
-    number. Questions that failed are asked again.
+    The answers that an interrupted run left are used again for questions with the same digest (`Sample.asked`), even
+    if a question's number has changed. `begin` drops the failed ones, so these questions are asked again.
+
+    Args:
+        directory: The setting's output directory, prepared by `begin`.
+        rank: Rank of this process. Its answers go into `answers.rank{rank}.jsonl`.
+
+    Attributes:
+        samples: Samples of this run's questions, by (task, doc_id).
     """
 
     def __init__(self, directory: Path, rank: int):
@@ -34,7 +41,7 @@ class Answers:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """While open, samples can be added."""
+        """Open this rank's file. `add` works only inside this context."""
         with writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
         try:
@@ -44,14 +51,29 @@ class Answers:
                 self._file.close()
 
     def ask(self, key: Key, asked: str, video: str) -> bool:
-        """Take note of a question of this run; is there an answer to it already? asked: see `Sample`."""
+        """Register a question of this run, and look for an answer that an interrupted run left.
+
+        Args:
+            key: The question's task and number.
+            asked: Digest of the question, see `Sample.asked`.
+            video: Path of the video now.
+
+        Returns:
+            True if the question has a sample in `samples`.
+        """
         self._asked[key] = asked
         if asked in self._kept:
             self.samples[key] = replace(self._kept[asked], task=key[0], doc_id=key[1], video=video)
         return key in self.samples
 
     def unused(self) -> str:
-        """When all questions are noted: which answers an interrupted run left that are to none of them, or ""."""
+        """List the answers of an interrupted run that belong to no question of this run.
+
+        Call it after `ask` has been called for all questions.
+
+        Returns:
+            A sentence for the user, or "" where all answers are used.
+        """
         asked = set(self._asked.values())
         left: dict[str, list[int]] = {}
         for sample in self._kept.values():
@@ -64,7 +86,14 @@ class Answers:
         )
 
     def add(self, sample: Sample) -> None:
-        """Of a question that `ask` noted."""
+        """Keep a sample and append it to this rank's file.
+
+        Args:
+            sample: Sample of a question that `ask` registered. Its `asked` is filled in here.
+
+        Raises:
+            OSError: If it cannot be written, with the path in the message.
+        """
         sample = replace(sample, asked=self._asked[sample.key])
         self.samples[sample.key] = sample
         with writing(self._path):
@@ -78,8 +107,16 @@ class OutputInUse(UserError):
 
 @contextmanager
 def reserved(directory: Path) -> Iterator[None]:
-    """Keep other runs out of the directory; OutputInUse where one is in it. The system lets go when a process ends,
-    however it does. Where the file system knows no locks, nobody is kept out.
+    """Lock an output directory against other runs.
+
+    The operating system releases the lock when the process ends, even if it crashes. A file system without locks
+    keeps nobody out.
+
+    Args:
+        directory: The output directory, which exists.
+
+    Raises:
+        OutputInUse: If another run holds the lock.
     """
     with (directory / ".lock").open("a", encoding="utf-8") as lock:
         try:
@@ -95,10 +132,19 @@ def reserved(directory: Path) -> Iterator[None]:
 
 
 def require_same(directory: Path, settings: dict[str, Any], finished: bool = False) -> list[str]:
-    """Raise ValueError where the directory holds answers or results of settings that can make other answers.
+    """Check that the answers or results in a directory come from settings that give the same answers.
 
-    finished: these are results, made with questions that nobody compares any more. Returns how else the settings
-    differ.
+    Args:
+        directory: The output directory.
+        settings: Settings of this run.
+        finished: The directory holds results. Their questions are no longer compared one by one, so the digest of
+            the questions must be the same.
+
+    Returns:
+        The differences that change no answer, a line each.
+
+    Raises:
+        ValueError: If settings differ that can change answers, or settings.json is damaged.
     """
     noted = directory / "settings.json"
     answered = any(piece.stat().st_size for piece in directory.glob("answers*.jsonl"))
@@ -110,25 +156,38 @@ def require_same(directory: Path, settings: dict[str, Any], finished: bool = Fal
             raise ValueError("it is no JSON object")
     except ValueError as error:
         raise ValueError(f"{noted} is damaged ({error}): choose another --output, or --overwrite it") from error
-    telling, others = differences(before, now, finished)
-    if telling:
+    changing, others = differences(before, now, finished)
+    if changing:
         raise ValueError(
-            f"{directory} holds a run of other settings ({'; '.join(telling)}): choose another --output, or "
+            f"{directory} holds a run of other settings ({'; '.join(changing)}): choose another --output, or "
             "--overwrite it"
         )
     return others
 
 
 def note(directory: Path, others: list[str]) -> None:
-    """Say on standard error how a run that goes on, or stays, differs without another answer."""
+    """Print the differences that change no answer to standard error.
+
+    Args:
+        directory: The output directory.
+        others: What `require_same` returned.
+    """
     for difference in others:
         print(f"note: {directory} goes with this run, although {difference}", file=sys.stderr)
 
 
 def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Prepare a setting's directory, in one process, before any `Answers`: gather what an interrupted run left.
+    """Prepare a setting's output directory: gather the answers of all ranks of an interrupted run in answers.jsonl.
 
-    settings: what the run is; kept in settings.json. Raises as `require_same`, and says how else they differ.
+    Call it in one process, before any rank makes its `Answers`.
+
+    Args:
+        directory: The output directory.
+        settings: Settings of this run, which are written to settings.json.
+        overwrite: Delete earlier answers and results instead.
+
+    Raises:
+        ValueError: As `require_same`. Differences that change no answer are printed.
     """
     pieces = sorted(directory.glob("answers*.jsonl"))
     if overwrite:
@@ -146,15 +205,23 @@ def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
 
 
 def finish(directory: Path, failed: bool) -> None:
-    """The samples are in the results now; they stay here for a later run to go on from, if some failed."""
+    """Delete the stored answers after the results have been written.
+
+    Args:
+        directory: The output directory.
+        failed: Some questions failed. The answers then stay, so that a later run asks only the failed ones again.
+    """
     if not failed:
         for piece in directory.glob("answers*.jsonl"):
             piece.unlink()
 
 
 def _read(path: Path) -> Iterator[Sample]:
-    """The file's samples, less those on damaged lines, which are asked again. The last line may have been cut off when
-    the run was killed; of others, standard error tells."""
+    """Yield the samples of a file, without those on damaged lines. Their questions are asked again.
+
+    A last line without its end was cut off when the run was killed, and is skipped silently. Other damaged lines are
+    reported on standard error.
+    """
     if path.exists():
         for number, line in enumerate(
             path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), start=1
