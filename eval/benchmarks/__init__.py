@@ -1,7 +1,14 @@
-"""The benchmarks, by name.
+"""The benchmarks that can be run, by name.
 
-A new benchmark is a file here with a subclass of `Benchmark`, its line in BENCHMARKS, and a script of three lines in
-scripts/. lmms-eval has to have tasks for it.
+To add a benchmark that lmms-eval has:
+
+1. Write a file here with a subclass of `Benchmark` and one instance of it. The subclass names lmms-eval's tasks and
+   metric, says where a local copy keeps its questions and videos, and reads lmms-eval's logged samples. `EgoSchema`
+   is a short example.
+2. Add the instance to BENCHMARKS. The command line, the doctor, the reports and the tables find it there.
+3. Add a script beside the other benchmarks' scripts, and a case to the tests.
+
+lmms-eval itself makes the prompts and scores the answers.
 """
 
 from .base import Benchmark
@@ -20,13 +27,17 @@ __all__ = ["BENCHMARKS", "Benchmark", "select_tasks"]
 
 
 def select_tasks(names: str) -> tuple[Benchmark, tuple[str, ...]]:
-    """Return the benchmark and the lmms-eval tasks that --tasks names.
+    """Find the benchmark and the tasks that --tasks names.
 
     Args:
-        names: A benchmark ("mvbench"), or some of its tasks ("mvbench_action_count,mvbench_state_change").
+        names: A benchmark ("mvbench"), or some of its lmms-eval tasks, separated by commas
+            ("mvbench_action_count,mvbench_state_change").
+
+    Returns:
+        The benchmark, and lmms-eval's names of the tasks without repetitions.
 
     Raises:
-        ValueError: A name is unknown, or the tasks belong to different benchmarks.
+        ValueError: For an unknown name, no name, and tasks of different benchmarks.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for benchmark in BENCHMARKS.values():

@@ -1,4 +1,4 @@
-"""`Benchmark`: what evaluation knows about a benchmark beyond its lmms-eval tasks, and local copies of benchmarks."""
+"""What every benchmark says about itself, and helpers that find the questions and videos of a local copy."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub import metadata_load
 
 Kind = Literal["text", "video", "options", "number"]
-"""Kind of a question's field: text, the path of a video below a folder, a list of options, a whole number."""
+"""What a field of a question holds: a text, a path below the folder of videos, a list of options, a whole number."""
 
 
 class Benchmark(ABC):
-    """What evaluation knows about a benchmark beyond its lmms-eval tasks. These give the prompts and the scoring.
+    """What we need to know about a benchmark. lmms-eval's tasks make the prompts and score the answers.
 
-    A *doc* below is a question as it stands in the dataset. A *sample* is what lmms-eval logs for an answer: the doc,
-    the raw answer under "filtered_resps", and the task's own result under `metric`.
+    Methods get two kinds of dicts. `doc` is one question as lmms-eval loads it, for example
+    `{"video": "a.mp4", "question": "What ...?", "candidates": ["red", "blue"], "answer": "red"}`. `sample` is what
+    lmms-eval logs of one answered question: its `doc`, the raw answer as the one entry of `filtered_resps`, and under
+    the name of the metric whatever the task's process_results returned, for example
+    `{"doc": {...}, "filtered_resps": ["A."], "mvbench_accuracy": {"pred_answer": "A.", "gt_answer": "A", ...}}`.
 
     Attributes:
-        name: Our name of the benchmark, as in --tasks.
-        tasks: lmms-eval's names of its leaf tasks.
-        folder: Where lmms-eval declares the tasks, below lmms_eval/tasks.
-        metric: lmms-eval's name of the score.
-        overall: The overall accuracy is the mean over categories ("macro") or over questions ("micro").
-        fields: The fields that every doc must have, and their kinds.
+        name: Our name of the benchmark.
+        tasks: Names of lmms-eval's leaf tasks.
+        folder: Folder that declares them, below lmms_eval/tasks.
+        metric: lmms-eval's name of the task's score.
+        overall: How the total is formed: "macro" is the mean over categories, "micro" the mean over questions.
+        fields: Fields that a question needs to be asked and scored, with their kinds.
     """
 
     name: ClassVar[str]
@@ -39,52 +42,116 @@ class Benchmark(ABC):
 
     @abstractmethod
     def local(self, task: str, data: Path) -> dict[str, Any]:
-        """Return settings that make an lmms-eval task read its questions from a local copy.
+        """Return the settings that make an lmms-eval task read its questions from a local copy instead of the hub.
 
         Args:
-            task: One of `tasks`.
-            data: Directory of the local copy.
+            task: lmms-eval's task, such as "mvbench_action_count".
+            data: Directory of the local copy (--data).
 
         Returns:
-            Overrides of the task's YAML, as from `local_questions`.
+            Entries of the task's YAML file: `dataset_path`, `dataset_name` and `dataset_kwargs`, the last one with
+            one split in `data_files`. Example: `{"dataset_path": "json", "dataset_name": None, "dataset_kwargs":
+            {"data_files": {"train": "DATA/json/action_count.json"}}}`.
 
         Raises:
-            FileNotFoundError: The copy has no questions of this task.
+            FileNotFoundError: If the local copy has no questions of this task.
         """
 
     @abstractmethod
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
-        """Return the path of a doc's video in a local copy, such as data/videos/0001.mp4. The file need not exist."""
+        """Return the path of a question's video in a local copy. The file need not exist.
+
+        Args:
+            task: lmms-eval's task.
+            data: Directory of the local copy.
+            doc: The question.
+
+        Returns:
+            Example: `DATA/videos/<video_idx>.mp4` for EgoSchema.
+        """
 
     @abstractmethod
     def category(self, task: str, sample: dict[str, Any]) -> str:
-        """Return the category under which a sample is reported: its task, its type, or the length of its video."""
+        """Return the category of a question, which is its row in reports.
+
+        Args:
+            task: lmms-eval's task.
+            sample: A logged sample.
+
+        Returns:
+            The task ("action_count" in MVBench), the type of question ("plotQA" in MLVU) or the length of the video
+            ("long" in Video-MME).
+        """
 
     @abstractmethod
     def score(self, sample: dict[str, Any]) -> float:
-        """Return 1.0 if the answer is right, else 0.0."""
+        """Return lmms-eval's score of a logged sample.
+
+        Args:
+            sample: A logged sample.
+
+        Returns:
+            1.0 for a right answer, 0.0 for a wrong one.
+        """
 
     @abstractmethod
     def parsed(self, sample: dict[str, Any]) -> str | None:
-        """Return the letter that lmms-eval reads from the raw answer, such as "B", or None if it finds none."""
+        """Return the option that lmms-eval reads from the raw answer.
+
+        Args:
+            sample: A logged sample.
+
+        Returns:
+            A letter, such as "B" from "(B) blue". None where lmms-eval finds no letter, even if it guesses one then.
+        """
 
     @abstractmethod
     def target(self, sample: dict[str, Any]) -> str:
-        """Return the letter of the right option."""
+        """Return the letter of the right option.
+
+        Args:
+            sample: A logged sample.
+
+        Returns:
+            Example: "B".
+        """
 
     def complaint(self, doc: dict[str, Any]) -> str:
-        """Return what is wrong with a doc that has all its fields, if lmms-eval would not say it well, or ""."""
+        """Return what is wrong with a question that has all its fields.
+
+        Override it for mistakes that lmms-eval ignores or reports badly.
+
+        Args:
+            doc: The question.
+
+        Returns:
+            A clause such as "its answer 'x' is none of its candidates ['y', 'z']". "" for a sound question.
+        """
         return ""
 
     def legacy(self, answer: str) -> str | None:
-        """Return the letter that lmms-eval 0.5.0, the paper's harness, read from a raw answer, or None.
+        """Return the option that lmms-eval 0.5.0, the paper's harness, reads from a raw answer.
 
-        Only benchmarks that it read in another way than today's release define this.
+        Override it only where 0.5.0 reads answers in another way than the installed lmms-eval.
+
+        Args:
+            answer: The raw answer.
+
+        Returns:
+            A letter. None where 0.5.0 finds none.
         """
         raise NotImplementedError
 
     def readings(self, sample: dict[str, Any]) -> dict[str, tuple[str | None, float]]:
-        """Return (letter, score) by parser. "legacy" is missing if it reads like "current"."""
+        """Return what each parser makes of a logged sample.
+
+        Args:
+            sample: A logged sample.
+
+        Returns:
+            By parser, the option (None where it finds none) and the score. "current" is the installed lmms-eval's
+            parser. "legacy" is `legacy`, and is missing for benchmarks that do not override it.
+        """
         readings = {"current": (self.parsed(sample), self.score(sample))}
         if type(self).legacy is not Benchmark.legacy:
             letter = self.legacy(sample["filtered_resps"][0])
@@ -92,32 +159,35 @@ class Benchmark(ABC):
         return readings
 
     def short_name(self, task: str) -> str:
-        """Return a task's name without the benchmark's: "action_count" for "mvbench_action_count"."""
+        """Return a task's name without the benchmark's, such as "action_count" for "mvbench_action_count"."""
         return task.removeprefix(f"{self.name}_")
 
     def harness_utils(self) -> ModuleType:
-        """Import lmms-eval's own code for this benchmark (lmms_eval/tasks/FOLDER/utils.py)."""
+        """Import lmms-eval's own code for this benchmark, such as `lmms_eval.tasks.mvbench.utils`."""
         return importlib.import_module(f"lmms_eval.tasks.{self.folder.replace('/', '.')}.utils")
 
 
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
-"""Builder of the `datasets` package, by the ending of a file of questions."""
+"""The builder of the `datasets` library that reads a file of questions, by the end of its name."""
 
 
 def local_questions(data: Path, split: str, benchmark: str, config: str = "default") -> dict[str, Any]:
-    """Return settings that make an lmms-eval task read its questions from a local copy of a hub dataset.
+    """Return the settings that make lmms-eval read one split from a local copy of a hub dataset.
 
-    The files are those that the copy's dataset card (README.md) names. Without such a card they are the split's parquet
-    or JSON files in the directory, in its folder `config`, or in data/ below one of these.
+    The dataset card (README.md) of the copy names the files. Without such a card, the split's parquet or JSON files
+    are searched in `data/config`, if that is a directory, else in `data`; and in the folder data/ below it.
 
     Args:
         data: Directory of the local copy.
-        split: The split, such as "test".
-        benchmark: The benchmark's name, for messages.
-        config: The dataset's configuration.
+        split: Name of the split, such as "test".
+        benchmark: Name of the benchmark, for the error message.
+        config: Name of the hub dataset's configuration.
+
+    Returns:
+        As `Benchmark.local`.
 
     Raises:
-        FileNotFoundError: There are no such files.
+        FileNotFoundError: If there are no such files.
     """
     directory = data / config if (data / config).is_dir() else data
     for files in (_on_card(data, split, config), *_in_usual_places(directory, split)):
@@ -131,7 +201,7 @@ def local_questions(data: Path, split: str, benchmark: str, config: str = "defau
 
 
 def _on_card(data: Path, split: str, config: str) -> list[Path]:
-    """Return the files of a split that the dataset card names and that exist."""
+    """Return the files of a split that the dataset card (README.md) names and that exist."""
     card = data / "README.md"
     configs = (metadata_load(card) or {}).get("configs", []) if card.is_file() else []
     wanted = [one for one in configs if one.get("config_name", "default") == config] or configs
@@ -145,23 +215,23 @@ def _on_card(data: Path, split: str, config: str) -> list[Path]:
 
 
 def _in_usual_places(directory: Path, split: str) -> Iterator[list[Path]]:
-    """Yield the files of a split, for each pattern and folder in which they may be."""
+    """Yield the files of a split by each usual naming, the likeliest first. Lists may be empty."""
     for pattern in (f"{split}-*.parquet", "*.parquet", f"{split}.json*"):
         for folder in (directory, directory / "data"):
-            # The name of a shard on the hub begins with its split. Shards of other splits are not taken.
+            # A shard on the hub carries its split's name. A shard of another split does not count.
             yield [f for f in folder.glob(pattern) if f.name.startswith(split) or "-of-" not in f.name]
 
 
 def existing_video(folder: Path, name: str, suffixes: tuple[str, ...] = (".mp4", ".MP4")) -> Path:
-    """Return the path of a video whose suffix is not known.
+    """Return the path of a video by its name without suffix.
 
     Args:
         folder: Folder of the videos.
         name: Name without suffix.
-        suffixes: What is tried, in order.
+        suffixes: Suffixes to try, in order.
 
     Returns:
-        The first path that exists. If none does, the one with the first suffix.
+        The first path that exists. If none exists, the path with the first suffix.
     """
     candidates = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((path for path in candidates if path.exists()), candidates[0])

@@ -1,4 +1,4 @@
-"""EgoSchema (arXiv 2308.09126), the 500 questions with public answers: five options, three minutes of video."""
+"""EgoSchema (arXiv 2308.09126), the 500 questions with public answers: five options on three minutes of video."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .base import Benchmark, Kind, existing_video, local_questions
 
 
 class EgoSchema(Benchmark):
-    """Local data as on the hub: `Subset/test-*.parquet` (or test.json) and, unpacked, `videos/<video_idx>.mp4`."""
+    """EgoSchema. A local copy has `Subset/test-*.parquet` (or test.json) and the unpacked `videos/<video_idx>.mp4`."""
 
     name: ClassVar[str] = "egoschema"
     tasks: ClassVar[tuple[str, ...]] = ("egoschema_subset",)
@@ -24,19 +24,24 @@ class EgoSchema(Benchmark):
     }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
+        """Read `Subset/test-*.parquet` or test.json."""
         return local_questions(data, "test", self.name, "Subset")
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        """Return `DATA/videos/<video_idx>.mp4`."""
         return existing_video(data / "videos", doc["video_idx"])
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
+        """Return the one task, because EgoSchema has no categories."""
         return self.short_name(task)
 
     def score(self, sample: dict[str, Any]) -> float:
-        # If lmms-eval finds no letter it guesses one, and the guess may be right.
+        """Compare lmms-eval's prediction with the right answer."""
+        # Where lmms-eval finds no letter it guesses one, and a right guess counts.
         return float(str(sample[self.metric]["pred"]) == str(sample[self.metric]["ground_truth"]))
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
+        """Ask lmms-eval's parser, and leave out its guesses."""
         utils = self.harness_utils()
         options, letters = utils.get_multi_choice_info(sample["doc"])
         (answer,) = sample["filtered_resps"]
@@ -44,6 +49,7 @@ class EgoSchema(Benchmark):
         return letter if found else None
 
     def target(self, sample: dict[str, Any]) -> str:
+        """Return the right answer, which lmms-eval numbers from 0."""
         return "ABCDE"[int(sample[self.metric]["ground_truth"])]
 
 

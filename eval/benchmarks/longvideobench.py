@@ -9,7 +9,7 @@ from .base import Benchmark, Kind, local_questions
 
 
 class LongVideoBench(Benchmark):
-    """Local data as on the hub: `validation-*.parquet` (or validation.json) and, unpacked, `videos/<video_path>`."""
+    """LongVideoBench. A local copy has `validation-*.parquet` (or .json) and the unpacked `videos/<video_path>`."""
 
     name: ClassVar[str] = "longvideobench"
     tasks: ClassVar[tuple[str, ...]] = ("longvideobench_val_v",)
@@ -19,24 +19,30 @@ class LongVideoBench(Benchmark):
     fields: ClassVar[dict[str, Kind]] = {"video_path": "video", "question": "text", "correct_choice": "number"}
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
+        """Read `validation-*.parquet` or validation.json."""
         return local_questions(data, "validation", self.name)
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        """Return `DATA/videos/<video_path>`."""
         return data / "videos" / doc["video_path"]
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
-        return f"{sample[self.metric]['duration_group']} s"  # the longest video of the group
+        """Return the group of durations, named by its limit in seconds, such as "600 s"."""
+        return f"{sample[self.metric]['duration_group']} s"
 
     def score(self, sample: dict[str, Any]) -> float:
-        # If lmms-eval finds no letter it guesses one, as the benchmark's authors do, and the guess may be right.
+        """Compare lmms-eval's prediction with the right answer."""
+        # Where lmms-eval finds no letter it guesses one, as the benchmark's authors do, and a right guess counts.
         return float(sample[self.metric]["parsed_pred"] == sample[self.metric]["answer"])
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
+        """Ask lmms-eval's parser, and leave out its guesses."""
         (answer,) = sample["filtered_resps"]
-        # It guesses among these letters, so its guess is None.
+        # The parser guesses one of the letters that it is given. Here it is given only None, so its guess is None.
         return self.harness_utils().parse_multi_choice_response(answer, [None], {})
 
     def target(self, sample: dict[str, Any]) -> str:
+        """Return the right letter as lmms-eval logs it."""
         return sample[self.metric]["answer"]
 
 

@@ -9,8 +9,7 @@ from .base import Benchmark, Kind, local_questions
 
 
 class MLVU(Benchmark):
-    """Local data as on the hub: questions in parquet or JSON files, videos named by `video_name`, below DATA or
-    DATA/video."""
+    """MLVU dev. A local copy has its questions in parquet or JSON files and its videos in DATA or DATA/video."""
 
     name: ClassVar[str] = "mlvu"
     tasks: ClassVar[tuple[str, ...]] = ("mlvu_dev",)
@@ -25,28 +24,37 @@ class MLVU(Benchmark):
     }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
+        """Read the split "test", where lmms-eval's MLVU dev is."""
         return local_questions(data, "test", self.name)
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        """Return `DATA/<video_name>`, or the same below DATA/video."""
         direct = data / doc["video_name"]
         return direct if direct.exists() else data / "video" / doc["video_name"]
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
+        """Return the type of question, such as "plotQA"."""
         return sample[self.metric]["task_type"]
 
     def score(self, sample: dict[str, Any]) -> float:
+        """Compare lmms-eval's prediction with the right answer."""
         return float(sample[self.metric]["pred_answer"] == sample[self.metric]["answer"])
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
+        """Return lmms-eval's prediction, which is empty where it finds none."""
         return sample[self.metric]["pred_answer"] or None
 
     def legacy(self, answer: str) -> str | None:
-        """Return the character before the first ")", or else the answer. So "A." and "The answer is A" fail."""
+        """Return the character before the first ")", or the whole answer where it has none.
+
+        So "(A) red" is A, while "A." and "The answer is A" are no option.
+        """
         before, closed, _ = answer.strip().partition(")")
         letter = before[-1:] if closed else before
         return letter if letter in tuple("ABCDEF") else None
 
     def target(self, sample: dict[str, Any]) -> str:
+        """Return the right letter as lmms-eval logs it."""
         return sample[self.metric]["answer"]
 
 

@@ -1,4 +1,4 @@
-"""MVBench (arXiv 2311.17005): 20 tasks of 200 four-or-so-option questions on short clips."""
+"""MVBench (arXiv 2311.17005): 20 tasks of 200 multiple-choice questions on short clips."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ MVBENCH_FOLDERS: dict[str, str] = {
     "object_existence": "clevrer/video_validation",
     "action_count": "perception/videos",
 }
+"""Folder of each task's videos in the unpacked hub dataset, as lmms-eval's task files name it."""
 
 
 class MVBench(Benchmark):
-    """Local data as on the hub: `json/<task>.json` and, unpacked, `<folder>/<file>`, all such folders in DATA or in
-    DATA/video."""
+    """MVBench. A local copy has `json/<task>.json`, and the unpacked folders of videos in DATA or in DATA/video."""
 
     name: ClassVar[str] = "mvbench"
     tasks: ClassVar[tuple[str, ...]] = tuple(f"mvbench_{task}" for task in sorted(MVBENCH_FOLDERS))
@@ -48,6 +48,7 @@ class MVBench(Benchmark):
     }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
+        """Read `json/<task>.json`."""
         questions = data / "json" / f"{self.short_name(task)}.json"
         if not questions.is_file():
             raise FileNotFoundError(
@@ -60,29 +61,35 @@ class MVBench(Benchmark):
         }
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        """Return `DATA/video/<folder>/<file>`, or the same below DATA."""
         root = data / "video" if (data / "video").is_dir() else data
         usual = root / MVBENCH_FOLDERS[self.short_name(task)] / doc["video"]
-        # lmms-eval's code also names this folder, which has videos that were replaced later.
+        # lmms-eval's code looks here too. The folder holds later replacements of some videos.
         other = root / "data0613" / usual.relative_to(root)
         return other if other.exists() and not usual.exists() else usual
 
     def complaint(self, doc: dict[str, Any]) -> str:
+        """Check that the answer is one of the candidates."""
         if doc["answer"] not in doc["candidates"]:
             return f"its answer {doc['answer']!r} is none of its candidates {doc['candidates']}"
         return ""
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
+        """Return the task without "mvbench_"."""
         return self.short_name(task)
 
     def score(self, sample: dict[str, Any]) -> float:
+        """Return lmms-eval's own score."""
         return float(sample[self.metric]["score"])
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
-        # lmms-eval's parser only says whether an answer means a given letter. So each letter is tried.
+        """Return the first letter that lmms-eval's parser accepts."""
+        # lmms-eval's parser only tells whether an answer means a given letter, so try each letter.
         means = self.harness_utils().mcq_acc
         return next((letter for letter in "ABCDE" if means(letter, sample[self.metric]["pred_answer"])), None)
 
     def target(self, sample: dict[str, Any]) -> str:
+        """Return the right letter as lmms-eval logs it."""
         return sample[self.metric]["gt_answer"]
 
 

@@ -1,4 +1,4 @@
-"""Perception Test, validation set, multiple choice (arXiv 2305.13786): three options, videos of half a minute."""
+"""Perception Test, validation set, multiple choice (arXiv 2305.13786): three options on half a minute of video."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from .base import Benchmark, Kind, existing_video, local_questions
 
 
 class PerceptionTest(Benchmark):
-    """Local data as on the hub: `mc_question_val/validation-*.parquet` (or validation.json) and, unpacked,
-    `videos/<video_name>.mp4`."""
+    """Perception Test. A local copy has `mc_question_val/validation-*.parquet` (or validation.json) and
+    the unpacked `videos/<video_name>.mp4`.
+    """
 
     name: ClassVar[str] = "perceptiontest"
     tasks: ClassVar[tuple[str, ...]] = ("perceptiontest_val_mc",)
@@ -26,22 +27,28 @@ class PerceptionTest(Benchmark):
     }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
+        """Read `mc_question_val/validation-*.parquet` or validation.json."""
         return local_questions(data, "validation", self.name, "mc_question_val")
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        """Return `DATA/videos/<video_name>.mp4`."""
         return existing_video(data / "videos", doc["video_name"])
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
-        return sample["doc"]["area"]  # memory, abstraction, physics or semantics
+        """Return the area of skill, such as "memory"."""
+        return sample["doc"]["area"]
 
     def score(self, sample: dict[str, Any]) -> float:
+        """Return lmms-eval's own score."""
         return float(sample[self.metric]["correct"])
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
+        """Return the letter of lmms-eval's prediction, which is -1 where it finds none."""
         index = sample[self.metric]["pred_id"]
         return None if index < 0 else "ABCD"[index]
 
     def target(self, sample: dict[str, Any]) -> str:
+        """Return the right answer, which lmms-eval numbers from 0."""
         return "ABC"[int(sample[self.metric]["answer_id"])]
 
 

@@ -18,11 +18,11 @@ LEGACY_PHRASES = (
     "Best answer:",
     "Best option:",
 )
-"""Phrases that lmms-eval 0.5.0 removes from an answer, in this order."""
+"""Phrases that `VideoMME.legacy` removes from an answer, in this order, as lmms-eval 0.5.0 does."""
 
 
 class VideoMME(Benchmark):
-    """Local data as on the hub: `videomme/test-*.parquet` (or test.json) and, unpacked, `data/<videoID>.mp4`."""
+    """Video-MME. A local copy has `videomme/test-*.parquet` (or test.json) and the unpacked `data/<videoID>.mp4`."""
 
     name: ClassVar[str] = "videomme"
     tasks: ClassVar[tuple[str, ...]] = ("videomme",)
@@ -41,12 +41,15 @@ class VideoMME(Benchmark):
     }
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
+        """Read `videomme/test-*.parquet` or test.json."""
         return local_questions(data, "test", self.name, "videomme")
 
     def local_video(self, task: str, data: Path, doc: dict[str, Any]) -> Path:
+        """Return `DATA/data/<videoID>.mp4`, or the same file with another suffix."""
         return existing_video(data / "data", doc["videoID"], (".mp4", ".MP4", ".mkv"))
 
     def complaint(self, doc: dict[str, Any]) -> str:
+        """Check that lmms-eval knows the question's categories. Its scoring fails on others."""
         utils = self.harness_utils()
         for field, known in (
             ("duration", utils.VIDEO_TYPE),
@@ -59,22 +62,26 @@ class VideoMME(Benchmark):
         return ""
 
     def category(self, task: str, sample: dict[str, Any]) -> str:
+        """Return the length of the video: "short", "medium" or "long"."""
         return sample[self.metric]["duration"]
 
     def score(self, sample: dict[str, Any]) -> float:
+        """Return lmms-eval's own score."""
         return float(sample[self.metric]["score"])
 
     def parsed(self, sample: dict[str, Any]) -> str | None:
+        """Return lmms-eval's prediction, which is empty where it finds none."""
         return sample[self.metric]["pred_answer"] or None
 
     def legacy(self, answer: str) -> str | None:
-        """Return the first capital A, B, C or D after LEGACY_PHRASES are removed. So "Answer: D" is A."""
+        """Return the first capital A, B, C or D once LEGACY_PHRASES are removed. So "Answer: D" is read as A."""
         for phrase in LEGACY_PHRASES:
             answer = answer.replace(phrase, "")
         letter = re.search("[ABCD]", answer)
         return letter[0] if letter else None
 
     def target(self, sample: dict[str, Any]) -> str:
+        """Return the right letter as lmms-eval logs it."""
         return sample[self.metric]["answer"]
 
 

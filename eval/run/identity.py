@@ -1,4 +1,7 @@
-"""What identifies a run: everything that can change its answers. Other differences between two runs are only noted."""
+"""The identity of a run: everything that can change its answers, so that a run never resumes another one's.
+
+`weights`, `questions` and `code` are digests in a run's settings. `differences` compares the settings of two runs.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,19 @@ from ..results.provenance import git_commit
 from ..results.settings import flat
 
 CHECKPOINT = (".safetensors", ".json", ".txt", ".model", ".jinja")
-"""Ends of the names of a checkpoint's files that a model is loaded from."""
+"""Suffixes of the files of a checkpoint that determine the model."""
 ANSWERING = ("vidcom2", "llava", "eval/models", "eval/run/worker.py")
-"""Our code that can change an answer: packages, folders and files."""
+"""Our code that computes answers, as paths in a checkout."""
 WHOLE = 64 << 20
-"""A file of up to this many bytes is digested as a whole. Of a larger one, the first PAGE bytes of every STRIDE are."""
+"""Files of up to this many bytes are digested whole."""
 PAGE, STRIDE = 4 << 10, 1 << 20
+"""Of larger files, the first PAGE bytes of every STRIDE bytes and the last PAGE bytes are digested."""
 
 NOTED = ("model", "data", "code.commit")
-"""Settings that change no answer: weights and questions have digests of their own, wherever they are."""
+"""Settings that change no answer. The digests tell whether the weights, questions and sources are the same."""
 OF_QUESTIONS = "questions"
-"""The setting that may differ between a run and its continuation: each answer is matched with its question."""
+"""The digest of the questions. An unfinished run may differ in it, because each of its answers is matched to a question
+by that question's own digest."""
 USED_WITH = {
     "decord": ("decoder", "decord"),
     "torchcodec": ("decoder", "torchcodec"),
@@ -35,21 +40,23 @@ USED_WITH = {
     "deepspeed": ("engine", "deepspeed"),
     "accelerate": ("device", "auto"),
 }
-"""Packages that change answers only under a setting: (its name, its value)."""
+"""Packages that change answers only where a setting has a certain value: (setting, value) by package."""
 
 
 def weights(model: str) -> str:
-    """Return what identifies the content of a checkpoint.
+    """Return what identifies the contents of a checkpoint.
+
+    Of files larger than WHOLE only a page in every MiB is read. A replaced tensor of a MiB or more changes the
+    digest, a smaller one may not.
 
     Args:
-        model: A hub name, whose files are in the cache already, or a local directory.
+        model: A checkpoint directory, or a hub name that is in the hub's cache already.
 
     Returns:
-        The commit on the hub, or a digest of the local files. Of large files, one page in every MiB counts. So a
-        replaced tensor of less than 1 MiB can go unnoticed.
+        The commit of a hub checkpoint, or 16 hexadecimal digits for a directory.
 
     Raises:
-        ValueError: The hub's cache does not have the checkpoint's config.json, which tells the commit.
+        ValueError: If the cache does not know the hub checkpoint.
     """
     directory = Path(model)
     if not directory.is_dir():
@@ -62,7 +69,19 @@ def weights(model: str) -> str:
 
 
 def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> str | None:
-    """Return a digest of the local files that hold the tasks' questions, or None for questions from the hub."""
+    """Return a digest of the files that hold the questions of some tasks.
+
+    Args:
+        benchmark: The benchmark.
+        tasks: lmms-eval's tasks.
+        data: Directory of the local copy, None for the hub.
+
+    Returns:
+        16 hexadecimal digits. None for the hub.
+
+    Raises:
+        FileNotFoundError: If the local copy has no questions.
+    """
     if data is None:
         return None
     files = [
@@ -74,16 +93,20 @@ def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> 
     return _digest({str(file.relative_to(data)): file for file in files})
 
 
-@lru_cache(maxsize=1)  # what runs is the code that was there when the process began
+@lru_cache(maxsize=1)  # once per process: the code that runs is the code that was there at the start
 def code() -> dict[str, str | None]:
-    """Return our version, the commit of the checkout (None outside one), and a digest of `ANSWERING`."""
+    """Return what identifies our code.
+
+    Returns:
+        `version` of the package, `commit` of the checkout (None without one), and `sources`, a digest of ANSWERING.
+    """
     package = Path(__file__).parents[1]  # eval/, installed as vidcom2_eval/: the digest is the same
     files = {}
     for part in ANSWERING:
         top, _, below = part.partition("/")
-        place = package / below if top == "eval" else package.with_name(top) / below
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            files[f"{part}/{file.relative_to(place).as_posix()}" if place.is_dir() else part] = file
+        path = package / below if top == "eval" else package.with_name(top) / below
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            files[f"{part}/{file.relative_to(path).as_posix()}" if path.is_dir() else part] = file
     return {"version": vidcom2.__version__, "commit": git_commit(), "sources": _digest(files)}
 
 
@@ -93,26 +116,27 @@ def differences(
     """Compare the settings of two runs.
 
     Args:
-        before: The earlier run's settings, see `RunConfig.settings`.
-        now: The later run's.
-        finished: The earlier run's questions cannot be compared one by one any more.
+        before: Settings of the earlier run.
+        now: Settings of this run.
+        finished: The earlier run is finished, so its questions cannot be compared one by one any more. The digest of
+            the questions then counts as well.
 
     Returns:
-        The differences that can change answers, and those that cannot, one line each.
+        A line for each difference: those that can change answers, and those that cannot.
     """
     left, right = dict(flat(before)), dict(flat(now))
-    telling: list[str] = []
+    changing: list[str] = []
     others: list[str] = []
     for name in {**left, **right}:
         if left.get(name) != right.get(name):
             harmless = name in NOTED or (name == OF_QUESTIONS and not finished) or _unused(name, right)
             line = f"{name} was {left.get(name)!r}, is {right.get(name)!r}"
-            (others if harmless else telling).append(line)
-    return telling, others
+            (others if harmless else changing).append(line)
+    return changing, others
 
 
 def _unused(name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a setting is the version of a package that takes no part in answering."""
+    """Tell whether a setting is the version of a package that these settings do not use."""
     package = name.removeprefix("versions.")
     if package == "qwen-vl-utils":
         return not str(settings.get("protocol")).startswith("qwen")
@@ -121,7 +145,7 @@ def _unused(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _digest(files: Mapping[str, Path]) -> str:
-    """Return a digest of files, by name, and their contents: 16 hexadecimal digits."""
+    """Return a digest of files by their names and contents, 16 hexadecimal digits."""
     whole = hashlib.sha256()
     for name, file in files.items():
         status = file.stat()
@@ -130,9 +154,10 @@ def _digest(files: Mapping[str, Path]) -> str:
     return whole.hexdigest()[:16]
 
 
-@lru_cache(maxsize=1024)  # the runs of a sweep share a model
+@lru_cache(maxsize=1024)  # a sweep asks for the same model once per setting
 def _of_content(file: Path, size: int, changed: int) -> str:
-    """Return the digest of a file. Its time of change is an argument so that the cache notices a replaced file."""
+    """Return a digest of a file's contents. `size` and `changed` (ns) are part of the cache's key: a new file of the
+    same name is read again."""
     digest = hashlib.sha256(f"{size}".encode())
     with file.open("rb") as opened:
         if size <= WHOLE:

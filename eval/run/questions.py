@@ -1,34 +1,29 @@
-"""Checks whether questions can be asked and scored: for a run before its first answer, and for the doctor."""
+"""Check whether a benchmark's questions can be asked and scored.
+
+A run checks before its first answer and refuses on a problem. The doctor lists everything.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from ..benchmarks import Benchmark
-from ..benchmarks.base import Kind
 from ..results.errors import UserError
 from ..results.sample import NO_ANSWER
-from ..results.terminal import PROGRAM
+from .fields import malformed, short
 
 HEAD = 512
-"""Bytes at the start of a file that show whether it is what its name says."""
-NAME = 250
-"""A video's name may have this many bytes. File systems take 255, and some benchmarks leave out the ending."""
-PATH = 900
-"""A video's path below the folder of videos may have this many characters. The system's limit includes the folder."""
-LETTERS = 26
-"""Options that can have a letter."""
+"""Bytes at the start of a file that show whether it is something else than its name says, see `disguise`."""
 LISTED = 20
-"""A run prints at most this many problems. The doctor prints all."""
+"""Problems that a run lists before it says "and N more". The doctor lists all."""
 
 
 class NoQuestions(UserError):
@@ -37,13 +32,13 @@ class NoQuestions(UserError):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with a task's questions or with one of its videos.
+    """One thing that is wrong with a task's questions or with one of its videos.
 
     Attributes:
-        task: lmms-eval's name of the task.
-        kind: What is wrong: the questions, or a video that is missing or broken.
-        file: The file of questions, or the video.
-        cause: What is wrong, in words.
+        task: lmms-eval's task.
+        kind: "questions" for a file of questions or a question in it, "missing" or "broken" for a video.
+        file: The file, or "the hub".
+        cause: What is wrong.
     """
 
     task: str
@@ -57,15 +52,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions of a task.
+    """What was found out about a task's questions.
 
     Attributes:
-        task: lmms-eval's name of the task.
+        task: lmms-eval's task.
         count: Number of questions.
-        videos: The videos, each once.
-        problems: What a run refuses.
-        doubts: What a run answers and scores, though no answer may count as right.
-        notes: What is odd but disturbs no run.
+        videos: Paths of the distinct videos.
+        problems: What makes a run refuse.
+        doubts: Questions that a run answers and scores, although perhaps no answer counts as right.
+        notes: Harmless findings, a sentence each.
     """
 
     task: str
@@ -77,10 +72,13 @@ class Questions:
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raise NoQuestions if there are problems.
+    """Refuse to run if there are problems.
 
     Args:
-        problems: Each becomes a line of the message, up to `LISTED` lines.
+        problems: All problems.
+
+    Raises:
+        NoQuestions: If there are any, with a line for each of the first LISTED.
     """
     if problems:
         lines = [str(problem) for problem in problems[:LISTED]]
@@ -89,25 +87,34 @@ def refuse(problems: Sequence[Problem]) -> None:
         raise NoQuestions("\n".join([*lines, f"{PROGRAM} doctor, with that --data, says more"]))
 
 
-# Files
+# ---- files
 
 
 def files_of(benchmark: Benchmark, task: str, data: Path) -> list[str]:
-    """Return the files of questions of a local task. Raises FileNotFoundError if there are none."""
+    """Return a local task's files of questions.
+
+    Args:
+        benchmark: The benchmark.
+        task: lmms-eval's task.
+        data: Directory of the local copy.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
     (files,) = benchmark.local(task, data)["dataset_kwargs"]["data_files"].values()
     return [files] if isinstance(files, str) else files
 
 
 def look_into(benchmark: Benchmark, task: str, data: Path) -> Questions:
-    """Check the files of questions of a local task, before lmms-eval reads them.
+    """Check the questions in a local task's files before lmms-eval reads them.
 
     Args:
         benchmark: The benchmark.
-        task: lmms-eval's name of the task.
-        data: Local copy of the benchmark.
+        task: lmms-eval's task.
+        data: Directory of the local copy.
 
     Returns:
-        What is found. Questions in parquet files are not looked at, and not counted.
+        The questions with their problems. Parquet files are not read here and count as 0 questions.
     """
     problems: list[Problem] = []
     videos: dict[Path, None] = {}
@@ -132,7 +139,14 @@ def look_into(benchmark: Benchmark, task: str, data: Path) -> Questions:
 
 
 def disguise(head: bytes) -> str:
-    """Return what a file's first bytes show it to be instead of data (a git-lfs pointer, a web page), or ""."""
+    """Recognise a git-lfs pointer or a web page in the place of a data file.
+
+    Args:
+        head: The first HEAD bytes of the file.
+
+    Returns:
+        A clause that says what the file is and what to do, or "".
+    """
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return "is a git-lfs pointer, not the file itself: run `git lfs pull` where it was cloned"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -141,10 +155,10 @@ def disguise(head: bytes) -> str:
 
 
 def _read(file: Path) -> list[Any]:
-    """Return the questions of a JSON file: a list of objects, or one object per line. A parquet file gives none.
+    """Return the questions of a JSON file, which is a list of objects or has an object in each line.
 
-    Raises:
-        ValueError: The file is something else. The reader that lmms-eval uses crashes on some such files.
+    Of a parquet file only the first bytes are checked, and no questions are returned. Raises ValueError, which says
+    what is wrong with the file. Some of these files would crash the reader that lmms-eval uses.
     """
     try:
         with file.open("rb") as opened:
@@ -177,138 +191,110 @@ def _read(file: Path) -> list[Any]:
     return docs
 
 
-# Single questions
+# ---- lmms-eval's own code
 
 
-def malformed(benchmark: Benchmark, doc: Any) -> str:
-    """Return what is wrong with the fields of a question that the benchmark needs, or ""."""
-    if not isinstance(doc, dict):
-        return f"{short(doc)} is no JSON object"
-    for field, kind in benchmark.fields.items():
-        if doc.get(field) is None:
-            return f"it has no {field}"
-        if wrong := KINDS[kind](doc[field]):
-            return f"its {field} {short(doc[field])} {wrong}"
-    return ""
+@dataclass(frozen=True)
+class _Trial:
+    """What came of asking and scoring one question with made-up answers. At most one of problem and doubt is set."""
+
+    video: Path | None = None
+    prompt: str | None = None
+    logged: dict[str, Any] | None = None
+    problem: str = ""
+    doubt: str = ""
 
 
-def short(value: Any) -> str:
-    """Return a value as Python writes it, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        return "is not text"
+def _try(benchmark: Benchmark, task: Any, name: str, doc: Any) -> _Trial:
+    """Ask and score one question as a run does, with made-up answers."""
+    if cause := malformed(benchmark, doc):
+        return _Trial(problem=cause)
+    video = prompt = None
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "has half a character (a surrogate), which is no text"
-    return "" if value.strip() else "is empty"
-
-
-def _video(value: Any) -> str:
-    if wrong := _text(value):
-        return wrong
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        return "is no path below the folder of videos"
-    if "\0" in value:
-        return "has a zero byte"
-    too_long = len(value) > PATH or max(len(os.fsencode(part)) for part in path.parts) > NAME
-    return "is too long for a file's name" if too_long else ""
-
-
-def _options(value: Any) -> str:
-    if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
-        return "is no list of texts"
-    return "" if 1 <= len(value) <= LETTERS else f"is a list of {len(value)}; 1 to {LETTERS} options can have letters"
-
-
-def _number(value: Any) -> str:
-    return "" if isinstance(value, int) and not isinstance(value, bool) else "is no whole number"
-
-
-KINDS: dict[Kind, Callable[[Any], str]] = {"text": _text, "video": _video, "options": _options, "number": _number}
-"""By kind of field: a function that returns what is wrong with a value, or ""."""
-
-
-# lmms-eval's own code
+        with suppress(SystemExit):  # lmms-eval's tasks exit where a video of the hub is missing
+            (file,) = task.doc_to_visual(doc)
+            video = Path(file)
+        prompt = task.doc_to_text(doc)
+        if cause := benchmark.complaint(doc):
+            return _Trial(video, prompt, problem=cause)
+        task.doc_to_target(doc)
+        _scored(task, doc, NO_ANSWER)
+        target = benchmark.target(_scored(task, doc, "A"))
+        logged = _scored(task, doc, target)
+        right = benchmark.score(logged)
+        benchmark.readings(logged)
+        benchmark.category(name, logged)
+    except Exception as error:  # lmms-eval's code on an unexpected question raises errors of any kind
+        return _Trial(video, prompt, problem=because(error, doc))
+    doubt = check_options(prompt, target)
+    if not doubt and not right:
+        doubt = f"lmms-eval scores its own right answer {target!r} as wrong"
+    return _Trial(video, prompt, logged, doubt=doubt)
 
 
 def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Questions:
-    """Ask and score every question as a run would, with made-up answers.
+    """Ask and score every question of a task as a run does, with made-up answers.
 
-    A repeated question is only noted. It disturbs no run, and published benchmarks have some.
+    A question that is asked twice about the same video is only noted. It disturbs no run, and published benchmarks
+    have some.
 
     Args:
         benchmark: The benchmark.
-        task: lmms-eval's task object.
+        task: lmms-eval's task object, with its questions loaded.
         name: lmms-eval's name of the task.
-        file: The file of questions, for messages.
+        file: Where the questions come from, for messages.
+
+    Returns:
+        The task's questions, with all problems, doubts and notes.
     """
-    videos: dict[Path, None] = {}
-    seen: set[tuple[str | None, str]] = set()
-    problems: list[Problem] = []
-    doubts: list[Problem] = []
-    scored: dict[int, Any] = {}
-    repeated = 0
-
-    def problem(number: int, cause: str) -> Problem:
-        return Problem(name, "questions", file, f"question {number}: {cause}")
-
     docs = list(task.eval_docs)
-    for number, doc in enumerate(docs):
-        if cause := malformed(benchmark, doc):
-            problems.append(problem(number, cause))
-            continue
-        video = right = None
-        try:
-            with suppress(SystemExit):  # lmms-eval's tasks exit if a video from the hub is not there
-                (video,) = task.doc_to_visual(doc)
-                videos[Path(video)] = None
-            prompt = task.doc_to_text(doc)
-            repeated += (video, prompt) in seen
-            seen.add((video, prompt))
-            if cause := benchmark.complaint(doc):
-                problems.append(problem(number, cause))
-                continue
-            task.doc_to_target(doc)
-            _scored(task, doc, NO_ANSWER)
-            target = benchmark.target(_scored(task, doc, "A"))
-            logged = _scored(task, doc, target)
-            right = benchmark.score(logged)
-            benchmark.readings(logged)
-            benchmark.category(name, logged)
-        except Exception as error:  # lmms-eval's code meets a question that it does not expect
-            problems.append(problem(number, because(error, doc)))
-            continue
-        scored[number] = logged
-        cause = check_options(prompt, target)
-        if not cause and not right:
-            cause = f"lmms-eval scores its own right answer {target!r} as wrong"
-        if cause:
-            doubts.append(problem(number, cause))
+    trials = [_try(benchmark, task, name, doc) for doc in docs]
+    problems = [(number, trial.problem) for number, trial in enumerate(trials) if trial.problem]
+    problems += _unaveraged(benchmark, task, docs, [trial.logged for trial in trials])
+    doubts = [(number, trial.doubt) for number, trial in enumerate(trials) if trial.doubt]
+    asked = [(trial.video, trial.prompt) for trial in trials if trial.prompt is not None]
+    repeated = len(asked) - len(set(asked))
+    return Questions(
+        name,
+        len(docs),
+        tuple(dict.fromkeys(trial.video for trial in trials if trial.video is not None)),
+        tuple(_problem(name, file, number, cause) for number, cause in problems),
+        tuple(_problem(name, file, number, cause) for number, cause in doubts),
+        (f"{name}: questions that repeat another about the same video: {repeated}",) if repeated else (),
+    )
+
+
+def _problem(task: str, file: str, number: int, cause: str) -> Problem:
+    return Problem(task, "questions", file, f"question {number}: {cause}")
+
+
+def _unaveraged(
+    benchmark: Benchmark, task: Any, docs: Sequence[Any], logged: Sequence[dict[str, Any] | None]
+) -> list[tuple[int, str]]:
+    """Return the questions, by number, that lmms-eval scores one by one but cannot average, and why."""
     average = task.aggregation()[benchmark.metric]
     if "args" in inspect.signature(average).parameters:
-        average = partial(average, args=None)  # lmms-eval's command line; none of them uses it
-    if _failure(average, [one[benchmark.metric] for one in scored.values()]):
-        for number, one in scored.items():
-            if failure := _failure(average, [one[benchmark.metric]]):
-                problems.append(problem(number, because(failure, docs[number])))
-    notes = (f"{name}: questions that repeat another about the same video: {repeated}",) if repeated else ()
-    return Questions(name, len(docs), tuple(videos), tuple(problems), tuple(doubts), notes)
+        average = partial(average, args=None)  # lmms-eval's command line, which no benchmark here reads
+    scores = {number: one[benchmark.metric] for number, one in enumerate(logged) if one is not None}
+    if _failure(average, scores.values()) is None:
+        return []
+    failures = {number: _failure(average, [score]) for number, score in scores.items()}
+    return [(number, because(failure, docs[number])) for number, failure in failures.items() if failure]
 
 
 def require_scorable(benchmark: Benchmark, tasks: Mapping[str, Any], data: Path | None) -> list[Problem]:
     """Check all questions of lmms-eval's tasks.
 
+    Args:
+        benchmark: The benchmark.
+        tasks: lmms-eval's task objects by name.
+        data: Directory of the local copy, None for the hub.
+
     Returns:
-        The doubts: what can be asked and scored, though no answer may count as right.
+        The doubts, see `Questions`.
 
     Raises:
-        NoQuestions: Some questions cannot be asked or scored.
+        NoQuestions: If a question cannot be asked or scored.
     """
     checked = [
         check_questions(benchmark, task, name, ", ".join(files_of(benchmark, name, data)) if data else "the hub")
@@ -319,19 +305,25 @@ def require_scorable(benchmark: Benchmark, tasks: Mapping[str, Any], data: Path 
 
 
 def because(error: Exception, doc: Mapping[str, Any]) -> str:
-    """Describe an error of lmms-eval's code, with the field that it mentions, if any."""
+    """Describe an error of lmms-eval's code on a question.
+
+    Args:
+        error: The error.
+        doc: The question. Fields with a value that appears in the error's message are named.
+    """
     said = [f"{field} {short(value)}" for field, value in doc.items() if value and repr(value) in str(error)]
     named = f"its {', '.join(said)}: " if said else ""
     return f"{named}cannot be asked and scored ({type(error).__name__}: {error})"
 
 
 def _scored(task: Any, doc: dict[str, Any], answer: str) -> dict[str, Any]:
-    """Return what lmms-eval logs for an answer."""
-    # Not task.process_results, which tries five times with pauses.
+    """Return what lmms-eval logs of an answer."""
+    # task.process_results would try five times with pauses.
     return {"doc": doc, "filtered_resps": [answer], **task.config.process_results(doc, [answer])}
 
 
 def _failure(average: Callable[[list[Any]], Any], scores: Iterable[Any]) -> Exception | None:
+    """Return the error that averaging these scores raises, if any."""
     scores = list(scores)
     try:
         if scores:
@@ -342,11 +334,16 @@ def _failure(average: Callable[[list[Any]], Any], scores: Iterable[Any]) -> Exce
 
 
 def check_options(prompt: str, target: str) -> str:
-    """Return what is wrong with the options in a prompt, or "".
+    """Check the options in a prompt, which are lines such as "(A) red" or "A. red".
+
+    A prompt that writes its options in another way passes.
 
     Args:
-        prompt: Options are lines such as "(A) red" or "A. red". A prompt without such lines is not checked.
+        prompt: The text that lmms-eval makes of a question.
         target: The letter of the right option.
+
+    Returns:
+        A clause that says what is wrong, or "".
     """
     letters = re.findall(r"^\s*\(?([A-Z])[.):]", prompt, flags=re.MULTILINE)
     if letters and len(letters) < 2:

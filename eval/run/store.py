@@ -1,4 +1,4 @@
-"""The answers of a run on disk, written as they come, so that a run that is killed at any moment can be resumed."""
+"""The store of one setting's answers. Each answer is written as it comes, so a killed run can resume."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .identity import differences
 
 
 class Answers:
-    """The samples of one run, in memory and in a file of this rank: one line of JSON per sample.
+    """The samples of one setting, in memory and, one line each, in this rank's file in the output directory.
 
-    An answer that an interrupted run left belongs to any question that has the same digest, whatever its number
-    (doc_id). Failed questions are asked again.
+    The answers that an interrupted run left are used again for questions with the same digest (`Sample.asked`), even
+    if a question's number has changed. `begin` drops the failed ones, so these questions are asked again.
 
     Args:
-        directory: The run's output directory, prepared by `begin`.
-        rank: Index of this process.
+        directory: The setting's output directory, prepared by `begin`.
+        rank: Rank of this process. Its answers go into `answers.rank{rank}.jsonl`.
 
     Attributes:
-        samples: The samples by question.
+        samples: Samples of this run's questions, by (task, doc_id).
     """
 
     def __init__(self, directory: Path, rank: int):
@@ -41,7 +41,7 @@ class Answers:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Open the file: samples can be added inside the block."""
+        """Open this rank's file. `add` works only inside this context."""
         with writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
         try:
@@ -51,12 +51,15 @@ class Answers:
                 self._file.close()
 
     def ask(self, key: Key, asked: str, video: str) -> bool:
-        """Note a question of this run. Returns whether it has an answer already.
+        """Register a question of this run, and look for an answer that an interrupted run left.
 
         Args:
-            key: lmms-eval's task and doc_id.
-            asked: Digest of the question, see `lmms.question_digest`.
-            video: Path of its video.
+            key: The question's task and number.
+            asked: Digest of the question, see `Sample.asked`.
+            video: Path of the video now.
+
+        Returns:
+            True if the question has a sample in `samples`.
         """
         self._asked[key] = asked
         if asked in self._kept:
@@ -64,10 +67,12 @@ class Answers:
         return key in self.samples
 
     def unused(self) -> str:
-        """Describe the answers of an interrupted run that belong to no question of this run.
+        """List the answers of an interrupted run that belong to no question of this run.
+
+        Call it after `ask` has been called for all questions.
 
         Returns:
-            A line for the user, or "" if all are used. It is right once all questions are noted.
+            A sentence for the user, or "" where all answers are used.
         """
         asked = set(self._asked.values())
         left: dict[str, list[int]] = {}
@@ -81,7 +86,14 @@ class Answers:
         )
 
     def add(self, sample: Sample) -> None:
-        """Add the sample of a question that `ask` has noted, and write it to the file."""
+        """Keep a sample and append it to this rank's file.
+
+        Args:
+            sample: Sample of a question that `ask` registered. Its `asked` is filled in here.
+
+        Raises:
+            OSError: If it cannot be written, with the path in the message.
+        """
         sample = replace(sample, asked=self._asked[sample.key])
         self.samples[sample.key] = sample
         with writing(self._path):
@@ -95,13 +107,16 @@ class OutputInUse(UserError):
 
 @contextmanager
 def reserved(directory: Path) -> Iterator[None]:
-    """Lock an output directory while the block runs.
+    """Lock an output directory against other runs.
 
-    The system removes the lock when the process ends, however it ends. On a file system without locks, nothing keeps
-    other runs out.
+    The operating system releases the lock when the process ends, even if it crashes. A file system without locks
+    keeps nobody out.
+
+    Args:
+        directory: The output directory, which exists.
 
     Raises:
-        OutputInUse: Another run has locked it.
+        OutputInUse: If another run holds the lock.
     """
     with (directory / ".lock").open("a", encoding="utf-8") as lock:
         try:
@@ -117,18 +132,19 @@ def reserved(directory: Path) -> Iterator[None]:
 
 
 def require_same(directory: Path, settings: dict[str, Any], finished: bool = False) -> list[str]:
-    """Check that a directory's answers or results were made with settings that give the same answers.
+    """Check that the answers or results in a directory come from settings that give the same answers.
 
     Args:
-        directory: The output directory. Its settings.json has the earlier settings.
-        settings: The settings now, see `RunConfig.settings`.
-        finished: The directory holds results, whose questions cannot be compared one by one any more.
+        directory: The output directory.
+        settings: Settings of this run.
+        finished: The directory holds results. Their questions are no longer compared one by one, so the digest of
+            the questions must be the same.
 
     Returns:
-        The differences that change no answer, one line each.
+        The differences that change no answer, a line each.
 
     Raises:
-        ValueError: A setting that can change answers differs, or settings.json is damaged.
+        ValueError: If settings differ that can change answers, or settings.json is damaged.
     """
     noted = directory / "settings.json"
     answered = any(piece.stat().st_size for piece in directory.glob("answers*.jsonl"))
@@ -140,33 +156,38 @@ def require_same(directory: Path, settings: dict[str, Any], finished: bool = Fal
             raise ValueError("it is no JSON object")
     except ValueError as error:
         raise ValueError(f"{noted} is damaged ({error}): choose another --output, or --overwrite it") from error
-    telling, others = differences(before, now, finished)
-    if telling:
+    changing, others = differences(before, now, finished)
+    if changing:
         raise ValueError(
-            f"{directory} holds a run of other settings ({'; '.join(telling)}): choose another --output, or "
+            f"{directory} holds a run of other settings ({'; '.join(changing)}): choose another --output, or "
             "--overwrite it"
         )
     return others
 
 
 def note(directory: Path, others: list[str]) -> None:
-    """Print on standard error how a resumed or kept run differs in ways that change no answer."""
+    """Print the differences that change no answer to standard error.
+
+    Args:
+        directory: The output directory.
+        others: What `require_same` returned.
+    """
     for difference in others:
         print(f"note: {directory} goes with this run, although {difference}", file=sys.stderr)
 
 
 def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Prepare a run's output directory. One process calls this before any makes its `Answers`.
+    """Prepare a setting's output directory: gather the answers of all ranks of an interrupted run in answers.jsonl.
 
-    The answers of all ranks of an interrupted run are gathered into one file, and settings.json is written.
+    Call it in one process, before any rank makes its `Answers`.
 
     Args:
         directory: The output directory.
-        settings: See `RunConfig.settings`.
-        overwrite: Remove earlier results and answers.
+        settings: Settings of this run, which are written to settings.json.
+        overwrite: Delete earlier answers and results instead.
 
     Raises:
-        ValueError: As `require_same`.
+        ValueError: As `require_same`. Differences that change no answer are printed.
     """
     pieces = sorted(directory.glob("answers*.jsonl"))
     if overwrite:
@@ -184,11 +205,11 @@ def begin(directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
 
 
 def finish(directory: Path, failed: bool) -> None:
-    """Remove the files of answers, since the results hold them now.
+    """Delete the stored answers after the results have been written.
 
     Args:
         directory: The output directory.
-        failed: Some questions failed. Then the files are kept, so that --retry-failed needs to ask only these.
+        failed: Some questions failed. The answers then stay, so that a later run asks only the failed ones again.
     """
     if not failed:
         for piece in directory.glob("answers*.jsonl"):
@@ -196,9 +217,10 @@ def finish(directory: Path, failed: bool) -> None:
 
 
 def _read(path: Path) -> Iterator[Sample]:
-    """Yield a file's samples. The questions of damaged lines are asked again.
+    """Yield the samples of a file, without those on damaged lines. Their questions are asked again.
 
-    A last line without an end was cut off when the run was killed. Other damaged lines are reported on standard error.
+    A last line without its end was cut off when the run was killed, and is skipped silently. Other damaged lines are
+    reported on standard error.
     """
     if path.exists():
         for number, line in enumerate(

@@ -1,7 +1,8 @@
-"""Objects with large tensors, from process to process.
+"""Send objects with large tensors from one process to another.
 
-Their bytes go through an anonymous file in memory. torch's own way takes room in /dev/shm, of which a container of
-Docker has 64 MB, and asks the sender again when the receiver unpacks, by when it may be dead or stopped.
+The bytes of the tensors go through an anonymous file in memory. torch's own way has two faults here: it needs room in
+/dev/shm, where a Docker container has 64 MB by default, and the receiver asks the sender again when it unpickles, when
+the sender may be dead or stopped.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 import torch
 
 ALIGNED = 64
-"""Bytes: where a tensor begins, as torch aligns its own."""
+"""Tensors begin at multiples of this many bytes, as in torch's own memory."""
 IN_MEMORY = hasattr(os, "memfd_create")
-"""Only Linux has such files. Elsewhere the bytes go through the pipe, and the sender waits until they are taken."""
+"""Whether there are anonymous files in memory, as on Linux. Elsewhere the bytes go through the pipe, and the sender
+waits until they are read."""
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves the bytes of arrays and of CPU tensors out; they are `buffers` then."""
+    """Pickles an object without the bytes of its arrays and CPU tensors, and appends these to `buffers`."""
 
     def __init__(self, file: BytesIO, buffers: list[pickle.PickleBuffer]):
         super().__init__(file, protocol=5, buffer_callback=buffers.append)
@@ -36,15 +38,26 @@ class _Pickler(pickle.Pickler):
 
 
 def _tensor(data: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """Rebuild a tensor on its received bytes, without a copy."""
     return torch.frombuffer(data, dtype=dtype).reshape(shape)
 
 
 Packed = tuple[bytes, list[memoryview]]
-"""Pickled, without the bytes of arrays and tensors; and these."""
+"""The pickled object without the bytes of arrays and tensors, and these bytes."""
 
 
 def pack(thing: Any) -> Packed:
-    """Raises what pickling it raises."""
+    """Pickle an object for `send`.
+
+    Args:
+        thing: Any object that can be pickled.
+
+    Returns:
+        The pickled object and the bytes of its arrays and CPU tensors. The bytes of contiguous ones are not copied.
+
+    Raises:
+        Exception: What pickling raises.
+    """
     buffers: list[pickle.PickleBuffer] = []
     pickled = BytesIO()
     _Pickler(pickled, buffers).dump(thing)
@@ -52,7 +65,15 @@ def pack(thing: Any) -> Packed:
 
 
 def send(connection: Connection, packed: Packed) -> None:
-    """Through a duplex pipe. OSError where there is no memory, or nobody listens."""
+    """Send a packed object.
+
+    Args:
+        connection: An end of a duplex pipe.
+        packed: What `pack` returned.
+
+    Raises:
+        OSError: If there is no memory left, or the receiver is gone.
+    """
     pickled, parts = packed
     sizes = [part.nbytes for part in parts]
     if not IN_MEMORY or not parts:
@@ -71,7 +92,18 @@ def send(connection: Connection, packed: Packed) -> None:
 
 
 def receive(connection: Connection) -> Any:
-    """What `send` sent. EOFError or OSError where the sender ended before all was sent."""
+    """Receive an object.
+
+    Args:
+        connection: The other end of the pipe.
+
+    Returns:
+        The object. Its tensors lie in the received memory.
+
+    Raises:
+        EOFError: If the sender ended before all was sent.
+        OSError: As EOFError, where the system noticed it first.
+    """
     pickled, sizes = connection.recv()
     if not IN_MEMORY or not sizes:
         return pickle.loads(pickled, buffers=[bytearray(connection.recv_bytes()) for _ in sizes])
@@ -90,5 +122,5 @@ def receive(connection: Connection) -> Any:
 
 
 def _socket(connection: Connection) -> socket.socket:
-    """The same pipe once more: multiprocessing's are sockets."""
+    """Return a pipe's end as a socket, which multiprocessing's duplex pipes are."""
     return socket.socket(fileno=os.dup(connection.fileno()))

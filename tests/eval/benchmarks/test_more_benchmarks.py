@@ -312,5 +312,5 @@ def test_scripts(name, tmp_path):
     script = Path(__file__).resolve().parents[3] / "scripts" / f"eval_{name}.sh"
     assert os.access(script, os.X_OK)
     done = subprocess.run([script, "--help"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.split()[0]) == (0, name)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"Evaluate a VideoLLM on {name} through lmms-eval.")
     assert f'evaluate {name} "$@"\n' in script.read_text()
