@@ -18,6 +18,7 @@ from typing import Any, Literal
 from ..benchmarks import Benchmark
 from ..results.errors import UserError
 from ..results.sample import NO_ANSWER
+from ..results.terminal import PROGRAM
 from .fields import malformed, short
 
 HEAD = 512
