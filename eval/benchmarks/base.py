@@ -28,6 +28,7 @@ class Benchmark(ABC):
         name: Our name of the benchmark.
         tasks: Names of lmms-eval's leaf tasks.
         folder: Folder that declares them, below lmms_eval/tasks.
+        layout: Where a local copy has its files, as a sentence for the doctor.
         metric: lmms-eval's name of the task's score.
         overall: How the total is formed: "macro" is the mean over categories, "micro" the mean over questions.
         fields: Fields that a question needs to be asked and scored, with their kinds.
@@ -36,6 +37,7 @@ class Benchmark(ABC):
     name: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]]
     folder: ClassVar[str]
+    layout: ClassVar[str]
     metric: ClassVar[str]
     overall: ClassVar[Literal["macro", "micro"]]
     fields: ClassVar[dict[str, Kind]]

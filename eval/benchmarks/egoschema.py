@@ -9,11 +9,14 @@ from .base import Benchmark, Kind, existing_video, local_questions
 
 
 class EgoSchema(Benchmark):
-    """EgoSchema. A local copy has `Subset/test-*.parquet` (or test.json) and the unpacked `videos/<video_idx>.mp4`."""
+    """EgoSchema, the subset with public answers."""
 
     name: ClassVar[str] = "egoschema"
     tasks: ClassVar[tuple[str, ...]] = ("egoschema_subset",)
     folder: ClassVar[str] = "egoschema"
+    layout: ClassVar[str] = (
+        "A local copy has `Subset/test-*.parquet` (or test.json) and the unpacked `videos/<video_idx>.mp4`."
+    )
     metric: ClassVar[str] = "score"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
     fields: ClassVar[dict[str, Kind]] = {

@@ -9,11 +9,14 @@ from .base import Benchmark, Kind, local_questions
 
 
 class LongVideoBench(Benchmark):
-    """LongVideoBench. A local copy has `validation-*.parquet` (or .json) and the unpacked `videos/<video_path>`."""
+    """LongVideoBench, the validation set without subtitles."""
 
     name: ClassVar[str] = "longvideobench"
     tasks: ClassVar[tuple[str, ...]] = ("longvideobench_val_v",)
     folder: ClassVar[str] = "longvideobench"
+    layout: ClassVar[str] = (
+        "A local copy has `validation-*.parquet` (or validation.json) and the unpacked `videos/<video_path>`."
+    )
     metric: ClassVar[str] = "lvb_acc"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
     fields: ClassVar[dict[str, Kind]] = {"video_path": "video", "question": "text", "correct_choice": "number"}

@@ -9,11 +9,14 @@ from .base import Benchmark, Kind, local_questions
 
 
 class MLVU(Benchmark):
-    """MLVU dev. A local copy has its questions in parquet or JSON files and its videos in DATA or DATA/video."""
+    """MLVU dev."""
 
     name: ClassVar[str] = "mlvu"
     tasks: ClassVar[tuple[str, ...]] = ("mlvu_dev",)
     folder: ClassVar[str] = "mlvu"
+    layout: ClassVar[str] = (
+        "A local copy has questions in parquet or JSON files, and videos named by `video_name`, in DATA or DATA/video."
+    )
     metric: ClassVar[str] = "mlvu_percetion_score"  # [sic]
     overall: ClassVar[Literal["macro", "micro"]] = "macro"
     fields: ClassVar[dict[str, Kind]] = {

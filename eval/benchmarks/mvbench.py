@@ -33,11 +33,15 @@ MVBENCH_FOLDERS: dict[str, str] = {
 
 
 class MVBench(Benchmark):
-    """MVBench. A local copy has `json/<task>.json`, and the unpacked folders of videos in DATA or in DATA/video."""
+    """MVBench."""
 
     name: ClassVar[str] = "mvbench"
     tasks: ClassVar[tuple[str, ...]] = tuple(f"mvbench_{task}" for task in sorted(MVBENCH_FOLDERS))
     folder: ClassVar[str] = "mvbench"
+    layout: ClassVar[str] = (
+        "A local copy has `json/<task>.json` and the unpacked `<folder>/<file>`, all such folders in DATA or "
+        "in DATA/video."
+    )
     metric: ClassVar[str] = "mvbench_accuracy"
     overall: ClassVar[Literal["macro", "micro"]] = "macro"
     fields: ClassVar[dict[str, Kind]] = {

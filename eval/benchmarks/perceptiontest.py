@@ -9,13 +9,15 @@ from .base import Benchmark, Kind, existing_video, local_questions
 
 
 class PerceptionTest(Benchmark):
-    """Perception Test. A local copy has `mc_question_val/validation-*.parquet` (or validation.json) and
-    the unpacked `videos/<video_name>.mp4`.
-    """
+    """Perception Test, multiple choice, the validation set."""
 
     name: ClassVar[str] = "perceptiontest"
     tasks: ClassVar[tuple[str, ...]] = ("perceptiontest_val_mc",)
     folder: ClassVar[str] = "perceptiontest/val"
+    layout: ClassVar[str] = (
+        "A local copy has `mc_question_val/validation-*.parquet` (or validation.json) and the unpacked "
+        "`videos/<video_name>.mp4`."
+    )
     metric: ClassVar[str] = "accuracy"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
     fields: ClassVar[dict[str, Kind]] = {

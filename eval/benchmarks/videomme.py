@@ -22,11 +22,14 @@ LEGACY_PHRASES = (
 
 
 class VideoMME(Benchmark):
-    """Video-MME. A local copy has `videomme/test-*.parquet` (or test.json) and the unpacked `data/<videoID>.mp4`."""
+    """Video-MME without subtitles."""
 
     name: ClassVar[str] = "videomme"
     tasks: ClassVar[tuple[str, ...]] = ("videomme",)
     folder: ClassVar[str] = "videomme"
+    layout: ClassVar[str] = (
+        "A local copy has `videomme/test-*.parquet` (or test.json) and the unpacked `data/<videoID>.mp4`."
+    )
     metric: ClassVar[str] = "videomme_perception_score"
     overall: ClassVar[Literal["macro", "micro"]] = "micro"
     fields: ClassVar[dict[str, Kind]] = {

@@ -34,12 +34,11 @@ def download_steps(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> 
     revision = config["dataset_kwargs"].get("revision")
     flags = f"--revision {revision} " if revision else ""
     target = shlex.quote(str(data))
-    layout = " ".join((type(benchmark).__doc__ or "").split())
     steps = [
         f"hf download --repo-type dataset {config['dataset_path']} {flags}--local-dir {target}",
         # lmms-eval unpacks archives in the same way, wherever they are in the dataset.
         f"unpack every zip and tar of it into {target} itself (one in parts: cat NAME.tar.* | tar x), again where "
-        f"files are broken. {layout}",
+        f"files are broken. {benchmark.layout}",
     ]
     if benchmark is MVBENCH:
         for name in names:

@@ -147,7 +147,7 @@ def reorder(rows: Rows, on_the_right: bool) -> tuple[Rows, Tensor]:
         The rows that are left, and the new column of each row, int64 [B, n], NEW for rows that are gone.
     """
     longest = int(rows.live.sum(dim=1).max())
-    dead = rows.key.max() + 1 if on_the_right else rows.key.new_tensor(-1)
+    dead: Tensor | int = rows.key.max() + 1 if on_the_right else -1
     order = torch.where(rows.live, rows.key, dead).argsort(dim=1, stable=True)
     order = order[:, :longest] if on_the_right else order[:, order.shape[1] - longest :]
     columns = torch.arange(longest, device=order.device).expand_as(order)
