@@ -15,7 +15,7 @@ from vidcom2.features import all_finite, check_features, full_precision, require
 from vidcom2.settings import changed_settings, check_choice, check_numbers, plain_numbers, setting_fields
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Kept:
     """The tokens of one video that stay.
 
@@ -29,8 +29,20 @@ class Kept:
     budgets: Tensor
     features: Tensor | None = None
 
+    def __repr__(self) -> str:
+        merged = ", merged" if self.features is not None else ""
+        return f"<Kept {len(self.index)} tokens of {len(self.budgets)} frames{merged}>"
+
     def apply(self, x: Tensor) -> Tensor:
-        """Return the kept tokens [N, D] of the features x [T, M, D]."""
+        """Return the kept tokens [N, D] of the features x [T, M, D].
+
+        Raises:
+            ValueError: x has another number of frames than the video that was selected from.
+        """
+        if len(x) != len(self.budgets):
+            raise ValueError(
+                f"features of shape {tuple(x.shape)} are not those of the {len(self.budgets)} frames selected"
+            )
         return x.flatten(0, 1).index_select(0, self.index) if self.features is None else self.features
 
 
@@ -96,7 +108,7 @@ class Compressor:
         check_choice(self, "newlines", ("released", "rows"))
 
     def select(self, x: Tensor) -> Kept:
-        """Choose which tokens of one video stay.
+        """Choose which tokens of one video stay before the LLM. A method inside the LLM keeps all of them here.
 
         Args:
             x: Features [T, M, D] of T frames with M tokens each and hidden size D, of any float dtype, on any device.
@@ -105,6 +117,7 @@ class Compressor:
             The kept tokens. Its tensors are on the device of x.
 
         Raises:
+            TypeError: x is not a tensor.
             ValueError: x has another rank, holds no token, or is not of a float dtype. `NotFinite`, a ValueError, if
                 x holds NaN or Inf.
         """

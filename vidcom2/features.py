@@ -25,8 +25,11 @@ def check_features(x: Tensor) -> None:
     """Check that x is a non-empty float tensor [T, M, D].
 
     Raises:
-        ValueError: It is not.
+        TypeError: It is not a tensor.
+        ValueError: It has another rank or dtype, or is empty.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"features are a {type(x).__name__}; pass a tensor [T, M, D]")
     if x.ndim != 3:
         raise ValueError(f"features of shape {tuple(x.shape)} are not [T, M, D]; pass one video, split into its frames")
     if 0 in x.shape:

@@ -165,10 +165,10 @@ class InsideLLM(Compressor):
         return False
 
     def unreachable(self, floor: float, layers: int, remedy: str) -> ValueError:
-        """Return the error for a retention below the method's floor."""
+        """Return the error for a retention at or below the method's floor."""
         return ValueError(
             f"{self.name} cannot reach retention={self.retention} on the {layers} layers of this LLM: its floor is "
-            f"{floor:.3f}; {remedy}"
+            f"{floor:.3f}, and retention has to be above it; {remedy}"
         )
 
     # ---- which

@@ -60,7 +60,7 @@ def _check_class(name: str, cls: Any) -> None:
         raise TypeError(f"@register({name!r}) is on {cls!r}, which is not a subclass of vidcom2.Compressor")
     if "__dataclass_fields__" not in vars(cls):
         raise TypeError(
-            f"{cls.__name__} is not a dataclass, so its annotations are not settings; write @dataclass(frozen=True) "
+            f"{cls.__name__} is not a dataclass, so it has no settings of its own; write @dataclass(frozen=True) "
             f"between @register({name!r}) and the class"
         )
     for preset in cls.presets:
@@ -141,9 +141,12 @@ def compressor(spec: str, **settings: Any) -> Compressor:
         An object of the method's class.
 
     Raises:
+        TypeError: The spec is not a text.
         ValueError: The method, preset or setting is unknown (the message lists the known ones), or a value is out of
             range. `PluginError`, a ValueError, if another package declares the method and fails.
     """
+    if not isinstance(spec, str):
+        raise TypeError(f"compressor spec {spec!r} is not a text such as 'vidcom2@0.25'")
     head, chosen = _split(spec)
     head, dot, preset = head.partition(".")
     name, plus, addition = head.partition("+")

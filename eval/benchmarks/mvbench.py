@@ -56,7 +56,7 @@ class MVBench(Benchmark):
         questions = data / "json" / f"{self.short_name(task)}.json"
         if not questions.is_file():
             raise FileNotFoundError(
-                f"{questions} is missing: DATA must hold MVBench's json/ and video/ (or what is in it)"
+                f"{questions} is missing: --data must hold MVBench's json/ and its videos, in video/ or beside json/"
             )
         return {
             "dataset_path": "json",

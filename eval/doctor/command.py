@@ -1,4 +1,4 @@
-"""python -m eval doctor: check a local benchmark's questions and videos before hours of GPU time depend on them."""
+"""vidcom2 doctor: check a local benchmark's questions and videos before hours of GPU time depend on them."""
 
 from __future__ import annotations
 

@@ -130,6 +130,16 @@ PROCESSORS = {
 """transformers' processor classes by model type: the whole, for images, for videos."""
 
 
+def require_source(source: str) -> None:
+    """Check that a source is one of PRESETS or a file.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if source not in PRESETS and not Path(source).is_file():
+        raise ValueError(f"--random-weights {source!r} is neither one of {', '.join(PRESETS)} nor a config.json")
+
+
 def write_files(source: str, root: Path) -> Path:
     """Write all files of a checkpoint but the weights. Returns their directory, which is new, below `root`.
 
@@ -140,16 +150,15 @@ def write_files(source: str, root: Path) -> Path:
     Raises:
         ValueError: The source is something else.
     """
+    require_source(source)
     if source in PRESETS:
         name, config = source, json.loads(json.dumps(PRESETS[source]))
-    elif Path(source).is_file():
+    else:
         origin = Path(source).resolve().parent
         name, config = origin.name, parse(Path(source))
         if tower := config.get("mm_vision_tower"):
             inside = origin / tower
             config["mm_vision_tower"] = str(inside) if inside.is_dir() else tower
-    else:
-        raise ValueError(f"--random-weights {source!r} is neither one of {', '.join(PRESETS)} nor a config.json")
     path = root / name
     path.mkdir(parents=True)
     tokenizer = byte_tokenizer()

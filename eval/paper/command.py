@@ -1,4 +1,4 @@
-"""python -m eval table N: run what a table of the paper needs, and write it beside the published numbers."""
+"""vidcom2 table N: run what a table of the paper needs, and write it beside the published numbers."""
 
 from __future__ import annotations
 

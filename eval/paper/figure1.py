@@ -1,4 +1,4 @@
-"""python -m eval frame-drop: figure 1 of https://arxiv.org/abs/2505.14454, measured again.
+"""vidcom2 frame-drop: figure 1 of https://arxiv.org/abs/2505.14454, measured again.
 
 It asks what whole frames are worth, the unique ones and the redundant ones.
 """

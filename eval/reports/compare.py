@@ -1,4 +1,4 @@
-"""python -m eval compare A B: is the difference between two runs over the same questions more than chance?"""
+"""vidcom2 compare A B: is the difference between two runs over the same questions more than chance?"""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def print_comparison(console: Console, comparison: Comparison, flips: bool = Fal
     for warning in comparison.warnings:
         say(f"WARNING: {warning}", "bold red")
     print_table(console, table(comparison), comparison.benchmark, bold=("overall",))
-    say(f"A, B: accuracy, %, overall the {comparison.overall} average; 95 %: paired bootstrap interval of B - A")
+    say(f"A, B: accuracy, %, overall the {comparison.overall} average; 95 %: paired bootstrap interval of B-A")
     say("lost: right in A, wrong in B; won: the other way; p: exact McNemar test, not corrected for the number of rows")
     for flip in comparison.flips if flips else ():
         a, b = ("no answer" if answer is None else repr(answer) for answer in (flip.answer_a, flip.answer_b))
@@ -279,7 +279,7 @@ def _tokens(tokens: VisualTokens) -> str:
 
 def table(comparison: Comparison) -> Rows:
     """Return the rows of the comparison as text, the header first."""
-    header = ("category", "A", "B", "B - A", "95 %", "lost", "won", "p")
+    header = ("category", "A", "B", "B-A", "95 %", "lost", "won", "p")
     return [
         header,
         *(

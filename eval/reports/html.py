@@ -1,4 +1,4 @@
-"""python -m eval report RUN [RUN ...]: finished runs in one HTML file that needs no other file and no network."""
+"""vidcom2 report RUN [RUN ...]: finished runs in one HTML file that needs no other file and no network."""
 
 from __future__ import annotations
 

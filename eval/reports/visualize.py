@@ -1,4 +1,4 @@
-"""python -m eval visualize VIDEO: draw how unique a video's frames are, and which tokens a method keeps."""
+"""vidcom2 see VIDEO: draw how unique a video's frames are, and which tokens a method keeps."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ class RunConfig:
         benchmark, tasks = select_tasks(self.tasks)
         resolve_attention(self.attn)
         resolve_dtype(self.dtype)
-        protocol = self.protocol()
+        if self.sampling is not None:
+            FrameSampling.parse(self.sampling)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
         if self.parser not in PARSERS:
@@ -104,6 +105,7 @@ class RunConfig:
             require_zero3(self.zero3, self.dtype, self.device)
         if self.data is not None:
             self._check_data(benchmark, tasks, self.data)
+        protocol = self.protocol()  # last, as it may have to ask the hub
         if self.done:
             self._check_finished(protocol, tasks)
             return
@@ -145,6 +147,8 @@ class RunConfig:
 
     @staticmethod
     def _check_data(benchmark: Benchmark, tasks: Sequence[str], data: Path) -> None:
+        if not data.is_dir():
+            raise FileNotFoundError(f"--data {data} is not a directory")
         errors = []
         for task in tasks:
             try:

@@ -1,4 +1,4 @@
-"""python -m eval bench decode: how fast each reader reads frames of video files, and whether they agree."""
+"""vidcom2 bench decode: how fast each reader reads frames of video files, and whether they agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m eval bench operator: time and memory of VidCom²'s selection on random features."""
+"""vidcom2 bench operator: time and memory of VidCom²'s selection on random features."""
 
 from __future__ import annotations
 

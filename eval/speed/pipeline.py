@@ -1,4 +1,4 @@
-"""python -m eval bench pipeline: questions per second from video files to answers, in several modes of work."""
+"""vidcom2 bench pipeline: questions per second from video files to answers, in several modes of work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m eval bench preprocess: how fast decoded frames become a SigLIP tower's pixels, and whether they agree."""
+"""vidcom2 bench preprocess: how fast decoded frames become a SigLIP tower's pixels, and whether they agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m eval bench tower: other ways to compute parts of a vision tower, their speed and their differences."""
+"""vidcom2 bench tower: other ways to compute parts of a vision tower, their speed and their differences."""
 
 from __future__ import annotations
 

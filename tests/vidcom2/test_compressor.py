@@ -348,3 +348,13 @@ def test_record_counts():
     )  # fmt: skip
     assert (record.tokens_before, record.tokens_after) == (33, 7)
     assert record.retention == 7 / 33
+
+
+def test_what_is_no_spec_no_tensor_and_no_such_video():
+    with pytest.raises(TypeError, match=r"compressor spec 0\.25 is not a text such as"):
+        compressor(0.25)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"features are a list; pass a tensor \[T, M, D\]"):
+        VidCom2(0.5).select([1.0])  # type: ignore[arg-type]
+    kept = VidCom2(0.5).select(torch.randn(4, 6, 8))
+    with pytest.raises(ValueError, match=r"shape \(5, 6, 8\) are not those of the 4 frames selected"):
+        kept.apply(torch.randn(5, 6, 8))

@@ -1,1 +1,1 @@
-"""python -m eval efficiency: where time and memory go between video file and answer."""
+"""vidcom2 efficiency: where time and memory go between video file and answer."""

@@ -1,4 +1,4 @@
-"""python -m eval efficiency: latency, throughput and memory of a model, step by step, under compressors."""
+"""vidcom2 efficiency: latency, throughput and memory of a model, step by step, under compressors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ...models import Protocol, canary, load_engine, protocol_for
 from ...models.base import Unanswerable
 from ...models.cores import Waiting, suit_threads
 from ...models.qwen_protocol import QwenProtocol, Reader
-from ...models.random_weights import random_engine, random_model, write_files
+from ...models.random_weights import random_engine, random_model, require_source, write_files
 from ...results.files import prepare_directory, prepare_json, write_json, write_whole
 from ...results.provenance import provenance
 from ...results.terminal import stdout
@@ -74,6 +74,8 @@ class Plan:
 
 def prepare_efficiency(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check the arguments before the model is loaded; return a function that measures, prints and writes."""
+    if arguments.random_weights is not None:
+        require_source(arguments.random_weights)
     prepare_directory("--output", arguments.output)
     if arguments.render is not None:
         raw = load(arguments.render)
