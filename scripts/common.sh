@@ -1,7 +1,7 @@
 # Sourced by the other scripts.
 # Modules that an evaluation imports. An environment made for an older checkout may lack some of them. The folder eval/ is
 # installed as vidcom2_eval.
-EVAL_MODULES="vidcom2 llava vidcom2_eval lmms_eval qwen_vl_utils av rich matplotlib pandas scipy"
+EVAL_MODULES="vidcom2 llava vidcom2_eval lmms_eval qwen_vl_utils av rich matplotlib scipy"
 [ "$(uname -sm)" != "Linux x86_64" ] || EVAL_MODULES+=" decord"  # there are no wheels for other machines
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

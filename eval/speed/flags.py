@@ -7,6 +7,14 @@ from pathlib import Path
 
 from ..run.flags import spec_help
 
+EXAMPLES = {
+    "operator": "--sizes 32x196x3584 --repeats 5",
+    "decode": "--seconds 10,60 --frames 16",
+    "preprocess": "--sizes 1280x720 --frames 16",
+    "tower": "--frames 2",
+    "pipeline": "--videos 1 --per-video 3",
+}
+"""An example of each benchmark's flags."""
 RANDOM_WEIGHTS = ("llava-onevision-7b", "llava-video-7b", "qwen2-vl-7b", "tiny")
 """`models.random_weights.PRESETS`, which cannot be imported without torch. A test compares them."""
 DTYPES = "{float16,bfloat16,float32}"
@@ -140,7 +148,7 @@ def add_pipeline(benchmarks: argparse._SubParsersAction) -> None:
     )
     how.add_argument("--dtype", metavar=DTYPES, help=DTYPE)
     benchmarks.choices["pipeline"].set_defaults(start="speed.pipeline:prepare_pipeline")
-    benchmarks.choices["pipeline"].epilog = spec_help()
+    benchmarks.choices["pipeline"].epilog += f"\n\n{spec_help()}"
 
 
 DTYPE = "of the model (default: as released on a GPU, bfloat16 for random weights; float32 on CPU)"
@@ -167,6 +175,7 @@ def add_benchmark(
         name,
         help=summary,
         description=f"Measure {summary}.",
+        epilog=f"example:\n  %(prog)s {EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what, how = parser.add_argument_group("what is measured"), parser.add_argument_group("how")
