@@ -236,9 +236,11 @@ def test_a_process_that_dies_costs_nothing_but_itself(onevision, mvbench, tasks,
         assert process.poll() is None, "it finished before it could be hurt"
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)  # it cannot end while this test looks for its workers
     (server,) = (pid for pid in children(process.pid) if "forkserver" in command_line(pid))
     hurt = next(pid for pid in children(server) if children(pid) == [])
     os.kill(hurt, signal.SIGSEGV)
+    process.send_signal(signal.SIGCONT)
     assert process.communicate()[1].count("a process died (SIGSEGV)") == 1
     assert process.returncode == 0
     assert evaluate("sweep", *flags, "--output", tmp_path / "whole") == 0
