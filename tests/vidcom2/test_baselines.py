@@ -21,6 +21,7 @@ from vidcom2.clustering import centres, nearest_centre
 from vidcom2.methods.dycoke import DyCoke
 from vidcom2.methods.fastvid import FastVid
 from vidcom2.methods.holitom import HoliTom, proportional_shares, windows
+from vidcom2.methods.norm import Norm
 from vidcom2.methods.random import Random
 from vidcom2.methods.uniform import Uniform
 from vidcom2.methods.visionzip import VisionZip
@@ -149,6 +150,63 @@ def test_uniform_is_evenly_spaced(shape, ratio):
     assert Uniform(ratio).select(video(*shape)).index.tolist() == expected
     gaps = Uniform(0.25).select(video(1, 40, 2)).index.diff()
     assert gaps.tolist() == [4] * 9
+
+
+def slow_norm(x: torch.Tensor, budgets: list[int]) -> list[int]:
+    """Where the longest tokens are: squares are summed number by number, in float64, and rounded to float32 once."""
+    m = x.shape[1]
+    lengths = np.zeros(x.shape[:2], np.float32)
+    for t, frame in enumerate(x.tolist()):
+        for j, token in enumerate(frame):
+            square = 0.0
+            for value in token:
+                square += value * value
+            lengths[t, j] = math.sqrt(square)
+    return [t * m + j for t, k in enumerate(budgets) for j in best(lengths[t].tolist(), k)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 9, 4), (6, 1, 4)], ids=str)
+@pytest.mark.parametrize("ratio", [*SOME_RATIOS, 1e-9, 0.999, 1])
+def test_norm_keeps_the_longest(shape, ratio, dtype):
+    frames, m, _ = shape
+    x = video(*shape).to(dtype)
+    budgets = equal_shares(ratio, frames, m)
+    kept = Norm(ratio).select(x)
+    assert kept.index.tolist() == slow_norm(x, budgets)
+    assert kept.budgets.tolist() == budgets
+    assert kept.features is None
+    assert kept.apply(x).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norm_with_frame_adjustment(dtype):
+    x = video(9, 20, 8).to(dtype)
+    fca = FrameAdjustment()
+    budgets = fca.budgets(x, 0.25).tolist()
+    assert len(set(budgets)) > 1
+    assert Norm(0.25, fca=fca).select(x).index.tolist() == slow_norm(x, budgets)
+
+
+def test_norm_of_equal_tokens_keeps_the_first():
+    x = torch.ones(3, 8, 4)
+    x[1, 5:] = -2.0  # signs have no effect, so the first of the last three wins
+    x[2, 3] = 0
+    assert Norm(0.25).select(x).index.tolist() == [0, 1, 8 + 5, 8 + 6, 16, 17]
+    assert Norm(0.5).select(x[2:]).index.tolist() == [0, 1, 2, 4]
+    assert Norm(0.25).select(torch.zeros(2, 8, 4)).index.tolist() == [0, 1, 8, 9]
+
+
+def test_norm_is_computed_in_float32():
+    """In the features' own dtype, the squares of the first case overflow, and the lengths of the second are equal."""
+    large = torch.full((1, 4, 4), 300.0, dtype=torch.float16)
+    large[0, 2:] = 400.0
+    assert Norm(0.5).select(large).index.tolist() == [2, 3]
+    near = torch.zeros(1, 2, 64, dtype=torch.bfloat16)
+    near[0, :, 0] = 16
+    near[0, 1, 1] = 0.125
+    assert near.norm(dim=-1).diff().item() == 0
+    assert Norm(0.5).select(near).index.tolist() == [1]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (16, 4)])
@@ -530,7 +588,8 @@ def test_fca_gives_the_budgets_of_vidcom2(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["random", "uniform", "frames", "visionzip", "random+fca", "uniform+fca", "dycoke+fca"]
+    "name",
+    ["random", "uniform", "norm", "frames", "visionzip", "random+fca", "uniform+fca", "norm+fca", "dycoke+fca"],
 )
 def test_no_loop_over_frames(name):
     made = compressor(name, retention=0.25)
