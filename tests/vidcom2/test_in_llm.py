@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -691,6 +693,25 @@ def test_schedules_give_the_retention(layers, tokens, spec, retention):
     assert counts[0] == tokens
     assert list(counts) == sorted(counts, reverse=True)
     method.check(layers)
+
+
+@pytest.mark.parametrize("layers", [4, 8, 16, 28, 32, 64])
+@pytest.mark.parametrize("retention", [0.02, 0.05, 0.1, 0.15, 0.25])
+@pytest.mark.parametrize("given", [":layers=(3,)", ":layers=(1,2)", ""])
+def test_what_pdrop_advises_works(layers, retention, given):
+    method = method_of(f"pdrop{given}", retention=retention)
+    first = method.layers[0] if method.layers else layers // 4
+    if first < retention * layers:
+        method.check(layers)
+        return
+    with pytest.raises(ValueError, match="cannot reach") as error:
+        method.check(layers)
+    advice = re.search(r"drop earlier, for example with layers=(\(.+\))$", str(error.value))
+    assert (advice is None) == (retention * layers <= 1)
+    if advice is None:
+        assert str(error.value).endswith("; no stage can be before layer 1")
+    else:
+        PDrop(retention, layers=ast.literal_eval(advice[1])).check(layers)
 
 
 @pytest.mark.parametrize(

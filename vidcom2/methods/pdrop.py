@@ -4,6 +4,7 @@ https://arxiv.org/abs/2410.17247, section 3.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -70,7 +71,10 @@ class PDrop(InsideLLM):
         if self.ratios is not None:
             return tuple(Stage(i, i, int(tokens * r)) for i, r in zip(at, self.ratios, strict=True))
         if self.retention * layers <= at[0]:
-            raise self.unreachable(at[0] / layers, layers, f"drop earlier, for example with layers={_earlier(layers)}")
+            latest = math.ceil(self.retention * layers) - 1
+            example = f"drop earlier, for example with layers={_earlier(layers, latest)}"
+            remedy = example if latest else "no stage can be before layer 1"
+            raise self.unreachable(at[0] / layers, layers, remedy)
         spans = [b - a for a, b in zip((0, *at), (*at, layers), strict=True)]
         low, high = 0.0, 1.0
         for _ in range(60):
@@ -80,6 +84,6 @@ class PDrop(InsideLLM):
         return tuple(Stage(i, i, max(1, round(tokens * high ** (n + 1)))) for n, i in enumerate(at))
 
 
-def _earlier(layers: int) -> tuple[int, ...]:
-    """Stages with a lower floor, for the message."""
-    return tuple(sorted({max(1, layers // 16), max(1, layers // 4), max(1, layers // 2)}))
+def _earlier(layers: int, latest: int) -> tuple[int, ...]:
+    """Stages with a lower floor, the first at layer `latest` or before, for the message."""
+    return tuple(sorted({max(1, min(latest, layers // 16)), max(1, layers // 4), max(1, layers // 2)}))

@@ -1,8 +1,8 @@
-"""Compare all methods on the demo model and MiniBench at equal token budgets: write the page and figures in docs/.
+"""Compare all methods on the demo models and MiniBench at equal retention ratios: write the page and figures in docs/.
 
     python -m eval.demo.training.methods
 
-It sweeps 103 specs. An interrupted sweep continues where it stopped.
+An interrupted sweep continues where it stopped. The page has a part for each model whose sweep is finished.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vidcom2 import compressor
 
 from ...benchmarks.mvbench import MVBENCH
-from ...reports.figures import Point, accuracy_retention, point
+from ...models.packaged import DEMO_MODELS
+from ...reports.figures import Point, accuracy_retention
 from ...results.files import write_whole
 from ...results.load import Run, load_run
 from ...results.stats import paired_interval
@@ -25,177 +28,220 @@ from ...run.sweep import Sweep
 from ..minibench import write_mvbench
 from ..run import PER_TASK, config
 from ..world import TASKS
+from .comparison import (
+    ADJUSTABLE,
+    METHODS,
+    POSITIONS,
+    RETENTIONS,
+    Comparison,
+    layers_of,
+    lines,
+    name_of,
+    specs,
+    why_not,
+)
+from .order import RESAMPLES, section
 
-RETENTIONS = (0.5, 0.25, 0.15)
-"""The retention ratios to compare."""
-METHODS = {
-    "vidcom2": ":rounding=exact",
-    "random": "",
-    "uniform": "",
-    "dycoke": "",
-    "visionzip": "",
-    "fastvid": "",
-    "holitom": "",
-    "fastv": ":k=1",
-    "pdrop": ":layers=(1,2,4)",
-    "sparsevlm": "",
-}
-"""Settings by method. Without them a method cannot reach 15 % in the model's 8 layers, or misses the exact budget."""
-ADJUSTABLE = ("random", "uniform", "dycoke", "visionzip", "fastv", "pdrop", "sparsevlm")
-"""The methods that can take VidCom²'s frame budgets ("+fca")."""
-POSITIONS = ("original", "repack")
-"""Whether kept tokens keep their position ids or are numbered anew."""
+PER_TASK_AT = 0.25
+"""The retention ratio of the tables per task."""
 
+HEAD = """# All methods on the demo models
 
-def name_of(method: str, fca: bool) -> str:
-    """A method's name, with "+fca" if it takes VidCom²'s frame budgets."""
-    return f"{method}+fca" if fca else method
+`python -m eval.demo.training.methods` makes this page, with {questions} questions of MiniBench in MVBench's schema, in
+{dtype} on a CPU. Each cell has the accuracy in percent, its 95 % bootstrap interval, and the actual retention ratio:
+the share of visual tokens that the LLM saw, separators included, as the mean over its layers. "cannot" is a ratio that
+a method cannot reach in this LLM; the reason is below the table.
 
+What this can tell: whether a method, as implemented here, keeps the tokens that these questions need. What this cannot
+tell: how the methods compare on a 7 B model. A demo model is small and was trained on MiniBench's world only. With
+another model, the order of the methods may be different.
 
-def spec(method: str, retention: float, positions: str, fca: bool = False) -> str:
-    """The spec of a method in the comparison."""
-    return compressor(f"{name_of(method, fca)}@{retention}{METHODS[method]}:positions={positions}").spec
-
-
-def specs() -> list[str]:
-    """All specs of the comparison, dense first."""
-    every = [
-        spec(method, retention, positions, fca)
-        for retention in RETENTIONS
-        for positions in POSITIONS
-        for method in METHODS
-        for fca in (False, True)
-        if method in ADJUSTABLE or not fca
-    ]
-    return ["none", *every]
-
-
-def report(runs: dict[str, Run], docs: Path) -> None:
-    """Write demo-methods.md and its figures.
-
-    Args:
-        runs: The finished runs by spec.
-        docs: The directory to write into.
-    """
-    dense = runs["none"]
-    figures = docs / "figures"
-    drawn = {
-        "demo-original": ("kept tokens at their original positions", "original", METHODS, False),
-        "demo-repack": ("kept tokens numbered anew", "repack", METHODS, False),
-        "demo-fca": ("with VidCom²'s frame budgets, original positions", "original", ("vidcom2", *ADJUSTABLE), True),
-    }
-    for name, (title, positions, methods, fca) in drawn.items():
-        curves: dict[str, list[Point]] = {}
-        for method in methods:
-            adjusted = fca and method in ADJUSTABLE
-            points = [point(runs[spec(method, r, positions, adjusted)]) for r in RETENTIONS]
-            curves[name_of(method, adjusted)] = points
-        accuracy_retention(curves, point(dense), figures / name, f"MiniBench, demo model: {title}")
-
-    best = {p: max(point(runs[spec(m, 0.5, p)]).accuracy for m in METHODS) for p in POSITIONS}
-    text = [HEAD.format(dense=cell(dense), questions=len(dense.samples), **best)]
-    for positions in POSITIONS:
-        text.append(f"## {TITLES[positions]}\n")
-        text.append(table(runs, positions))
-        text.append(f"![accuracy over retention](figures/demo-{positions}.png)\n")
-    text.append(FCA)
-    text.append(differences(runs))
-    text.append("![accuracy over retention, with +fca](figures/demo-fca.png)\n")
-    text.append("## Per task, at 25 %, original positions\n")
-    text.append(per_task(runs))
-    write_whole(docs / "demo-methods.md", "\n".join(text))
-
-
-HEAD = """# All methods on the demo model
-
-`python -m eval.demo.training.methods` makes this page, with {questions} questions of MiniBench in MVBench's schema and
-the demo model of `eval/demo/model`, in float32 on a CPU. Each cell has the accuracy in percent, its 95 % bootstrap
-interval, and the actual retention ratio: the share of visual tokens that the LLM saw, separators included, as the mean
-over its layers.
+All methods have their default settings, except those that a part names. VidCom² rounds the budget of every frame up, so
+it may keep up to one token per frame more than asked for. With +fca, methods inside the LLM keep at least one token of
+every frame in every layer, which may be more than asked for.
+"""
+PART = """## {model}
 
 Dense: {dense}.
 
-Positions decide. With half of the tokens, the best method has {original:.1f} % if the kept tokens keep their position
-ids, and {repack:.1f} % if they are numbered anew.
-
-What this can tell: whether a method, as implemented here, keeps the tokens that these questions need, at budgets that
-are equal to the token. What this cannot tell: how the methods compare on a 7 B model. The demo model has 3.7 MB, sees
-16 frames of 16 tokens, and was trained only on this world and always with all tokens in their places. A large model has
-seen videos of many lengths, and missing tokens disturb it less. The order of the methods may be different there.
-
-Three settings differ from the methods' defaults. FastV prunes after the first of the LLM's 8 layers (`k=1`) and PDrop
-at layers 1, 2 and 4, because with their own settings they cannot go down to 15 %. VidCom² distributes its tokens
-exactly (`rounding=exact`), because a frame has only 16 tokens, and rounding every frame's budget up would keep a
-quarter more than asked for. With +fca, FastV, PDrop and SparseVLM keep at least one token of every frame in every
-layer, which at 15 % is more than asked for.
+The highest accuracy of a method with {most:.0f} % of the tokens is {original:.1f} % if the kept tokens keep their
+position ids, and {repack:.1f} % if they are numbered anew.
 """
 TITLES = {
     "original": "Kept tokens at their original positions",
     "repack": "Kept tokens numbered anew, as released for LLaVA, and in PDrop and SparseVLM",
 }
-FCA = """## VidCom²'s frame budgets in other methods (+fca)
+FCA = """### VidCom²'s frame budgets in other methods (+fca)
 
 The difference that +fca makes to each method, in percentage points, with its paired 95 % interval. Kept tokens keep
 their position ids.
 """
 
 
-def cell(run: Run) -> str:
+def report(comparisons: Sequence[Comparison], docs: Path, resamples: int = RESAMPLES) -> None:
+    """Write demo-methods.md and its figures.
+
+    Args:
+        comparisons: The finished runs of each model.
+        docs: The directory to write into.
+        resamples: Number of resamples for the intervals of rank correlations.
+    """
+    dense = comparisons[0].dense
+    text = [HEAD.format(questions=len(dense.samples), dtype=dense.summary.run.dtype)]
+    for comparison in comparisons:
+        draw(comparison, docs / "figures")
+        text.append(part(comparison))
+        text.append(section(comparison, resamples))
+    write_whole(docs / "demo-methods.md", "\n".join(text))
+
+
+def draw(comparison: Comparison, figures: Path) -> None:
+    """Draw a model's figures: accuracy over retention, for each kind of positions, and with +fca."""
+    drawn = {
+        "original": ("kept tokens at their original positions", "original", METHODS, False),
+        "repack": ("kept tokens numbered anew", "repack", METHODS, False),
+        "fca": ("with VidCom²'s frame budgets, original positions", "original", ("vidcom2", *ADJUSTABLE), True),
+    }
+    for name, (title, positions, methods, fca) in drawn.items():
+        curves: dict[str, list[Point]] = {}
+        for method in methods:
+            adjusted = fca and method in ADJUSTABLE
+            points = [comparison.point(method, r, positions, adjusted) for r in RETENTIONS]
+            curves[name_of(method, adjusted)] = [point for point in points if point]
+        path = figures / f"demo-{comparison.model}-{name}"
+        accuracy_retention(curves, comparison.points["none"], path, f"MiniBench, {comparison.model}: {title}")
+
+
+def part(comparison: Comparison) -> str:
+    """The tables of one model, but not the section about the order."""
+    most = max(RETENTIONS)
+    best = {
+        positions: max(point.accuracy for m in METHODS if (point := comparison.point(m, most, positions)))
+        for positions in POSITIONS
+    }
+    text = [PART.format(model=comparison.model, dense=cell(comparison.points["none"]), most=100 * most, **best)]
+    text.append(other_settings(comparison.layers))
+    for positions in POSITIONS:
+        text.append(f"### {TITLES[positions]}\n")
+        text.append(table(comparison, positions))
+        text.append(impossible(comparison))
+        text.append(f"![accuracy over retention](figures/demo-{comparison.model}-{positions}.png)\n")
+    text.append(FCA)
+    text.append(differences(comparison))
+    text.append(f"![accuracy over retention, with +fca](figures/demo-{comparison.model}-fca.png)\n")
+    for positions, words in POSITIONS.items():
+        text.append(f"### Per task, at {100 * PER_TASK_AT:.0f} %, {words}\n")
+        text.append(per_task(comparison, positions))
+    return "\n".join(text)
+
+
+def other_settings(layers: int) -> str:
+    """Say which methods do not have their default settings, and what those reach in an LLM of so many layers."""
+    text = []
+    for method, settings in METHODS.items():
+        if settings:
+            reached = [f"{100 * r:.0f} %" for r in RETENTIONS if not why_not(compressor(f"{method}@{r}"), layers)]
+            limits = f"reach {', '.join(reached)}" if reached else "reach none of the ratios"
+            text.append(f"- `{method}{settings}`: the default settings {limits} in this LLM of {layers} layers.\n")
+    return "".join(text)
+
+
+def cell(point: Point | None) -> str:
     """Accuracy with its interval, and the retention ratio."""
-    p = point(run)
-    return f"{p.accuracy:.1f} [{p.low:.1f}, {p.high:.1f}] at {100 * p.retention:.1f} %"
+    if point is None:
+        return "cannot"
+    return f"{point.accuracy:.1f} [{point.low:.1f}, {point.high:.1f}] at {100 * point.retention:.1f} %"
 
 
-def table(runs: dict[str, Run], positions: str) -> str:
+def table(comparison: Comparison, positions: str) -> str:
     """The table of all methods and retention ratios."""
     rows = [("method", *(f"{100 * r:.0f} %" for r in RETENTIONS))]
-    for method in METHODS:
-        for fca in (False, True) if method in ADJUSTABLE else (False,):
-            cells = [cell(runs[spec(method, retention, positions, fca)]) for retention in RETENTIONS]
-            rows.append((name_of(method, fca), *cells))
+    for method, fca in lines():
+        cells = [cell(comparison.point(method, retention, positions, fca)) for retention in RETENTIONS]
+        rows.append((name_of(method, fca), *cells))
     return markdown_table(rows)
 
 
-def differences(runs: dict[str, Run]) -> str:
+def impossible(comparison: Comparison) -> str:
+    """The reasons of the table's "cannot", each once. They are the same for both kinds of positions and with +fca."""
+    return "".join(f"- {reason}.\n" for reason in dict.fromkeys(comparison.cannot.values()))
+
+
+def differences(comparison: Comparison) -> str:
     """The table of what VidCom²'s frame budgets change in other methods."""
     rows = [("method", *(f"{100 * r:.0f} %" for r in RETENTIONS))]
     for method in ADJUSTABLE:
         cells = []
         for r in RETENTIONS:
-            plain, adjusted = (runs[spec(method, r, "original", fca)] for fca in (False, True))
+            plain, adjusted = (comparison.run(method, r, "original", fca) for fca in (False, True))
+            if plain is None or adjusted is None:
+                cells.append("cannot")
+                continue
             difference, low, high = paired_interval(plain.scores, adjusted.scores, plain.categories, plain.overall)
             cells.append(f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]")
         rows.append((method, *cells))
     return markdown_table(rows)
 
 
-def per_task(runs: dict[str, Run]) -> str:
-    """The table of all methods and tasks at 25 %."""
-    columns = {"dense": runs["none"]} | {m: runs[spec(m, 0.25, "original")] for m in METHODS}
-    rows = [("", *columns)]
+def per_task(comparison: Comparison, positions: str) -> str:
+    """The table of all methods and tasks at PER_TASK_AT: accuracies in percent, and the number of questions."""
+    columns = {m: comparison.run(m, PER_TASK_AT, positions) for m in METHODS}
+    runs: Mapping[str, Run | None] = {"dense": comparison.dense, **columns}
+    rows = [("", "questions", *runs)]
     for task in TASKS:
-        accuracies = [run.summary.scores.categories[task].accuracy for run in columns.values()]
-        rows.append((task, *(f"{accuracy:.0f}" for accuracy in accuracies)))
+        cells = [f"{run.summary.scores.categories[task].accuracy:.0f}" if run else "cannot" for run in runs.values()]
+        rows.append((task, str(comparison.dense.summary.scores.categories[task].samples), *cells))
     return markdown_table(rows)
 
 
-def main() -> int:
+def sweep_of(name: str, data: Path, output: Path) -> Sweep:
+    """The sweep of a demo model: all specs that its layers allow.
+
+    Args:
+        name: A key of DEMO_MODELS.
+        data: The directory with the questions.
+        output: The directory of the runs of all models.
+    """
+    model = DEMO_MODELS[name]
+    layers = layers_of(model)
+    possible = [one for one in map(compressor, specs()) if not why_not(one, layers)]
+    return Sweep(replace(config(MVBENCH, data, output / name), model=str(model)), possible)
+
+
+def finished(name: str, data: Path, output: Path) -> Comparison | None:
+    """Return the runs of a model's sweep, see `sweep_of`. None if one is missing.
+
+    Raises:
+        ValueError: They were made with other settings or questions.
+    """
+    sweep = sweep_of(name, data, output)
+    if sweep.missing:
+        return None
+    sweep.check()
+    runs = {run.compressor.spec: load_run(run.output) for run in sweep.runs}
+    return Comparison(name, layers_of(DEMO_MODELS[name]), runs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", choices=DEMO_MODELS, help="evaluate only this model (default: all, one by one)")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo/methods"), help="directory for the runs")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="directory for table and figures")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="directory for page and figures")
     parser.add_argument("--per-task", type=int, default=PER_TASK, help="questions per task")
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help="number of processes that share the questions"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     data = arguments.output / "data"
     print(f"making the questions and videos in {data}", file=sys.stderr)
     write_mvbench(data, arguments.per_task)
-    sweep = Sweep(config(MVBENCH, data, arguments.output), [compressor(spec) for spec in specs()])
-    sweep.check()
-    sweep.run(World((("cpu",),) * arguments.processes))
-    report({run.compressor.spec: load_run(run.output) for run in sweep.runs}, arguments.docs)
+    for name in [arguments.model] if arguments.model else DEMO_MODELS:
+        sweep = sweep_of(name, data, arguments.output)
+        sweep.check()
+        sweep.run(World((("cpu",),) * arguments.processes))
+    done = [finished(name, data, arguments.output) for name in DEMO_MODELS]
+    report([comparison for comparison in done if comparison], arguments.docs)
     return 0
 
 
