@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 NEEDED = (
     *("transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy", "PIL", "av", "yaml", "rich"),
-    "matplotlib",
+    *("matplotlib", "scipy"),
 )
 if _missing := [module for module in NEEDED if find_spec(module) is None]:
     _install = "-c requirements.txt -e .[eval]" if __name__ == "eval" else "'vidcom2[eval]'"
