@@ -30,6 +30,8 @@ from tests.vidcom2.hf_tiny import tiny
 from vidcom2 import Dense, VidCom2
 
 KINDS = tuple(QWEN_PROTOCOLS)
+FRAMES = {"qwen2_vl": 32, "qwen2_5_vl": 8, "qwen3_vl": 8}
+"""Frames per video, by kind. The last two enlarge small frames, so that 32 of them would take five times as long."""
 GREEDY = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": ["\n\n"]}
 
 
@@ -71,7 +73,7 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
 
     checkpoint = str(qwen[kind])
     wrapper = get_model(kind).create_from_arg_string(
-        f"pretrained={checkpoint},device_map=cpu", {"batch_size": "1", "device": "cpu"}
+        f"pretrained={checkpoint},device_map=cpu,max_num_frames={FRAMES[kind]}", {"batch_size": "1", "device": "cpu"}
     )
     assert wrapper.model.dtype == torch.bfloat16
     if compressor.drops:
@@ -88,7 +90,8 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
     results = simple_evaluate(model=wrapper, tasks=list(objects.values()), limit=2, bootstrap_iters=0, log_samples=True)
     texts = [prompt if isinstance(prompt, str) else prompt[0] for _, prompt in prompts]
 
-    engine = load_engine(checkpoint, protocol_for(checkpoint), "cpu", "bfloat16")
+    protocol = protocol_for(checkpoint).sampled(FrameSampling("uniform", max_frames=FRAMES[kind]))
+    engine = load_engine(checkpoint, protocol, "cpu", "bfloat16")
     ours: list[Any] = []
     recorded(engine.model, "generate", ours)
     answers = []

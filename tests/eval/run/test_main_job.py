@@ -48,18 +48,28 @@ def script(cwd: Path, *flags: str, name: str = SCRIPT.name, **env: str) -> subpr
 
 
 @pytest.fixture(scope="module")
-def both(onevision, tmp_path_factory) -> dict[str, Path]:
-    """All 20 tasks, by the script, in one process and in two."""
+def other_project(tmp_path_factory) -> Path:
+    """A directory with packages of our names, which cannot be imported."""
     root = tmp_path_factory.mktemp("script")
-    data = make_mvbench(root / "data", per_task=2)
+    for package in ("llava", "eval", "vidcom2"):
+        (root / package).mkdir()
+        (root / package / "__init__.py").write_text("raise SystemExit('another project')")
+    return root
+
+
+@pytest.fixture(scope="module")
+def both(onevision, other_project, tmp_path_factory) -> dict[str, Path]:
+    """All 20 tasks, by the script in the directory of another project, in one process and in two that read ahead."""
+    data = make_mvbench(tmp_path_factory.mktemp("data"), per_task=2)
     outputs = {}
-    for processes in ("1", "2"):
-        outputs[processes] = root / f"out{processes}"
+    for processes, flags in (("1", ()), ("2", ("--workers", "1"))):
+        outputs[processes] = other_project / f"out{processes}"
         done = script(
-            root,
+            other_project,
+            *flags,
             MODEL=str(onevision),
             DATA=str(data),
-            OUTPUT=str(outputs[processes]),
+            OUTPUT=outputs[processes].name,
             R_RATIO="0.15",
             NUM_GPUS=processes,
         )
@@ -196,17 +206,14 @@ def test_a_second_demo_waits_for_its_turn(tmp_path, capsys):
     assert (tmp_path / "data" / "of_the_first.mp4").exists()
 
 
-def test_the_current_directory_is_not_imported_from(onevision, mvbench, tmp_path):
-    for package in ("llava", "eval", "vidcom2"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text("raise SystemExit('another project')")
-    flags = ("--tasks", "mvbench_action_count", "--sampling", "uniform:2", "--limit", "1", "--workers", "1")
-    environment = {"MODEL": str(onevision), "DATA": str(mvbench), "NUM_GPUS": "2", "OUTPUT": "out"}
-    done = script(tmp_path, *flags, **environment)
-    assert done.returncode == 0, done.stderr
-    assert results_of(tmp_path / "out")["samples"] == 1
+def test_the_current_directory_is_not_imported_from(both, other_project):
+    """Not by the command, the processes that answer, those that read ahead, nor by other scripts."""
+    for output in both.values():
+        assert output.parent == other_project
+        assert results_of(output)["samples"] == 40
+    assert results_of(both["2"])["run"]["processes"] == 2
     for other in ("efficiency.sh", "reproduce_table2.sh"):
-        done = script(tmp_path, "--help", name=other)
+        done = script(other_project, "--help", name=other)
         assert done.returncode == 0, done.stderr
 
 
