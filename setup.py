@@ -71,7 +71,10 @@ setup(
         "vidcom2_eval.reports": ["report.html"],
         "vidcom2_eval.demo": ["model/*", "model/vision_tower/*"],
     },
-    entry_points={"console_scripts": ["vidcom2 = vidcom2_eval.__main__:command"]},
+    entry_points={
+        "console_scripts": ["vidcom2 = vidcom2_eval.__main__:command"],
+        "vllm.general_plugins": ["vidcom2 = vidcom2.vllm.plugin:register"],
+    },
     install_requires=["torch>=2.6"],  # enough for the operators, and for the hooks on a model that the user brings
     extras_require={
         "llava": LLAVA,

@@ -131,6 +131,18 @@ class Compressor:
         """`select` for checked features and R < 1. It has to refuse NaN and Inf itself; see `require_finite`."""
         raise NotImplementedError
 
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of one shape, for callers that must know before they see it.
+
+        Args:
+            frames: T.
+            m: M, tokens per frame.
+
+        Returns:
+            The number of tokens. None if it depends on the content.
+        """
+        return frames * m if self.retention == 1 else None
+
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting with its value, as it is written to result files."""

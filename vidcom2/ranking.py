@@ -55,6 +55,12 @@ class Ranking(Compressor):
         frames, m = x.shape[:2]
         return equal_budgets(total_budget(self.retention, frames, m), frames).to(x.device)
 
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
+        if self.retention == 1 or (self.fca is not None and self.fca.rounding != "exact"):
+            return super().total(frames, m)
+        return total_budget(self.retention, frames, m)
+
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scores [T, M], the budgets int64 [T], and whether x is finite (0-d bool tensor).
 

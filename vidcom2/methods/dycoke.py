@@ -109,6 +109,12 @@ class DyCoke(Ranking):
             budgets[~first] = equal_budgets(for_others, others)
         return budgets.to(x.device)
 
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
+        if self.retention == 1 or self.form == "mended":
+            return super().total(frames, m)
+        return int(self.budgets(torch.empty(frames, m, 0)).sum())
+
     def _released_n(self, frames: int, m: int, whole: int, compared: int) -> int:
         if self.merging is not None:
             return int((1 - self.merging) * m)

@@ -111,6 +111,12 @@ class FastVid(Compressor):
         index = kept.nonzero().flatten()
         return Kept(index, kept.view(frames, m).sum(dim=1), features[index].to(x.dtype))
 
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
+        if self.retention == 1 or self.form == "released":
+            return super().total(frames, m)
+        return total_budget(self.retention, frames, m)
+
     def _plan(self, keys: int, m: int, budget: int) -> list[tuple[int, int]]:
         """How many (salient, contextual) tokens each key frame keeps."""
         contextual = max(1, int(budget * self.context)) if budget > 1 else 0

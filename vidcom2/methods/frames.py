@@ -45,10 +45,18 @@ class Frames(Compressor):
         super().__post_init__()
         check_choice(self, "drop", DROPS)
 
+    def total(self, frames: int, m: int) -> int:
+        """Return k·M, the same for every video of T=frames and M=m; see `Compressor.total`."""
+        return self.count(frames) * m
+
+    def count(self, frames: int) -> int:
+        """Return k, how many of T=frames stay."""
+        return max(1, round(self.retention * frames))
+
     def _select(self, x: Tensor) -> Kept:
         require_finite(bool(all_finite(x)), x)
         frames, m = x.shape[:2]
-        count = max(1, round(self.retention * frames))
+        count = self.count(frames)
         if self.drop == "even":
             kept = (2 * torch.arange(count, device=x.device) + 1) * frames // (2 * count)
         else:

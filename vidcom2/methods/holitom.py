@@ -124,6 +124,12 @@ class HoliTom(Compressor):
             kept, merged = kept[order], merged[order]
         return Kept(kept, torch.bincount(kept // m, minlength=frames), merged.to(x.dtype))
 
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
+        if self.retention == 1 or self.form == "released":
+            return super().total(frames, m)
+        return total_budget(self.retention, frames, m)
+
     def _groups(self, still: Tensor) -> list[Group]:
         """The groups of tokens that are thinned on their own, in order, for still bool [T-1, M]."""
         groups = []

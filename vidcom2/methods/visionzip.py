@@ -76,6 +76,12 @@ class VisionZip(Ranking):
         frames, m = x.shape[:2]
         return torch.full((frames,), max(1, int(m * self.retention)), device=x.device)
 
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
+        if self.retention == 1 or self.form == "mended":
+            return super().total(frames, m)
+        return int(self.budgets(torch.empty(frames, m, 0)).sum())
+
     def scores(self, x: Tensor) -> Tensor:
         """Return the tokens' lengths |x|, [T, M]."""
         return lengths(x)

@@ -1,0 +1,47 @@
+"""LLaVA-NeXT-Video in vLLM, with a compressor between projector and LLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.logger import init_logger
+from vllm.model_executor.models.llava_next_video import (
+    LlavaNextVideoDummyInputsBuilder,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaNextVideoMultiModalProcessor,
+    LlavaNextVideoProcessingInfo,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from vidcom2.vllm.serving import serving_of
+
+logger = init_logger(__name__)
+
+
+class Info(LlavaNextVideoProcessingInfo):
+    """Counts a video's tokens as they are after compression."""
+
+    def get_num_video_tokens(self, *, image_width: int, image_height: int, num_frames: int) -> int:
+        """Return the kept tokens of T=num_frames frames."""
+        m = self._get_num_frame_tokens(image_width=image_width, image_height=image_height)
+        return serving_of(self.get_hf_config(), "repack").total(num_frames, m)
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    LlavaNextVideoMultiModalProcessor, info=Info, dummy_inputs=LlavaNextVideoDummyInputsBuilder
+)
+class LlavaNextVideo(LlavaNextVideoForConditionalGeneration):
+    """vLLM's model, whose videos are compressed."""
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.serving = serving_of(self.config, "repack")
+        logger.info_once(str(self.serving))
+
+    def _process_video_pixels(self, inputs: Any) -> list[Tensor]:
+        """Return the kept tokens [N, D] of each video."""
+        videos = list(inputs["pixel_values_videos"])  # [T, 3, H, W] each
+        features = self._video_pixels_to_features(self.vision_tower, torch.cat(videos))
+        return [self.serving.keep(video) for video in features.split([len(video) for video in videos])]

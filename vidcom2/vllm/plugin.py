@@ -1,0 +1,22 @@
+"""The entry point "vllm.general_plugins" of this package."""
+
+from __future__ import annotations
+
+MODELS = {
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision:LlavaOnevision",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video:LlavaNextVideo",
+    "Qwen2VLForConditionalGeneration": "qwen2_vl:Qwen2VL",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_vl:Qwen25VL",
+}
+"""Where the model of an architecture is, as "file:class" of this package. vLLM imports the one that it needs."""
+
+
+def register() -> None:
+    """Put the models of this package in the place of vLLM's own.
+
+    vLLM calls this in each of its processes, sometimes twice.
+    """
+    from vllm import ModelRegistry
+
+    for architecture, where in MODELS.items():
+        ModelRegistry.register_model(architecture, f"{__package__}.{where}")

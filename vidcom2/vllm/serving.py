@@ -1,0 +1,130 @@
+"""The compressor of an engine: where it is asked for, and what a server can do with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from vidcom2.compressor import Compressor, Kept
+from vidcom2.inside import InsideLLM
+from vidcom2.methods.vidcom2 import VidCom2
+from vidcom2.specs import compressor, compressor_from_env
+
+VARIABLES = ("COMPRESSOR", "R_RATIO")
+"""The environment variables that choose a compressor; see `compressor_from_env`."""
+FIELD = "vidcom2"
+"""The field of a model's config that chooses one: --hf-overrides '{"vidcom2": "vidcom2@0.25"}'."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A compressor whose totals are known beforehand: vLLM counts a video's tokens before it encodes the video.
+
+    Args:
+        asked: What was asked for.
+        compressor: What serves. It is what was asked for, with exact totals if that is VidCom².
+    """
+
+    asked: Compressor
+    compressor: Compressor
+
+    def total(self, frames: int, m: int) -> int:
+        """Return how many tokens stay of a video of T=frames with M=m.
+
+        Raises:
+            ValueError: The method cannot serve videos of this shape.
+        """
+        total = self.compressor.total(frames, m)
+        assert total is not None, f"{self.compressor.spec} has fixed totals, see `serving`"
+        return total
+
+    def select(self, x: Tensor) -> Kept:
+        """Return which tokens of one video x [T, M, D] stay.
+
+        Raises:
+            ValueError: x holds NaN or Inf.
+            RuntimeError: The method keeps another number than it says.
+        """
+        kept = self.compressor.select(x)
+        if len(kept.index) != (total := self.total(*x.shape[:2])):
+            raise RuntimeError(
+                f"{self.compressor.spec} kept {len(kept.index)} tokens of a video of shape {tuple(x.shape)}, and its "
+                f"`total` says {total}: that is a fault of the method"
+            )
+        return kept
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Return the kept tokens [N, D] of one video x [T, M, D]; raises as `select`."""
+        return self.select(x).apply(x)
+
+    def __str__(self) -> str:
+        """What is compressed and how, for the log."""
+        if not self.compressor.drops:
+            return "vidcom2 compresses nothing: neither COMPRESSOR nor --hf-overrides asks for it"
+        exact = "" if self.asked == self.compressor else f" (asked for: {self.asked.spec}; a server needs exact totals)"
+        return f"vidcom2 compresses videos with {self.compressor.spec}{exact}; images and text stay as they are"
+
+
+def serving_of(config: Any, numbering: Literal["repack", "original"], env: Mapping[str, str] = os.environ) -> Serving:
+    """Return the compressor that a model's config or the environment asks for.
+
+    Args:
+        config: The model's config. Its field FIELD, if there is one, holds a spec.
+        numbering: How the model numbers the kept tokens.
+        env: The environment.
+
+    Raises:
+        ValueError: A spec is wrong, config and environment ask for different ones, or `serving` refuses it.
+    """
+    asked = compressor_from_env({name: env.get(name, "") for name in VARIABLES})
+    if spec := getattr(config, FIELD, None):
+        named = compressor(spec)
+        if any(env.get(name) for name in VARIABLES) and named != asked:
+            raise ValueError(
+                f"--hf-overrides asks for {named.spec}, and COMPRESSOR and R_RATIO in the environment for "
+                f"{asked.spec}: leave one of them out"
+            )
+        asked = named
+    return serving(asked, numbering)
+
+
+def serving(asked: Compressor, numbering: Literal["repack", "original"]) -> Serving:
+    """Return a compressor in the form that a server can run.
+
+    Args:
+        asked: The compressor.
+        numbering: How the model numbers the kept tokens.
+
+    Raises:
+        ValueError: The method works inside the LLM, keeps a number of tokens that depends on the video, or asks for
+            another numbering.
+    """
+    if isinstance(asked, InsideLLM):
+        raise ValueError(
+            f"{asked.spec} drops tokens between the layers of the LLM, and vLLM's cache has the same tokens in every "
+            "layer: choose a method before the LLM"
+        )
+    if asked.positions not in (None, numbering):
+        raise ValueError(
+            f"{asked.spec}: this model numbers kept tokens as positions={numbering} in vLLM: leave positions out"
+        )
+    exact = replace(asked, rounding="exact") if isinstance(asked, VidCom2) else asked
+    if exact.total(1, 1) is None:
+        raise ValueError(
+            f"{asked.spec} keeps a number of tokens that depends on the video, and vLLM must know it before it encodes "
+            f"the video: {advice(asked)}"
+        )
+    return Serving(asked, exact)
+
+
+def advice(asked: Compressor) -> str:
+    """Say what serves instead of a compressor whose totals depend on the video."""
+    if asked.takes_fca() and getattr(asked, "fca", None) is not None:
+        return "leave fca.rounding out"
+    if getattr(asked, "form", None) == "released":
+        return f"choose {asked.name} without .released"
+    return "choose another method"
