@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-from tests.vidcom2.hf_tiny import randomise, tiny
+from tests.vidcom2.hf_tiny import ROPE, randomise, tiny
 
 BYTES = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
 NAMES = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
@@ -37,10 +37,20 @@ SYSTEM = """
 """Qwen2-VL's and Qwen2.5-VL's templates add it, Qwen3-VL's does not."""
 
 
-def make_qwen(root: Path, kind: str, seed: int = 1) -> Path:
-    """Write a bfloat16 checkpoint of model type "qwen2_vl", "qwen2_5_vl" or "qwen3_vl" into root/<kind>-tiny."""
+WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 96, "head_dim": 32}
+"""An LLM whose heads are as wide as vLLM's CPU attention needs."""
+
+
+def make_qwen(root: Path, kind: str, seed: int = 1, wide: bool = False) -> Path:
+    """Write a bfloat16 checkpoint of model type "qwen2_vl", "qwen2_5_vl" or "qwen3_vl" into root/<kind>-tiny.
+
+    wide: With the LLM that WIDE describes.
+    """
     path = root / f"{kind}-tiny"
     config = tiny(kind).config
+    if wide:
+        config.text_config.update({**WIDE, "rope_parameters": {**ROPE, "mrope_section": [4, 6, 6]}})
+        config.vision_config.update({"hidden_size" if kind == "qwen2_vl" else "out_hidden_size": WIDE["hidden_size"]})
     config.vision_config.patch_size = 16 if kind == "qwen3_vl" else 14
     if kind == "qwen2_5_vl":
         config.vision_config.window_size = 112

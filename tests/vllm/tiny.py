@@ -28,6 +28,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from tests.eval.qwen_tiny import make_qwen
+
 BYTES = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
 SPECIAL = ("<|endoftext|>", "<image>", "<video>")
 IDS = {name: len(BYTES) + i for i, name in enumerate(SPECIAL)}
@@ -146,3 +148,22 @@ def llava_next_video(path: Path, seed: int = 0, image: int = 48) -> Path:
         num_additional_image_tokens=1,
     ).save_pretrained(path)
     return path
+
+
+def qwen(path: Path, kind: str, seed: int = 0) -> Path:
+    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL, by its model type, with heads of 32."""
+    made = make_qwen(path.parent, kind, seed, wide=True)
+    made.rename(path)
+    return path
+
+
+def qwen2_vl(path: Path, seed: int = 0) -> Path:
+    return qwen(path, "qwen2_vl", seed)
+
+
+def qwen2_5_vl(path: Path, seed: int = 0) -> Path:
+    return qwen(path, "qwen2_5_vl", seed)
+
+
+def qwen3_vl(path: Path, seed: int = 0) -> Path:
+    return qwen(path, "qwen3_vl", seed)
