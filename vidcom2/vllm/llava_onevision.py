@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vllm.logger import init_logger
 from vllm.model_executor.models.llava_onevision import (
     LlavaOnevisionDummyInputsBuilder,
     LlavaOnevisionForConditionalGeneration,
@@ -15,9 +14,8 @@ from vllm.model_executor.models.llava_onevision import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from vidcom2.vllm.serves import Serves
 from vidcom2.vllm.serving import serving_of
-
-logger = init_logger(__name__)
 
 
 class Info(LlavaOnevisionProcessingInfo):
@@ -32,13 +30,8 @@ class Info(LlavaOnevisionProcessingInfo):
 @MULTIMODAL_REGISTRY.register_processor(
     LlavaOnevisionMultiModalProcessor, info=Info, dummy_inputs=LlavaOnevisionDummyInputsBuilder
 )
-class LlavaOnevision(LlavaOnevisionForConditionalGeneration):
+class LlavaOnevision(Serves, LlavaOnevisionForConditionalGeneration):
     """vLLM's model, whose videos are compressed."""
-
-    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.serving = serving_of(self.config, "repack")
-        logger.info_once(str(self.serving))
 
     def _process_video_pixels(self, inputs: Any) -> list[Tensor]:
         """Return the rows of each video: [N, D] kept tokens, then the newline."""

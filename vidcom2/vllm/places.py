@@ -116,7 +116,9 @@ class PlacedRows:
         if multimodal_embeddings is not None and any(isinstance(rows, Placed) for rows in multimodal_embeddings):
             assert is_multimodal is not None, "vLLM says which rows the features are"
             places = torch.zeros(3, len(input_ids), dtype=torch.int64, device=input_ids.device)
-            places[:, is_multimodal.to(input_ids.device)] = torch.cat([placed(rows) for rows in multimodal_embeddings]).T
+            places[:, is_multimodal.to(input_ids.device)] = torch.cat(
+                [placed(rows) for rows in multimodal_embeddings]
+            ).T
             self._places = places
         return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)  # type: ignore[misc]
 

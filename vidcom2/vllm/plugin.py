@@ -7,6 +7,8 @@ MODELS = {
     "LlavaNextVideoForConditionalGeneration": "llava_next_video:LlavaNextVideo",
     "Qwen2VLForConditionalGeneration": "qwen2_vl:Qwen2VL",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_vl:Qwen25VL",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl:Qwen3VL",
+    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl:Qwen3VLMoe",
 }
 """Where the model of an architecture is, as "file:class" of this package. vLLM imports the one that it needs."""
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from vllm.logger import init_logger
 from vllm.model_executor.models.qwen2_5_vl import (
     Qwen2_5_VLDummyInputsBuilder,
     Qwen2_5_VLForConditionalGeneration,
@@ -23,26 +22,14 @@ from vllm.model_executor.models.qwen2_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vidcom2.vllm.places import Medium, Placed, PlacedRows, grid_places, prompt_positions
-from vidcom2.vllm.serving import Serving, serving_of
+from vidcom2.vllm.serves import Serves
+from vidcom2.vllm.serving import serving_of
 
-logger = init_logger(__name__)
 
-
-class Compressed(PlacedRows):
+class Compressed(Serves, PlacedRows):
     """What both models have in common."""
 
-    serving: Serving
-    config: Any
-
-    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.serving = serving_of(self.config, "original")
-        if self.serving.compressor.drops and vllm_config.parallel_config.pipeline_parallel_size > 1:
-            raise ValueError(
-                "with --pipeline-parallel-size above 1, only the first stage knows which tokens stay, and so their "
-                "positions: use --tensor-parallel-size"
-            )
-        logger.info_once(str(self.serving))
+    numbering = "original"
 
     def _process_video_input(self, video_input: Any) -> Sequence[Tensor]:
         """Return the kept rows [N, D] of each video, with their places in its grid."""
@@ -111,9 +98,7 @@ class Processor25(Counting, Qwen2_5_VLMultiModalProcessor):
     """Qwen2.5-VL's."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    Processor2, info=Qwen2VLProcessingInfo, dummy_inputs=Qwen2VLDummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(Processor2, info=Qwen2VLProcessingInfo, dummy_inputs=Qwen2VLDummyInputsBuilder)
 class Qwen2VL(Compressed, Qwen2VLForConditionalGeneration):
     """vLLM's model, whose videos are compressed."""
 

@@ -14,6 +14,7 @@ from vidcom2.inside import InsideLLM
 from vidcom2.methods.vidcom2 import VidCom2
 from vidcom2.specs import compressor, compressor_from_env
 
+Numbering = Literal["repack", "original"]
 VARIABLES = ("COMPRESSOR", "R_RATIO")
 """The environment variables that choose a compressor; see `compressor_from_env`."""
 FIELD = "vidcom2"
@@ -69,7 +70,7 @@ class Serving:
         return f"vidcom2 compresses videos with {self.compressor.spec}{exact}; images and text stay as they are"
 
 
-def serving_of(config: Any, numbering: Literal["repack", "original"], env: Mapping[str, str] = os.environ) -> Serving:
+def serving_of(config: Any, numbering: Numbering, env: Mapping[str, str] = os.environ) -> Serving:
     """Return the compressor that a model's config or the environment asks for.
 
     Args:
@@ -92,7 +93,7 @@ def serving_of(config: Any, numbering: Literal["repack", "original"], env: Mappi
     return serving(asked, numbering)
 
 
-def serving(asked: Compressor, numbering: Literal["repack", "original"]) -> Serving:
+def serving(asked: Compressor, numbering: Numbering) -> Serving:
     """Return a compressor in the form that a server can run.
 
     Args:
