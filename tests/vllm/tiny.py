@@ -86,7 +86,10 @@ def save(model: torch.nn.Module, path: Path) -> None:
 
     named = load_file(weights)
     save_file(
-        {re.sub(r"vision_tower\.(?!vision_model)", "vision_tower.vision_model.", key): value for key, value in named.items()},
+        {
+            re.sub(r"vision_tower\.(?!vision_model)", "vision_tower.vision_model.", key): value
+            for key, value in named.items()
+        },
         weights,
         metadata={"format": "pt"},
     )
@@ -140,7 +143,9 @@ def llava_next_video(path: Path, seed: int = 0, image: int = 48) -> Path:
     size = {"shortest_edge": image}
     crop = {"height": image, "width": image}
     LlavaNextVideoProcessor(
-        image_processor=LlavaNextImageProcessor(size=size, crop_size=crop, image_grid_pinpoints=config.image_grid_pinpoints),
+        image_processor=LlavaNextImageProcessor(
+            size=size, crop_size=crop, image_grid_pinpoints=config.image_grid_pinpoints
+        ),
         tokenizer=tokenizer(),
         video_processor=LlavaNextVideoVideoProcessor(size=size, crop_size=crop, do_sample_frames=False),
         patch_size=6,
