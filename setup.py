@@ -73,7 +73,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["vidcom2 = vidcom2_eval.__main__:command"],
-        "vllm.general_plugins": ["vidcom2 = vidcom2.vllm.plugin:register"],
+        "vllm.general_plugins": ["vidcom2 = vidcom2.vllm.plugin:register", "llava = llava.vllm.plugin:register"],
     },
     install_requires=["torch>=2.6"],  # enough for the operators, and for the hooks on a model that the user brings
     extras_require={

@@ -8,23 +8,20 @@ The models here are `vidcom2.models.llava.SplicingModel`s. That file says what v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import align_module_device
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from transformers.utils import logging
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.checkpoint import load_whole
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.sight import Sight
 from llava.model.splice import Padded, pad_rows, splice, spliced_visuals
-from llava.model.visual_inputs import Encoded, VisualInput, has_slot, prompt_ids, used_inputs, visual_inputs
-from llava.model.visual_layout import VisualRows, arrange_image, arrange_video, plain_rows, video_newlines
+from llava.model.visual_inputs import has_slot, prompt_ids, used_inputs, visual_inputs
 from vidcom2 import Compressor, Record
 from vidcom2.models.names import cache_name, cache_of, warn_untested
 from vidcom2.models.spliced import Spliced
@@ -61,7 +58,7 @@ class LlavaMetaModel(LanguageModel):
         return getattr(self, "vision_tower", None)
 
 
-class LlavaMetaForCausalLM(LanguageModel):
+class LlavaMetaForCausalLM(Sight, LanguageModel):
     """Mixin to put before the LLM's class: multimodal forward, generate and from_pretrained.
 
     Attributes:
@@ -91,46 +88,7 @@ class LlavaMetaForCausalLM(LanguageModel):
         """Return the vision tower; None for a plain language model."""
         return self.get_model().get_vision_tower()
 
-    # ---- from pixels to LLM input rows
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Run tower and projector: images [N, 3, S, S] -> features [N, tokens, D], in the projector's dtype."""
-        features = self.get_vision_tower()(images)
-        projector = self.get_model().mm_projector
-        # A quantised weight is stored as integers. Their dtype is not the one it computes in.
-        dtype = next((p.dtype for p in projector.parameters() if p.is_floating_point()), features.dtype)
-        return projector(features.to(dtype))
-
-    @torch.no_grad()
-    def encode(self, views: Tensor) -> Encoded:
-        """Encode one image or video [V, 3, S, S], to be passed in `images` any number of times."""
-        return Encoded(self.encode_images(views))
-
-    def get_2dPool(self, image_feature: Tensor, stride: int = 2) -> Tensor:
-        """Shrink each frame's square token grid by `stride`: [T, side·side, D] -> [T, M, D].
-
-        The config's mm_spatial_pool_mode decides: "average" and "max" round the new side down, "bilinear" rounds it up.
-
-        Raises:
-            ValueError: If the tokens are not the tower's grid, or if the mode is unknown.
-        """
-        side = self.get_vision_tower().num_patches_per_side
-        if image_feature.shape[1] != side * side:
-            raise ValueError(
-                f"{image_feature.shape[1]} tokens per frame are not the tower's {side}x{side} grid, so they cannot be "
-                "pooled; videos need mm_vision_select_feature=patch"
-            )
-        x = rearrange(image_feature, "t (y x) d -> t d y x", x=side)
-        mode = getattr(self.config, "mm_spatial_pool_mode", None)
-        if mode == "average":
-            x = avg_pool2d(x, stride)
-        elif mode == "max":
-            x = max_pool2d(x, stride)
-        elif mode == "bilinear":
-            x = interpolate(x, size=(math.ceil(side / stride),) * 2, mode="bilinear")
-        else:
-            raise ValueError(f"mm_spatial_pool_mode={mode!r} is unknown; use average, max or bilinear")
-        return rearrange(x, "t d y x -> t (y x) d")
+    # ---- from pixels to LLM input rows; the beginning is in `Sight`
 
     def prepare_inputs_labels_for_multimodal(
         self,
@@ -218,7 +176,7 @@ class LlavaMetaForCausalLM(LanguageModel):
             targets = [line[keep] for line, keep in zip(labels, real, strict=True)]
 
         inputs = used_inputs(visual_inputs(images, modalities, image_sizes), samples)
-        visuals = self._visual_rows(inputs)
+        visuals = self.visual_rows(inputs)
         supply = iter(visuals)
         embed = self.get_model().embed_tokens
         rows = [splice(ids, target, supply, embed) for ids, target in zip(samples, targets, strict=True)]
@@ -237,31 +195,6 @@ class LlavaMetaForCausalLM(LanguageModel):
         for hook in list(self.visual_hooks):
             hook(Spliced(padded.mask, spliced, padded.cut, labels is not None))
         return padded
-
-    def _visual_rows(self, inputs: Sequence[VisualInput]) -> list[VisualRows]:
-        """Encode all views in one go, then pool, compress and arrange each input on its own."""
-        if not inputs:
-            return []
-        tower, config = self.get_vision_tower(), self.config
-        pixels = [entry.views for entry in inputs if isinstance(entry.views, Tensor)]
-        fresh: Iterator[Tensor] = iter(())
-        if pixels:
-            fresh = iter(self.encode_images(torch.cat(pixels)).split([len(views) for views in pixels]))
-        visuals = []
-        with align_module_device(self.get_model()):  # where accelerate has offloaded it
-            newline = getattr(self.get_model(), "image_newline", None)
-        for entry in inputs:
-            feature = entry.views.features if isinstance(entry.views, Encoded) else next(fresh)
-            if not entry.merge:
-                visuals.append(plain_rows(feature.flatten(0, 1)))
-            elif entry.modality == "video":
-                pooled = self.get_2dPool(feature, getattr(config, "mm_spatial_pool_stride", None) or 2)
-                kept = self.compressor.select(pooled) if self.compressor is not None else None
-                style = self.compressor.newlines if self.compressor is not None else "released"
-                visuals.append(arrange_video(pooled, newline, video_newlines(config), kept, style))
-            else:
-                visuals.append(arrange_image(feature, newline, config, entry.image_size, tower.image_size))
-        return visuals
 
     def _keeps_positions(self) -> bool:
         return self.compressor is not None and self.compressor.positions == "original"

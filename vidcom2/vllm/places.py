@@ -120,7 +120,8 @@ class PlacedRows:
                 [placed(rows) for rows in multimodal_embeddings]
             ).T
             self._places = places
-        return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)  # type: ignore[misc]
+        base: Any = super()
+        return base.embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
 
     def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Add the places to the positions [3, rows]; otherwise as in vLLM."""
@@ -128,7 +129,8 @@ class PlacedRows:
             # In place, because CUDA graphs read this buffer. vLLM fills it anew before each step.
             positions[:, : self._places.shape[1]] += self._places
             self._places = None
-        return super().forward(input_ids, positions, *args, **kwargs)  # type: ignore[misc]
+        base: Any = super()
+        return base.forward(input_ids, positions, *args, **kwargs)
 
 
 def placed(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL in vLLM, with a compressor behind the tower's merger. Kept tokens keep their mRoPE positions."""
+"""Qwen2-VL and Qwen2.5-VL in vLLM, with a compressor behind the tower. Kept tokens keep their mRoPE positions."""
 
 from __future__ import annotations
 

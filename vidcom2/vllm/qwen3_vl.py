@@ -1,8 +1,8 @@
 """Qwen3-VL, dense and MoE, in vLLM, with a compressor behind the tower. Kept tokens keep their mRoPE positions.
 
-In the prompt, each frame of a video has a time stamp before it and markers around it. How many tokens a frame keeps is not
-known when vLLM lays out the prompt. So one block of rows stands for the whole video, stamps included, and the model fills
-it when it knows.
+In the prompt, each frame of a video has a time stamp before it and markers around it. How many tokens a frame keeps is
+not known when vLLM lays out the prompt. So one block of rows stands for the whole video, stamps included, and the model
+fills it when it knows.
 """
 
 from __future__ import annotations
@@ -29,23 +29,6 @@ from vidcom2.vllm.serving import serving_of
 
 class Processor(Qwen3VLMultiModalProcessor):
     """vLLM's processor, with a block of as many rows per video as stay."""
-
-    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Any) -> Any:
-        """Replace the rows of each whole video in the processor's output."""
-        output = super()._apply_hf_processor_main(mm_items, hf_kwargs)
-        if "video_grid_thw" not in output or "input_ids" not in output or not self._drops:
-            return output
-        (ids,) = output["input_ids"]
-        ids, row = list(ids), 0
-        for grid_thw, stamps in zip(output["video_grid_thw"].tolist(), output["timestamps"], strict=True):
-            t, m = self._shape(grid_thw)
-            whole, block = self._layout([m] * t, stamps), self._block(t, m, stamps)
-            while ids[row : row + len(whole)] != whole:
-                row += 1  # the processor has just put it there
-            ids[row : row + len(whole)] = block
-            row += len(block)
-        output["input_ids"] = [ids]
-        return output
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
