@@ -138,7 +138,8 @@ class Processor(BaseMultiModalProcessor[Info]):
         }
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
-        row = self.info.get_tokenizer().convert_tokens_to_ids("<|endoftext|>")
+        tokenizer = self.info.get_tokenizer()
+        row = tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
         def video(item: int) -> list[int]:
             frames = mm_items.get_items("video", VideoProcessorItems).get_num_frames(item)
@@ -151,7 +152,8 @@ class Processor(BaseMultiModalProcessor[Info]):
             return [row] * self.info.image_rows(len(kwargs["pixel_values"].data), (width, height))
 
         rows = {"image": image, "video": video}
-        return [PromptReplacement(modality, target=SLOTS[modality], replacement=rows[modality]) for modality in SLOTS]
+        slots = {modality: tokenizer.encode(slot, add_special_tokens=False) for modality, slot in SLOTS.items()}
+        return [PromptReplacement(modality, slots[modality], rows[modality]) for modality in SLOTS]
 
 
 def frames_of(video: Any) -> Any:
