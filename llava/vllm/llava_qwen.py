@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.logger import init_logger
 from vllm.model_executor.models.interfaces import SupportsMultiModal, SupportsPP
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -17,9 +16,8 @@ from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.sight import Sight
 from llava.model.visual_inputs import VisualInput
 from llava.vllm.processing import SLOTS, Dummies, Info, Processor
+from vidcom2.vllm.serves import announce
 from vidcom2.vllm.serving import serving_of
-
-logger = init_logger(__name__)
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
@@ -31,9 +29,11 @@ class LlavaQwen(Sight, nn.Module, SupportsMultiModal, SupportsPP):
         prefix: The model's name in a larger one.
 
     Attributes:
+        compresses_videos: Tells that this model compresses; see `vidcom2.vllm.refuses`.
         compressor: The compressor of the engine; None for nothing.
     """
 
+    compresses_videos = True
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
             "model.vision_tower.": "vision_tower.",
@@ -62,7 +62,7 @@ class LlavaQwen(Sight, nn.Module, SupportsMultiModal, SupportsPP):
                 architectures=["Qwen2ForCausalLM"],
             )
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
-        logger.info_once(str(serving))
+        announce(serving, type(self), vllm_config)
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:

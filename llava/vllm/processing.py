@@ -25,6 +25,7 @@ from vllm.multimodal.processing import (
 from llava.mm_utils import process_images
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.visual_layout import arrange_image, arrange_video, video_newlines
+from vidcom2.vllm.serves import Watches
 from vidcom2.vllm.serving import Serving, serving_of
 
 SLOTS = {"image": "<image>", "video": "<video>"}
@@ -102,7 +103,7 @@ class Dummies(BaseDummyInputsBuilder[Info]):
         }
 
 
-class Processor(BaseMultiModalProcessor[Info]):
+class Processor(Watches, BaseMultiModalProcessor[Info]):
     """Makes pixels as the llava tree does, and leaves room for as many rows as an image or video will have."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:

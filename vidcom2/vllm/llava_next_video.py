@@ -14,7 +14,7 @@ from vllm.model_executor.models.llava_next_video import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from vidcom2.vllm.serves import Serves
+from vidcom2.vllm.serves import Serves, Watches
 from vidcom2.vllm.serving import serving_of
 
 
@@ -27,9 +27,11 @@ class Info(LlavaNextVideoProcessingInfo):
         return serving_of(self.get_hf_config(), "repack").total(num_frames, m)
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    LlavaNextVideoMultiModalProcessor, info=Info, dummy_inputs=LlavaNextVideoDummyInputsBuilder
-)
+class Processor(Watches, LlavaNextVideoMultiModalProcessor):
+    """vLLM's."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaNextVideoDummyInputsBuilder)
 class LlavaNextVideo(Serves, LlavaNextVideoForConditionalGeneration):
     """vLLM's model, whose videos are compressed."""
 

@@ -14,7 +14,7 @@ from vllm.model_executor.models.llava_onevision import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from vidcom2.vllm.serves import Serves
+from vidcom2.vllm.serves import Serves, Watches
 from vidcom2.vllm.serving import serving_of
 
 
@@ -27,9 +27,11 @@ class Info(LlavaOnevisionProcessingInfo):
         return serving_of(self.get_hf_config(), "repack").total(num_frames, m) + 1
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    LlavaOnevisionMultiModalProcessor, info=Info, dummy_inputs=LlavaOnevisionDummyInputsBuilder
-)
+class Processor(Watches, LlavaOnevisionMultiModalProcessor):
+    """vLLM's."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaOnevisionDummyInputsBuilder)
 class LlavaOnevision(Serves, LlavaOnevisionForConditionalGeneration):
     """vLLM's model, whose videos are compressed."""
 

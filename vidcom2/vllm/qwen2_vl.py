@@ -22,7 +22,7 @@ from vllm.model_executor.models.qwen2_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vidcom2.vllm.places import Medium, Placed, PlacedRows, grid_places, prompt_positions
-from vidcom2.vllm.serves import Serves
+from vidcom2.vllm.serves import Serves, Watches
 from vidcom2.vllm.serving import serving_of
 
 
@@ -34,6 +34,8 @@ class Compressed(Serves, PlacedRows):
     def _process_video_input(self, video_input: Any) -> Sequence[Tensor]:
         """Return the kept rows [N, D] of each video, with their places in its grid."""
         videos = super()._process_video_input(video_input)  # type: ignore[misc]
+        if not self.serving.compressor.drops:
+            return videos
         grids = video_input["video_grid_thw"].tolist()
         seconds = video_input.get("second_per_grid_ts")
         steps = [1.0] * len(grids) if seconds is None else seconds.tolist()
@@ -49,6 +51,8 @@ class Compressed(Serves, PlacedRows):
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Any) -> tuple[Tensor, int]:
         """Return a prompt's positions, int64 [3, L], and what to add behind it; see `places`."""
+        if not self.serving.compressor.drops:
+            return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
         media = []
         ordered = sorted(mm_features, key=lambda one: one.mm_position.offset)
         grids = self.iter_mm_grid_thw(mm_features)  # type: ignore[attr-defined]
@@ -70,15 +74,15 @@ class Compressed(Serves, PlacedRows):
         return getattr(self.config.vision_config, "tokens_per_second", 1.0)
 
 
-class Counting:
+class Counting(Watches):
     """Mixin of vLLM's processors: a video has as many placeholders as tokens that stay."""
-
-    info: Any
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)  # type: ignore[misc]
         config = self.info.get_hf_config()
         serving = serving_of(config, "original")
+        if not serving.compressor.drops:
+            return updates
         merge = config.vision_config.spatial_merge_size
 
         def placeholders(item: int) -> list[int]:

@@ -23,11 +23,11 @@ from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGene
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vidcom2.vllm.places import Medium, Placed, PlacedRows, grid_places, prompt_positions
-from vidcom2.vllm.serves import Serves
+from vidcom2.vllm.serves import Serves, Watches
 from vidcom2.vllm.serving import serving_of
 
 
-class Processor(Qwen3VLMultiModalProcessor):
+class Processor(Watches, Qwen3VLMultiModalProcessor):
     """vLLM's processor, with a block of as many rows per video as stay."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:

@@ -70,16 +70,15 @@ class Serving:
         return f"vidcom2 compresses videos with {self.compressor.spec}{exact}; images and text stay as they are"
 
 
-def serving_of(config: Any, numbering: Numbering, env: Mapping[str, str] = os.environ) -> Serving:
-    """Return the compressor that a model's config or the environment asks for.
+def asked_of(config: Any, env: Mapping[str, str] = os.environ) -> Compressor:
+    """Return the compressor that a model's config or the environment asks for, as it was asked for.
 
     Args:
         config: The model's config. Its field FIELD, if there is one, holds a spec.
-        numbering: How the model numbers the kept tokens.
         env: The environment.
 
     Raises:
-        ValueError: A spec is wrong, config and environment ask for different ones, or `serving` refuses it.
+        ValueError: A spec is wrong, or config and environment ask for different ones.
     """
     asked = compressor_from_env({name: env.get(name, "") for name in VARIABLES})
     if spec := getattr(config, FIELD, None):
@@ -90,7 +89,21 @@ def serving_of(config: Any, numbering: Numbering, env: Mapping[str, str] = os.en
                 f"{asked.spec}: leave one of them out"
             )
         asked = named
-    return serving(asked, numbering)
+    return asked
+
+
+def serving_of(config: Any, numbering: Numbering, env: Mapping[str, str] = os.environ) -> Serving:
+    """Return what a model's config or the environment asks for, in the form that a server can run.
+
+    Args:
+        config: See `asked_of`.
+        numbering: How the model numbers the kept tokens.
+        env: The environment.
+
+    Raises:
+        ValueError: As `asked_of` and `serving`.
+    """
+    return serving(asked_of(config, env), numbering)
 
 
 def serving(asked: Compressor, numbering: Numbering) -> Serving:
