@@ -147,7 +147,7 @@ def compare(a: Path, b: Path) -> Comparison:
     by_category = {name: [p for p in pairs if p[0].category == name] for name in dict.fromkeys(first.categories)}
     overall = row("overall", pairs, first.overall)
     return Comparison(
-        benchmark=first.summary.benchmark,
+        benchmark=first.summary.title,
         overall=first.overall,
         a=side(first, overall.a),
         b=side(second, overall.b),

@@ -17,6 +17,13 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is compared")
     what.add_argument("a", type=Path, metavar="A", help="directory of a finished run, such as the dense one")
     what.add_argument("b", type=Path, metavar="B", help="directory of another; differences are B - A")
+    what.add_argument(
+        "--demo",
+        dest="start",
+        action="store_const",
+        const="demo.commands:prepare_demo_compare",
+        help="A and B are specs, such as vidcom2@0.25: compare their runs in outputs/demo/mvbench",
+    )
     to = parser.add_argument_group("how and where to")
     to.add_argument("--flips", action="store_true", help="list every question that only one of them has right")
     to.add_argument("--json", type=Path, metavar="FILE", help="write the numbers and the flips to this file, too")

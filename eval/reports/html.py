@@ -21,6 +21,7 @@ from rich.progress import track
 
 from llava.video import FrameSampling, VideoError, read_video
 
+from ..models.packaged import model_title
 from ..results.files import prepare_file, write_whole
 from ..results.load import Run, load_run
 from ..results.schema import ScoredSample
@@ -107,7 +108,7 @@ def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VI
     names, every = list(runs), list(runs.values())
     first = every[0]
     models = list(dict.fromkeys(run.summary.run.model for run in every))
-    title = f"{first.summary.benchmark}, {', '.join(models)}"
+    title = f"{first.summary.title}, {', '.join(map(model_title, models))}"
     differences = [
         f"{names[i]} (B) is not set as {names[0]} (A): {difference}"
         for i in range(1, len(every))

@@ -92,6 +92,8 @@ def latex_notes(lines: Sequence[str]) -> str:
 
 LABELS = 28
 """Columns of a terminal that labels get at least, if they are that long. Longer ones break."""
+NARROW = 80
+"""Columns of a narrow terminal. A table that fits into them keeps its headings whole."""
 GAP = 2
 """Spaces from one column to the next: one of padding, one of the box."""
 
@@ -99,7 +101,7 @@ GAP = 2
 def print_table(console: Console, rows: Rows, title: str = "", left: int = 1, bold: Collection[str] = ()) -> None:
     """Print a table. One that is wider than the console is printed as several, each with some of the columns.
 
-    Labels and headings break where there is no room. A value never does.
+    Labels and headings break where NARROW columns are too few. A value never does.
 
     Args:
         console: Where to print.
@@ -133,6 +135,9 @@ def parts(rows: Rows, width: int, left: int = 1) -> list[Rows]:
 
 def rich_table(rows: Rows, width: int, left: int = 1, title: str = "", bold: Collection[str] = ()) -> Table:
     """Lay a table out. The first label gets what the other columns leave of `width`, and breaks if it is longer."""
+    whole = (
+        sum(max(cell_len(row[i]) for row in rows) + GAP for i in range(len(rows[0]))) <= min(width, NARROW) + GAP // 2
+    )
     table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     others = sum(_width(rows, column) + GAP for column in range(1, len(rows[0])))
     label = max(min(_width(rows, 0), LABELS), width - others - GAP // 2)
@@ -140,7 +145,8 @@ def rich_table(rows: Rows, width: int, left: int = 1, title: str = "", bold: Col
         if column < left:
             table.add_column(broken(name, label), justify="left", overflow="fold")
         else:
-            table.add_column(broken(name, _values(rows, column)), justify="right", no_wrap=True)
+            heading = name if whole else broken(name, _values(rows, column))
+            table.add_column(heading, justify="right", no_wrap=True)
     for first, *cells in rows[1:]:
         table.add_row(broken(first, label), *cells, style="bold" if first in bold else None)
     return table

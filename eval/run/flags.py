@@ -76,14 +76,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="share of the visual tokens to keep, if the spec does not say it (env: R_RATIO; default: the method's "
         "own, 0.25)",
     )
-    what.add_argument(
-        "--demo",
-        dest="start",
-        action="store_const",
-        const="demo.run:prepare_demo",
-        help="evaluate the small model that comes along, dense and compressed, on videos made on the spot; needs no "
-        "download and no GPU",
-    )
+    add_demo(what, "demo.run:prepare_demo", "dense, compressed, and with --compressor's spec beside them")
     parser.set_defaults(start="run.command:prepare_run", default_of=parser.get_default)
     parser.epilog = f"""\
 {spec_help()}
@@ -99,7 +92,8 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `sweep`."""
     what = add_evaluation(parser, "outputs/BENCHMARK/MODEL")
     what.add_argument("--compressors", metavar="SPEC,...", required=True, help="the compressors to evaluate")
-    parser.set_defaults(start="run.command:prepare_sweep")
+    add_demo(what, "demo.commands:prepare_demo_sweep", "under the compressors")
+    parser.set_defaults(start="run.command:prepare_sweep", default_of=parser.get_default)
     parser.epilog = f"""\
 Every video is decoded and encoded once for all compressors. Each has its own
 directory in --output. Finished ones stay.
@@ -110,6 +104,24 @@ example:
       --compressors none,vidcom2@0.25,fastv@0.25
 
 {OUTCOME}"""
+
+
+def add_demo(what: argparse._ArgumentGroup, start: str, how: str) -> None:
+    """Declare --demo.
+
+    Args:
+        what: The group of flags to add it to.
+        start: The function that takes the place of the command's own, as module:function.
+        how: In words, how the demo's model is evaluated.
+    """
+    what.add_argument(
+        "--demo",
+        dest="start",
+        action="store_const",
+        const=start,
+        help=f"evaluate a small model that comes along on MiniBench, videos made on the spot, {how}; needs no download "
+        "and no GPU; --model may be llava-onevision or llava-video",
+    )
 
 
 OUTCOME = f"""\

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vidcom2 import Compressor, compressor
 
+from ..models.packaged import model_title
 from ..results.files import write_whole
 from ..results.load import read_results
+from ..results.schema import Summary
 from ..results.side_by_side import markdown, print_side_by_side, side_by_side
 from ..results.terminal import stdout
 from .config import RunConfig
@@ -62,18 +64,30 @@ class Sweep:
             if run not in self.missing:
                 print(f"{run.output} is finished already", file=sys.stderr)
 
+    def evaluate(self, world: World) -> int:
+        """Evaluate what is missing. Return the number of its failed questions."""
+        return evaluate_runs(self.missing, world, quiet=True) if self.missing else 0
+
+    def results(self) -> dict[str, Summary]:
+        """Read the results of all runs, by spec."""
+        return {run.compressor.spec: read_results(run.output) for run in self.runs}
+
+    def title(self, results: Mapping[str, Summary]) -> str:
+        """Name questions and model."""
+        return f"{next(iter(results.values())).title}, {model_title(self.config.model)}"
+
     def run(self, world: World) -> int:
         """Evaluate what is missing. Rank 0 prints and writes the table.
 
         Returns:
             The number of failed questions. In rank 0, it includes those of runs that were finished before.
         """
-        failed = evaluate_runs(self.missing, world, quiet=True) if self.missing else 0
+        failed = self.evaluate(world)
         if world.rank > 0:
             return failed
-        results = {run.compressor.spec: read_results(run.output) for run in self.runs}
+        results = self.results()
         rows = side_by_side(results)
-        title = f"{next(iter(results.values())).benchmark}, {self.config.model}"
+        title = self.title(results)
         write_whole(self.config.output / "table.md", markdown(title, rows))
         console = stdout()
         print_side_by_side(console, title, rows)

@@ -15,13 +15,13 @@ from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForC
 
 from ..world import BACKGROUNDS, COLOURS, SHAPES, SIZE
 
-PATCH = 8
+PATCH = 6
 """Width and height of a patch, in pixels."""
 TOWER_WIDTH, TOWER_LAYERS = 64, 2
 """Hidden size of the vision tower, and how many of its layers LLaVA uses."""
 WIDTH = 128
 """Hidden size D of the LLM."""
-BASE_LAYERS, LAYERS = 5, 8
+BASE_LAYERS, LAYERS = 6, 8
 """Layers of the LLM at first, and in the last lesson."""
 
 
@@ -79,6 +79,7 @@ def llava_fields(tokenizer: PreTrainedTokenizerFast, layers: int) -> dict[str, A
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
         "tie_word_embeddings": True,
         "initializer_range": 0.04,
         "bos_token_id": None,
@@ -104,7 +105,7 @@ class PatchHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.colour, self.shape = nn.Linear(TOWER_WIDTH, len(COLOURS) + 2), nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
+        self.colour, self.shape = nn.Linear(TOWER_WIDTH, len(COLOURS) + 8), nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
         self.background = nn.Linear(TOWER_WIDTH, len(BACKGROUNDS))
 
     def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, float]:
@@ -112,7 +113,7 @@ class PatchHeads(nn.Module):
 
         Args:
             features: The tower's features of N frames, [N, P, D].
-            labels: What `patch_labels` gives, [N, P, 3].
+            labels: What `looks` gives, [N, P, 3].
 
         Returns:
             The loss, and the share of patches with an object whose colour and shape are both right.
