@@ -110,10 +110,12 @@ def print_table(console: Console, rows: Rows, title: str = "", left: int = 1, bo
         left: Number of columns of labels, which every part repeats.
         bold: First cells of the rows that are printed in bold.
     """
+    if title:
+        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
     for number, part in enumerate(parts(rows, console.width, left)):
         if number:
             console.print()
-        console.print(rich_table(part, console.width, left, "" if number else title, bold))
+        console.print(rich_table(part, console.width, left, bold))
 
 
 def parts(rows: Rows, width: int, left: int = 1) -> list[Rows]:
@@ -133,12 +135,12 @@ def parts(rows: Rows, width: int, left: int = 1) -> list[Rows]:
     return [[row[:left] + tuple(row[column] for column in group) for row in rows] for group in groups]
 
 
-def rich_table(rows: Rows, width: int, left: int = 1, title: str = "", bold: Collection[str] = ()) -> Table:
+def rich_table(rows: Rows, width: int, left: int = 1, bold: Collection[str] = ()) -> Table:
     """Lay a table out. The first label gets what the other columns leave of `width`, and breaks if it is longer."""
     whole = (
         sum(max(cell_len(row[i]) for row in rows) + GAP for i in range(len(rows[0]))) <= min(width, NARROW) + GAP // 2
     )
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     others = sum(_width(rows, column) + GAP for column in range(1, len(rows[0])))
     label = max(min(_width(rows, 0), LABELS), width - others - GAP // 2)
     for column, name in enumerate(rows[0]):
