@@ -48,10 +48,13 @@ class Plan:
 
     vision: int = 500
     lessons: tuple[Lesson, ...] = (
-        Lesson("letters", 220, {"text": 1.0}, videos=12, rate=3e-3, decay=3000),
-        Lesson("names", 150, {"names": 0.7, "text": 0.3}, longest=8),
-        Lesson("words", 900, {"word": 0.9, "text": 0.1}, longest=8),
-        Lesson("options", 2700, {"choice": 0.75, "word": 0.2, "text": 0.05}, layers=LAYERS, rate=2.5e-3, decay=2700),
+        Lesson("names", 150, {"names": 1.0}, longest=8, rate=3e-3, decay=4000),
+        Lesson("words", 500, {"word": 1.0}, longest=8),
+        Lesson("longer", 700, {"word": 1.0}, longest=16),
+        Lesson(
+            "letters", 350, {"text": 0.75, "word": 0.25}, longest=8, videos=12, layers=LAYERS, rate=3e-3, decay=3850
+        ),
+        Lesson("options", 3500, {"choice": 0.75, "word": 0.15, "text": 0.1}, layers=LAYERS),
     )
     save_every: int = 300
     examined: int = 4

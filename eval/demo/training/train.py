@@ -5,16 +5,17 @@
 Each lesson needs the ones before it:
 1. vision: the tower learns which object and which background each patch shows. Without this lesson, the LLM alone never
    learns to see.
-2. letters: multiple choice without a video, in the benchmarks' own prompts. The prompt tells the answer's word ("The
-   answer is red."). After each option's word the LLM says whether that is the answer. Without this step, finding the
-   letter of a word stays at chance.
-3. names: at every visual token the LLM says what it shows. Without this lesson, answers that depend on a few tokens out
+2. names: at every visual token the LLM says what it shows. Without this lesson, answers that depend on a few tokens out
    of hundreds stay at chance. Naming remains part of the loss in the following lessons.
-4. words: after a question's question mark the LLM says the answer's word. The clips are short.
-5. options: multiple choice on videos, of all lengths.
+3. words: after a question's question mark the LLM says the answer's word. The clips are short.
+4. longer: the same, with longer clips.
+5. letters: multiple choice without a video, in the benchmarks' own prompts. The prompt tells the answer's word ("The
+   answer is red."). After each option's word the LLM says whether that is the answer. Without this lesson, finding the
+   letter of a word stays at chance. Before the words, it makes their lessons three times as long. Two new layers on top
+   have room for it.
+6. options: multiple choice on videos, of all lengths.
 
-Every batch has other frames and tokens missing (`clips.draw_view`), and every second time the remaining ones are
-numbered anew.
+In every batch other frames and tokens are missing (`clips.draw_view`).
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ class Training:
             if step % 50 == 49:
                 self.report(lesson="vision", step=step + 1, loss=loss.item(), covered_patches_right=accuracy)
         tower.requires_grad_(False)
+        self.save()
 
     def learn_to_answer(self, advance: Callable[[str], None]) -> None:
         """All lessons after the vision lesson. advance: moves the progress bar by a step, with a text."""
