@@ -34,8 +34,8 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 Both runs must have answered the same questions. The interval is a paired
 bootstrap, the test is McNemar's.
 
---demo runs what its directory does not have yet: "%(prog)s --help" of
-the command run says what it makes.
+With --demo, settings that its directory does not have yet are run first. The
+help of the command run says more of it.
 
 examples:
   %(prog)s --demo vidcom2@0.25 random@0.25

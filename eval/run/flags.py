@@ -124,9 +124,9 @@ status: the evaluation failed."""
 
 
 DEMO = """\
---demo needs no download and no GPU: it makes videos and questions, 40 of each of
-nine tasks, in the schema of the benchmark that --tasks names (default: mvbench),
-in outputs/demo. --model is then llava-onevision (the default) or another small
+--demo needs no download and no GPU. It makes videos, and 40 questions for each
+of 9 tasks, in the schema of the benchmark of --tasks (default: mvbench), in
+outputs/demo. --model is then llava-onevision (the default) or another small
 model of this package. Results stay for other commands with --demo. --limit,
 --output and --overwrite keep their meaning. Other flags of models, videos and
 devices are refused."""
