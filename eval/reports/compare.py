@@ -22,6 +22,9 @@ from ..results.terminal import stdout
 NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 """Settings that two compared runs may differ in: the compressor, and what changes no answer."""
 
+FOR_DEMO = ("model", "tasks", "limit", "output")
+"""Flags that say which demo is meant."""
+
 Pair = tuple[ScoredSample, ScoredSample]
 """The same question in A and in B."""
 
@@ -122,17 +125,20 @@ class Comparison:
 
 def prepare_compare(arguments: argparse.Namespace) -> Callable[[], int]:
     """Read, check and compare the runs. Return a function that prints and writes the comparison."""
-    comparison = compare(arguments.a, arguments.b)
-    file: Path | None = arguments.json
-    prepare_json(file)
+    given = [name for name in FOR_DEMO if vars(arguments)[name] is not None]
+    if given:
+        raise ValueError(f"--{given[0]} is for --demo, which compares two specs: add --demo, or leave it out")
+    comparison = compare(Path(arguments.a), Path(arguments.b))
+    prepare_json(arguments.json)
+    return lambda: tell(comparison, arguments)
 
-    def finish() -> int:
-        print_comparison(stdout(), comparison, arguments.flips)
-        if file is not None:
-            write_json(file, asdict(comparison))
-        return 0
 
-    return finish
+def tell(comparison: Comparison, arguments: argparse.Namespace) -> int:
+    """Print the comparison, and write it to the file that --json names. Return 0."""
+    print_comparison(stdout(), comparison, arguments.flips)
+    if arguments.json is not None:
+        write_json(arguments.json, asdict(comparison))
+    return 0
 
 
 def compare(a: Path, b: Path) -> Comparison:

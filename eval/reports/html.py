@@ -25,7 +25,7 @@ from ..models.packaged import model_title
 from ..results.files import prepare_file, write_whole
 from ..results.load import Run, load_run
 from ..results.schema import ScoredSample
-from ..results.side_by_side import side_by_side
+from ..results.side_by_side import called, side_by_side
 from ..results.summary import notes
 from ..results.tables import Rows
 from .compare import differing_settings, pair
@@ -88,8 +88,8 @@ def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
     first, *others = [load_run(directory) for directory in directories]
     runs = [first, *(Run(o.directory, o.summary, [sample for _, sample in pair(first, o)]) for o in others)]
     specs = [run.summary.run.compressor for run in runs]
-    called = ["dense" if spec == "none" else spec for spec in specs]
-    names = called if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
+    compressors = [called(spec) for spec in specs]
+    names = compressors if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
     return dict(zip(names, runs, strict=True))
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
 from eval.benchmarks.edition import FILE, edition
-from eval.cli import main
-from eval.demo.minibench import write_mlvu
+from eval.benchmarks.mvbench import MVBENCH
+from eval.cli import main, parse
+from eval.demo.commands import demo_of
+from eval.demo.minibench import write_mlvu, write_mvbench
+from eval.demo.run import Demo, outdated
+from eval.demo.run import config as config_of
 from eval.models.packaged import DEMO_MODELS, model_title
 from eval.results.load import load_run
+from eval.run.flags import DEFAULT_MODEL
+from vidcom2 import Dense, compressor
+from vidcom2.methods.uniform import Uniform
 
 
 def run(*flags: object) -> int:
@@ -41,16 +49,30 @@ def printed(demo, monkeypatch, capsys) -> str:
 
 def test_what_is_printed(printed, demo):
     lines = printed.splitlines()
-    commands = [line for line in lines if line.startswith(("  python -m eval", "  bash "))]
+    commands = lines[lines.index("next:") + 1 :]
     assert max(cell_len(line) for line in lines if line not in commands) <= 80
     assert str(demo) not in printed, "no absolute paths"
+    assert all(" -m eval " in command for command in commands)
     assert "MiniBench (MVBench's schema), demo model llava-onevision" in lines[0]
-    settings = [line.split()[0] for line in lines if re.search(r"\[.*\] .* ms \(", line)]
+    settings = [line.split()[0] for line in lines if re.search(r"\[.*\] .* \(\d\.\d\dx\)", line)]
     assert settings == ["dense", "vidcom2@0.25", "vidcom2@0.15", "random@0.25"]
-    assert any(line.split() == settings for line in lines[8:]), "the heading of the second table, in one line"
-    assert "Chance is 25 %" in printed
-    assert "arXiv 2505.14454" in printed
-    assert lines[-len(commands) :] == commands, "the last lines say what to run next"
+    assert any(line.split()[2:] == settings for line in lines[8:]), "the heading of the second table, in one line"
+    text = " ".join(printed.split())
+    assert "chance is 25 %" in text
+    assert "The paper's figures, not measured here: with VidCom², LLaVA-OneVision-7B keeps 99.6 % at 25 % and" in text
+    assert "(arXiv 2505.14454, table 2)" in text
+    assert "mvbench " not in printed.replace("--tasks mvbench ", "")
+
+
+def test_what_is_printed_into_a_pipe(demo, monkeypatch, capsys):
+    monkeypatch.chdir(demo)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert run("run", "--demo", "--limit", 1) == 0
+    out, err = capsys.readouterr()
+    assert err.count("is finished already") == 4
+    lines = out.splitlines()
+    assert max(cell_len(line) for line in lines[: lines.index("next:")]) <= 80
+    assert str(demo) not in out
 
 
 def test_the_users_own_compressor_stands_beside_the_demos(demo):
@@ -59,11 +81,21 @@ def test_the_users_own_compressor_stands_beside_the_demos(demo):
 
 
 def test_sweep(demo, monkeypatch, capsys):
+    """Dense is there for comparison. What is compared is measured in one pass, and stays."""
     monkeypatch.chdir(demo)
-    assert run("sweep", "--tasks", "mvbench", "--demo", "--limit", 1, "--compressors", "norm@0.1,uniform@0.25") == 0
-    out, err = capsys.readouterr()
-    assert "norm@0.1 is finished already" in err
-    assert "MiniBench (MVBench's schema), demo model llava-onevision" in out
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "norm@0.1:positions=original"
+    for finished in (0, 3):
+        assert run("sweep", "--demo", "--limit", 1, "--compressors", f"{long},uniform@0.25") == 0
+        out, err = capsys.readouterr()
+        assert err.count("is finished already") == finished
+        assert ("making MiniBench" in err) is False
+    lines = out.splitlines()
+    assert lines[0] == "MiniBench (MVBench's schema), demo model llava-onevision"
+    assert [line.split()[0] for line in lines[3:6]] == ["dense", "norm@0.1", "uniform@0.25"]
+    assert f"norm@0.1 [2] is {long}" in lines
+    assert any(line.split()[2:] == ["dense", "norm@0.1", "[2]", "uniform@0.25"] for line in lines)
+    assert max(map(cell_len, lines[: lines.index("next:")])) <= 80
 
 
 def test_frame_drop(demo, monkeypatch, capsys):
@@ -74,13 +106,79 @@ def test_frame_drop(demo, monkeypatch, capsys):
 
 
 def test_compare(demo, monkeypatch, capsys):
+    """Of the questions that are there. What is missing is run."""
     monkeypatch.chdir(demo)
-    assert run("compare", "--demo", "none", "norm@0.1") == 0
-    assert "MiniBench (MVBench's schema)" in capsys.readouterr().out
-    assert run("compare", "--demo", "none", "random@0.9") == 1
-    assert (
-        "no finished run: make it with sweep --tasks mvbench --demo --compressors random@0.9" in capsys.readouterr().err
-    )
+    assert run("compare", "--demo", "none", "random@0.9") == 0
+    out, err = capsys.readouterr()
+    assert "MiniBench (MVBench's schema)" in out
+    assert err.count("is finished already") == 1
+    assert run("compare", "--demo", "none", "random@0.9", "--json", "numbers.json") == 0
+    assert capsys.readouterr().err.count("is finished already") == 2
+    assert json.loads(Path("numbers.json").read_text(encoding="utf-8"))["b"]["compressor"] == "random@0.9"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("compare", "--demo", "dense", "none"), "names one setting twice"),
+        (("compare", "a", "b", "--limit", 1), "--limit is for --demo"),
+        (("run",), "--tasks is missing: name a benchmark, such as --tasks mvbench"),
+        (("run", "--demo", "--tasks", "mvbench_action_count"), "name a whole benchmark, one of mvbench, mlvu"),
+        (("run", "--demo", "--parser", "legacy"), "leave out --parser"),
+        (("sweep", "--demo", "--compressors", "none", "--batch-size", 2), "leave out --batch-size"),
+        (("frame-drop", "--demo", "--dtype", "float16"), "leave out --dtype"),
+        *(
+            (("run", "--demo", "--model", model), f"--model {model} is no demo model: with --demo, write llava-onevis")
+            for model in ("mine", DEFAULT_MODEL)
+        ),
+    ],
+)
+def test_flags_without_an_effect_are_refused(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*flags) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def demo_flags(*flags: object) -> Demo:
+    return demo_of(parse(["sweep", "--compressors", "none", "--demo", *map(str, flags)]), "compressors")
+
+
+def test_models_are_found_where_their_directory_is(tmp_path, monkeypatch):
+    monkeypatch.setitem(DEMO_MODELS, "llava-video", tmp_path / "llava_video")
+    with pytest.raises(ValueError, match=r"--model llava-video is no demo model: with --demo, write llava-onevision$"):
+        demo_flags("--model", "llava-video")
+    (tmp_path / "llava_video").mkdir()
+    made = demo_flags("--model", "llava-video", "--limit", 3, "--tasks", "mlvu")
+    assert made.output == Path("outputs/demo/llava-video/mlvu")
+    assert made.flags == "--demo --tasks mlvu --model llava-video --limit 3"
+    with pytest.raises(ValueError, match=r"write llava-onevision or llava-video$"):
+        demo_flags("--model", "llava")
+    assert demo_flags().output == Path("outputs/demo/mvbench")
+    assert demo_flags("--output", "here").flags == "--demo --output here"
+
+
+def test_other_questions_replace_the_demos(demo, monkeypatch):
+    """A run of other questions must not be compared with these."""
+    there = demo_flags("--limit", 1)
+    monkeypatch.chdir(demo)
+    with there.sweep([Dense()]) as sweep:
+        assert not sweep.missing
+    monkeypatch.setattr("eval.demo.run.SOURCES", ("world.py",))
+    with there.sweep([Dense()]) as sweep:
+        assert [run.output.name for run in sweep.missing] == ["none"]
+    kept = sorted(path.name for path in there.output.iterdir() if path.is_dir())
+    assert kept == ["data", "none"]
+
+
+def test_methods_of_other_packages_are_measured_again(tmp_path, monkeypatch):
+    """Nothing tells whether their code has changed."""
+    monkeypatch.setattr("eval.demo.run.require_same", lambda *_, finished: [])
+    data = write_mvbench(tmp_path / "data", 1)
+    config = replace(config_of(MVBENCH, data, tmp_path), compressor=compressor("uniform@0.25"))
+    assert not outdated(config)
+    monkeypatch.setattr(Uniform, "__module__", "theirs")
+    assert outdated(config)
 
 
 def test_report(demo, monkeypatch, tmp_path):
@@ -91,6 +189,7 @@ def test_report(demo, monkeypatch, tmp_path):
     assert "MiniBench (MVBench&#x27;s schema), demo model llava-onevision" in page.read_text()
 
 
+@pytest.mark.skipif(not DEMO_MODELS["llava-video"].is_dir(), reason="there is one demo model")
 def test_models_do_not_share_a_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ("--tasks", "mvbench", "--demo", "--limit", 1, "--compressors", "random@0.25")

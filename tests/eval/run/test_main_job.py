@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.cli import main
 from eval.demo.minibench import WRITERS
-from eval.demo.run import MARKER, SETTINGS
+from eval.demo.run import SETTINGS, State
 from eval.demo.world import TASKS, UNITS
 from eval.results.sample import STAGES
 from eval.run.command import chosen_compressor
@@ -175,8 +175,8 @@ def test_other_benchmarks(benchmark, categories, average, onevision, tmp_path):
 @pytest.mark.parametrize("benchmark", ["mvbench", "mlvu", "videomme"])
 def test_demo(benchmark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):  # the second replaces the first
-        assert run("--tasks", benchmark, "--demo", "--limit", 1) == 0
+    for flags in ((), ("--overwrite",)):
+        assert run("--tasks", benchmark, "--demo", "--limit", 1, *flags) == 0
     output = tmp_path / "outputs" / "demo" / benchmark
     tokens = []
     for setting in SETTINGS:
@@ -201,7 +201,7 @@ def test_the_demo_deletes_only_what_is_its_own(tmp_path, capsys):
 
 
 def test_a_second_demo_waits_for_its_turn(tmp_path, capsys):
-    (tmp_path / MARKER).touch()
+    State(parts={"data": ""}).write(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "of_the_first.mp4").touch()
     with reserved(tmp_path):  # the first one is at work
