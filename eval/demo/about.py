@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -13,7 +14,7 @@ from rich.console import Console
 from ..models import protocol_for
 from ..models.packaged import demo_model
 from ..paper.published import paper_table
-from ..results.terminal import PROGRAM, near, say
+from ..results.terminal import LINE, PROGRAM, near, say
 from .run import SETTINGS, Demo
 
 CHANCE = {"egoschema": "20", "perceptiontest": "33"}
@@ -34,8 +35,8 @@ def print_about(console: Console, demo: Demo, specs: Sequence[str]) -> None:
     say(console, what_it_is(demo))
     say(console, the_papers(demo))
     console.print("\nnext:")
-    for line in next_commands(demo, specs):
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    for command in next_commands(demo, specs):
+        console.print(in_lines(command), markup=False, highlight=False, soft_wrap=True)
 
 
 def what_it_is(demo: Demo) -> str:
@@ -66,13 +67,32 @@ def next_commands(demo: Demo, specs: Sequence[str]) -> list[str]:
     """Return the command lines to go on with."""
     shown = [one.spec for one in SETTINGS]
     a, b = ("vidcom2@0.25", "random@0.25") if list(specs) == shown else (specs[0], specs[-1])
-    more = "vidcom2@0.5,vidcom2@0.1,uniform@0.25"
+    more = "vidcom2@0.1,uniform@0.25"
     return [
         f"{program()} compare {demo.flags} {shlex.quote(a)} {shlex.quote(b)}",
         f"{program()} sweep {demo.flags} --compressors {more}",
-        f"{program()} report {shlex.quote(near(demo.output))}/*/ --output minibench.html",
-        f"{program()} run --tasks {demo.benchmark.name}  # a 7 B model on the real benchmark",
+        f"{program()} report {shlex.quote(near(demo.output))}/*/",
+        f"{program()} run --tasks {demo.benchmark.name}  # a 7 B model",
     ]
+
+
+def in_lines(command: str, width: int = LINE) -> str:
+    """Indent a command line, and break it at spaces so that a shell reads it as one.
+
+    Args:
+        command: The command line. A comment at its end is left out where there is no room.
+        width: The most characters of a line. A longer word stays whole.
+    """
+    if len(f"  {command}") <= width:
+        return f"  {command}"
+    first, *words = re.findall(r"(?:'[^']*'|\S)+", command.partition("  # ")[0])
+    lines = [f"  {first}"]
+    for word in words:
+        if len(f"{lines[-1]} {word} \\") > width:
+            lines.append(f"     {word}")
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n".join(lines)
 
 
 def program() -> str:

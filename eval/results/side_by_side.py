@@ -11,7 +11,7 @@ from .sample import LABELS
 from .schema import Summary
 from .stats import bootstrap_interval
 from .tables import Rows, markdown_table, print_table
-from .terminal import say
+from .terminal import LINE, say
 
 COLUMNS = 6
 """The most settings that stand side by side on a terminal."""
@@ -119,7 +119,8 @@ def markdown(title: str, *tables: Rows) -> str:
 def print_side_by_side(console: Console, title: str, runs: Mapping[str, Run]) -> None:
     """Print a table with a row per setting, and, of few settings, one with a row per category.
 
-    No name of a setting breaks. What a short name stands for is printed below the first table.
+    No name of a setting breaks. What a short name stands for is printed below the first table. In a file or a pipe,
+    tables have at most LINE columns too, because they are read in terminals.
 
     Args:
         console: Where to print.
@@ -128,8 +129,8 @@ def print_side_by_side(console: Console, title: str, runs: Mapping[str, Run]) ->
     """
     names = short_names(runs)
     named = {names[spec]: run for spec, run in runs.items()}
-    first = next(iter(named))
-    print_table(console, overview(named), title, bold=(first,), whole=True)
+    first, width = next(iter(named)), console.width if console.is_terminal else LINE
+    print_table(console, overview(named), title, bold=(first,), whole=True, width=width)
     for spec, name in names.items():
         if name != called(spec):
             console.print(f"{name} is {spec}", markup=False, highlight=False, soft_wrap=True)
@@ -138,4 +139,4 @@ def print_side_by_side(console: Console, title: str, runs: Mapping[str, Run]) ->
     if len(named) <= COLUMNS:
         console.print()
         rows: Rows = [("accuracy, %", *named), *by_category(run.summary for run in runs.values())]
-        print_table(console, rows, bold=("overall",), whole=True)
+        print_table(console, rows, bold=("overall",), whole=True, width=width)

@@ -99,9 +99,15 @@ GAP = 2
 
 
 def print_table(
-    console: Console, rows: Rows, title: str = "", left: int = 1, bold: Collection[str] = (), whole: bool = False
+    console: Console,
+    rows: Rows,
+    title: str = "",
+    left: int = 1,
+    bold: Collection[str] = (),
+    whole: bool = False,
+    width: int | None = None,
 ) -> None:
-    """Print a table. One that is wider than the console is printed as several, each with some of the columns.
+    """Print a table. One that is too wide is printed as several, each with some of the columns.
 
     Labels and headings break where NARROW columns are too few. A value never does.
 
@@ -112,13 +118,15 @@ def print_table(
         left: Number of columns of labels, which every part repeats.
         bold: First cells of the rows that are printed in bold.
         whole: Headings do not break either.
+        width: The most columns of the terminal that a table has. None for those of the console.
     """
+    width = width or console.width
     if title:
         console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
-    for number, part in enumerate(parts(rows, console.width, left, whole)):
+    for number, part in enumerate(parts(rows, width, left, whole)):
         if number:
             console.print()
-        console.print(rich_table(part, console.width, left, bold, whole))
+        console.print(rich_table(part, width, left, bold, whole))
 
 
 def parts(rows: Rows, width: int, left: int = 1, whole: bool = False) -> list[Rows]:

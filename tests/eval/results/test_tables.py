@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from eval.results.load import load_run
 from eval.results.side_by_side import COLUMNS, called, print_side_by_side, short_names
 from eval.results.summary import print_summary
 from eval.results.tables import Rows, broken, csv_table, latex_table, markdown_table, parts, print_table
+from eval.results.terminal import UNBROKEN
 from eval.speed.efficiency.report import overview, print_report, steps
 from tests.eval.reports.test_compare import line, write
 from tests.eval.speed.test_efficiency import line as measured
@@ -142,6 +144,17 @@ def test_settings_side_by_side_fit_80_columns(tmp_path, count):
     if count <= COLUMNS:
         categories = next(iter(runs.values())).summary.scores.categories
         assert all(text.count(f"\n{category} ") >= 1 for category in categories)
+
+
+def test_settings_side_by_side_fit_80_columns_in_a_pipe_too(tmp_path):
+    specs = ["none", "vidcom2@0.25", "vidcom2@0.15", "random@0.25", "vidcom2@0.1:positions=original"]
+    console = Console(record=True, width=UNBROKEN, file=io.StringIO())
+    runs = {spec: load_run(run) for spec, run in zip(specs, runs_of(tmp_path, specs), strict=True)}
+    print_side_by_side(console, "mvbench, m", runs)
+    lines = printed(console).splitlines()
+    assert max(map(len, lines)) <= 80
+    headings = [name for one in lines if one.startswith("accuracy, %") for name in re.split(r"\s{2,}", one.strip())[1:]]
+    assert headings == ["dense", *specs[1:4], "vidcom2@0.1 [5]"]
 
 
 def test_short_names():
