@@ -127,9 +127,9 @@ def demo_of(arguments: argparse.Namespace, *own: str) -> Demo:
     benchmark, _ = select_tasks(tasks)
     if tasks != benchmark.name or tasks not in WRITERS:
         raise ValueError(f"--tasks {tasks} with --demo: name a whole benchmark, one of {', '.join(WRITERS)}")
-    model, _ = demo_model(arguments.model)
     per_task = PER_TASK if arguments.limit is None else arguments.limit
     if per_task < 1:
         raise ValueError(f"--limit {per_task} must be at least 1")
+    model, _ = demo_model(arguments.model)
     output: Path = arguments.output or Demo.default_output(benchmark, model)
     return Demo(benchmark, model, output, per_task, overwrite=getattr(arguments, "overwrite", False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,10 +176,11 @@ def test_models_are_found_where_their_directory_is(tmp_path, monkeypatch):
     assert demo_flags("--output", "here").flags == "--demo --output here"
 
 
-def test_other_questions_replace_the_demos(demo, monkeypatch):
+def test_other_questions_replace_the_demos(demo, tmp_path, monkeypatch):
     """A run of other questions must not be compared with these."""
     there = demo_flags("--limit", 1)
-    monkeypatch.chdir(demo)
+    shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     with there.sweep([Dense()]) as sweep:
         assert not sweep.missing
     monkeypatch.setattr("eval.demo.run.SOURCES", ("world.py",))
