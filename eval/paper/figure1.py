@@ -18,7 +18,7 @@ from ..results.files import write_whole
 from ..results.load import Run, load_run
 from ..results.stats import paired_interval
 from ..results.tables import Rows, markdown_table, print_table
-from ..results.terminal import stdout
+from ..results.terminal import say, stdout, table_width
 from ..run.command import run_config
 from ..run.config import RunConfig
 from ..run.distributed import World
@@ -110,8 +110,8 @@ def print_result(console: Console, title: str, dense: Run, runs: Runs) -> None:
     for line in (trial(dense.summary.run.limit).strip(), f"Dense: {interval(dense)}."):
         if line:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    print_table(console, rows(runs), f"Whole frames dropped: {title}", left=2)
-    console.print(NOTE.replace("\n", " "), markup=False, highlight=False)
+    print_table(console, rows(runs), f"Whole frames dropped: {title}", left=2, width=table_width(console))
+    say(console, NOTE.replace("\n", " "))
 
 
 def curves(runs: Runs) -> dict[str, list[Point]]:

@@ -17,7 +17,7 @@ from ..results.settings import flat
 from ..results.stats import Overall, accuracy, mcnemar, paired_interval
 from ..results.summary import tokens_in_words
 from ..results.tables import Rows, print_table
-from ..results.terminal import stdout
+from ..results.terminal import say, stdout
 
 NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 """Settings that two compared runs may differ in: the compressor, and what changes no answer."""
@@ -261,20 +261,23 @@ def failures(name: str, run: Run) -> list[str]:
 def print_comparison(console: Console, comparison: Comparison, flips: bool = False) -> None:
     """Print the comparison, and with `flips` every question that only one of the runs has right."""
 
-    def say(text: str, style: str | None = None) -> None:
+    def line(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     for name, side in (("A", comparison.a), ("B", comparison.b)):
-        say(f"{name}: {side.compressor}, {_tokens(side.visual_tokens)}: {side.directory}")
+        line(f"{name}: {side.compressor}, {_tokens(side.visual_tokens)}: {side.directory}")
     for warning in comparison.warnings:
-        say(f"WARNING: {warning}", "bold red")
+        line(f"WARNING: {warning}", "bold red")
     print_table(console, table(comparison), comparison.benchmark, bold=("overall",))
-    say(f"A, B: accuracy, %, overall the {comparison.overall} average; 95 %: paired bootstrap interval of B-A")
-    say("lost: right in A, wrong in B; won: the other way; p: exact McNemar test, not corrected for the number of rows")
+    say(console, f"A, B: accuracy, %, overall the {comparison.overall} average; 95 %: paired bootstrap interval of B-A")
+    say(
+        console,
+        "lost: right in A, wrong in B; won: the other way; p: exact McNemar test, not corrected for the number of rows",
+    )
     for flip in comparison.flips if flips else ():
         a, b = ("no answer" if answer is None else repr(answer) for answer in (flip.answer_a, flip.answer_b))
         direction = "won" if flip.won else "lost"
-        say(f"{direction} {flip.task} {flip.doc_id}: target {flip.target}, A {a}, B {b}, {flip.video}")
+        line(f"{direction} {flip.task} {flip.doc_id}: target {flip.target}, A {a}, B {b}, {flip.video}")
 
 
 def _tokens(tokens: VisualTokens) -> str:

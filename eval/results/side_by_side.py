@@ -11,7 +11,7 @@ from .sample import LABELS
 from .schema import Summary
 from .stats import bootstrap_interval
 from .tables import Rows, markdown_table, print_table
-from .terminal import LINE, say
+from .terminal import say, table_width
 
 COLUMNS = 6
 """The most settings that stand side by side on a terminal."""
@@ -120,7 +120,7 @@ def print_side_by_side(console: Console, title: str, runs: Mapping[str, Run]) ->
     """Print a table with a row per setting, and, of few settings, one with a row per category.
 
     No name of a setting breaks. What a short name stands for is printed below the first table. In a file or a pipe,
-    tables have at most LINE columns too, because they are read in terminals.
+    tables are no wider than a narrow terminal.
 
     Args:
         console: Where to print.
@@ -129,7 +129,7 @@ def print_side_by_side(console: Console, title: str, runs: Mapping[str, Run]) ->
     """
     names = short_names(runs)
     named = {names[spec]: run for spec, run in runs.items()}
-    first, width = next(iter(named)), console.width if console.is_terminal else LINE
+    first, width = next(iter(named)), table_width(console)
     print_table(console, overview(named), title, bold=(first,), whole=True, width=width)
     for spec, name in names.items():
         if name != called(spec):

@@ -31,6 +31,11 @@ def say(console: Console, text: str) -> None:
     console.print(lines, markup=False, highlight=False, soft_wrap=True)
 
 
+def table_width(console: Console) -> int:
+    """Return how wide a table may be: as the terminal, and LINE in a file or a pipe, which is read in terminals too."""
+    return console.width if console.is_terminal else LINE
+
+
 def near(path: Path) -> str:
     """Write a path below the current directory relative to it, and any other as it is."""
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
