@@ -46,6 +46,11 @@ def all_finite(x: Tensor) -> Tensor:
     return kernels_for(x).total(x).isfinite()
 
 
+def lengths(x: Tensor) -> Tensor:
+    """Return the L2 norms [T, M] of the tokens x [T, M, D], in float32, or in float64 if x is."""
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
 class NotFinite(ValueError):
     """Features hold NaN or Inf, so no token can be chosen."""
 

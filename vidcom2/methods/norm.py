@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from vidcom2.features import lengths
 from vidcom2.ranking import Ranking
 from vidcom2.specs import register
 
@@ -23,5 +23,5 @@ class Norm(Ranking):
     """
 
     def scores(self, x: Tensor) -> Tensor:
-        """Return the norms [T, M], in float32, or in float64 if x is."""
-        return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+        """Return the norms [T, M]."""
+        return lengths(x)

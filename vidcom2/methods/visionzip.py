@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidcom2.compressor import Kept
-from vidcom2.features import has_float64
+from vidcom2.features import has_float64, lengths
 from vidcom2.ranking import Ranking, top_per_frame
 from vidcom2.settings import check_choice
 from vidcom2.specs import register
@@ -78,7 +78,7 @@ class VisionZip(Ranking):
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the tokens' lengths |x|, [T, M]."""
-        return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+        return lengths(x)
 
     def keep(self, x: Tensor, scores: Tensor, budgets: Tensor, size: int) -> Kept:
         """Return the dominant tokens as they are, and the contextual ones merged."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +31,7 @@ METHODS = {
     "pdrop": ":layers=(1,2,4)",
     "sparsevlm": "",
 }
-"""Settings by method. With its own settings, a method that has some here cannot reach 25 % in an LLM of 8 layers."""
+"""Settings by method. With their defaults, FastV and PDrop cannot reach 25 % in an LLM of 8 layers."""
 ADJUSTABLE = ("random", "uniform", "norm", "dycoke", "visionzip", "fastv", "pdrop", "sparsevlm")
 """The methods that can take VidCom²'s frame budgets ("+fca")."""
 POSITIONS = {"original": "original positions", "repack": "numbered anew"}
@@ -86,17 +86,16 @@ class Comparison:
         model: The name of the model, a key of DEMO_MODELS.
         layers: The number of layers of its LLM.
         runs: By spec, for all of `specs` that the model's layers allow.
-        cannot: By spec, the error of those that they do not allow.
+
+    Raises:
+        ValueError: A run is missing.
     """
 
     model: str
     layers: int
     runs: Mapping[str, Run]
-    cannot: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        reasons = {one: why_not(compressor(one), self.layers) for one in specs()}
-        object.__setattr__(self, "cannot", {one: reason for one, reason in reasons.items() if reason})
         if missing := [one for one in specs() if one not in self.runs and one not in self.cannot]:
             raise ValueError(f"{self.model} lacks the runs of {', '.join(missing)}: run the sweep to its end")
 
@@ -104,6 +103,12 @@ class Comparison:
     def dense(self) -> Run:
         """The run without compression."""
         return self.runs["none"]
+
+    @cached_property
+    def cannot(self) -> dict[str, str]:
+        """The errors of the `specs` that the model's layers do not allow, by spec."""
+        reasons = {one: why_not(compressor(one), self.layers) for one in specs()}
+        return {one: reason for one, reason in reasons.items() if reason}
 
     @cached_property
     def points(self) -> dict[str, Point]:

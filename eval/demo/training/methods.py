@@ -24,6 +24,7 @@ from ...results.load import Run, load_run
 from ...results.stats import paired_interval
 from ...results.tables import markdown_table
 from ...run.distributed import World
+from ...run.flags import status
 from ...run.sweep import Sweep
 from ..minibench import write_mvbench
 from ..run import PER_TASK, config
@@ -239,7 +240,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in [arguments.model] if arguments.model else DEMO_MODELS:
         sweep = sweep_of(name, data, arguments.output)
         sweep.check()
-        sweep.run(World((("cpu",),) * arguments.processes))
+        if failed := sweep.run(World((("cpu",),) * arguments.processes)):
+            message = (
+                f"{failed} questions of {name} failed, so no page is written: mend what is listed above, remove "
+                f"{arguments.output / name}, and run this again"
+            )
+            print(message, file=sys.stderr)
+            return status(failed)
     done = [finished(name, data, arguments.output) for name in DEMO_MODELS]
     report([comparison for comparison in done if comparison], arguments.docs)
     return 0

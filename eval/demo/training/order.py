@@ -18,6 +18,7 @@ from .comparison import METHODS, POSITIONS, RETENTIONS, Comparison
 PUBLISHED = {"llava-onevision": "LLaVA-OneVision-7B", "llava-video": "LLaVA-Video-7B"}
 """By demo model, the published model of its family."""
 RESAMPLES = 1000
+"""Bootstrap resamples of the questions for an interval."""
 FEWEST = 3
 """Fewer methods than this have no order worth a number."""
 
@@ -122,16 +123,16 @@ def tau_cell(tau: float, drawn: np.ndarray) -> str:
     return f"{tau:+.2f} [{low:+.2f}, {high:+.2f}] {verdict}"
 
 
-TEXT = """### On which tasks the order of methods agrees with the published one
+INTRODUCTION = """### On which tasks the order of methods agrees with the published one
 
 The published averages are those of {published} in table 2 of the paper (arXiv 2505.14454), in percent of dense, over
 other benchmarks. Ours are the overall accuracies above, in percent of dense as well. Methods in both are compared; in
 brackets is the method's place among them. Model, benchmarks, frames, and the layers at which methods inside the LLM
 drop are not the paper's.
 """
-EXPLAINED = """Rank correlations with the published order: 1 is the same order, -1 the reverse, 0 neither.
+COEFFICIENTS = """Rank correlations with the published order: 1 is the same order, -1 the reverse, 0 neither.
 """
-PER_TASK = """Kendall's tau of each task's accuracies with the published overall order, its 95 % bootstrap interval over
+VERDICTS = """Kendall's tau of each task's accuracies with the published overall order, its 95 % bootstrap interval over
 our questions, and what follows: the order "agrees" where the whole interval is above 0, is "reversed" where it is below
 0, and is "open" where the questions are too few to tell.
 """
@@ -140,18 +141,18 @@ our questions, and what follows: the order "agrees" where the whole interval is 
 def section(comparison: Comparison, resamples: int = RESAMPLES) -> str:
     """Write the section of the page about a demo model."""
     found = pairs(comparison)
-    text = [TEXT.format(published=PUBLISHED[comparison.model])]
+    text = [INTRODUCTION.format(published=PUBLISHED[comparison.model])]
     if not found:
         return text[0] + "\nThere are too few methods in both.\n"
     dense = comparison.dense.summary.scores.overall
     for retention in dict.fromkeys(pair.retention for pair in found):
-        text.append(side_by_side([pair for pair in found if pair.retention == retention], dense))
+        text.append(beside_published([pair for pair in found if pair.retention == retention], dense))
     rows: list[tuple[str, ...]] = [("", "methods", "Spearman's rho", "Kendall's tau")]
     for pair in found:
         published = list(pair.published.values())
         rho, tau = spearman(published, pair.measured), kendall(published, pair.measured)
         rows.append((pair.title, str(len(published)), coefficient(rho), coefficient(tau)))
-    text += [EXPLAINED, markdown_table(rows), PER_TASK]
+    text += [COEFFICIENTS, markdown_table(rows), VERDICTS]
     columns = {pair.title: tau_cells(pair, resamples) for pair in found}
     rows = [("", *columns), *((task, *(cells[task] for cells in columns.values())) for task in TASKS)]
     rows.append(("all tasks", *(cells[None] for cells in columns.values())))
@@ -159,7 +160,7 @@ def section(comparison: Comparison, resamples: int = RESAMPLES) -> str:
     return "\n".join(text)
 
 
-def side_by_side(at_one_retention: Sequence[Pair], dense: float) -> str:
+def beside_published(at_one_retention: Sequence[Pair], dense: float) -> str:
     """Write the published averages beside ours in percent of dense, with places.
 
     Args:

@@ -21,6 +21,7 @@ from eval.results.sample import STAGES
 from eval.results.schema import RunSettings, ScoredSample
 from eval.results.stats import bootstrap_interval
 from eval.results.summary import summarise
+from eval.run.flags import FAILED_QUESTIONS
 from eval.run.sweep import folder
 from vidcom2 import compressor
 
@@ -296,3 +297,6 @@ def test_main(monkeypatch, tmp_path):
     assert reported == [["llava-video"], ["llava-onevision", "llava-video"]]
     with pytest.raises(SystemExit):
         page_of.main([*flags, "--model", "llava-9b"])
+    monkeypatch.setattr(page_of.Sweep, "run", lambda sweep, world: 2)
+    assert page_of.main([*flags, "--model", "llava-video"]) == FAILED_QUESTIONS
+    assert len(reported) == 2, "no page about failed questions"
