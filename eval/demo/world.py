@@ -39,7 +39,7 @@ OBJECT = 10  # width and height of an object, in pixels: at rest it is within on
 LAMP = (slice(1, 11), slice(61, 71))  # rows and columns in pixels: the cell in the upper right corner
 TIMER = (slice(1, 11), slice(49, 59))  # the cell beside it
 LAMP_ON, LAMP_OFF = (255, 120, 200), (60, 60, 80)
-TIMER_ON, TIMER_OFF = (230, 230, 230), (30, 50, 60)
+TIMER_ON, TIMER_OFF = (20, 30, 0), (170, 240, 0)
 CROWD = (0, 205, 215)  # the bystanders' colour: never an answer
 PLACES = [(x, y) for y in range(0, SIZE - CELL, CELL) for x in range(CELL, SIZE, CELL) if y or x < 48]
 """Cells (x, y) that the mover never enters, without those of timer and lamp, in pixels."""

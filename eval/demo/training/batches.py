@@ -188,8 +188,9 @@ class BatchSampler:
     def names(self, clip: Clip, per_frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Name what each visual token shows, in three words.
 
-        The first two are an object's colour and shape; a bystander's shape; "light" and how often a lit lamp was seen
-        so far; a timer's quarter and, once the background has changed, the quarter in which it did; or the background.
+        The first two are an object's colour and shape; "light" and how often a lit lamp was seen so far; a timer's
+        quarter and, once the background has changed, the quarter in which it did; or the background. A bystander and an
+        unlit lamp are part of the scenery: all three words are that of the background that shows around them.
         The last is the direction of the mover, once it was seen to move; which of the flashes it is; the first colour
         of an object that has changed its colour; or the background.
 
@@ -205,10 +206,9 @@ class BatchSampler:
         third = np.array([self.word(word) for word in BACKGROUNDS])[background]
         first, second = third.copy(), third.copy()
         weights = np.full(len(third), 0.1, dtype=np.float32)  # Most tokens show the background, which is soon learned.
-        thing, own = shape > 0, (shape > 0) & (clip.shows != BYSTANDER)
+        thing = (shape > 0) & (clip.shows != BYSTANDER)
         second[thing] = np.array([self.word(word) for word in SHAPES])[shape[thing] - 1]
-        first[thing] = second[thing]
-        first[own] = np.array([self.word(word) for word in COLOURS])[colour[own] - 1]
+        first[thing] = np.array([self.word(word) for word in COLOURS])[colour[thing] - 1]
         lit = clip.shows == LIT
         counts = np.array([self.word(word) for word in COUNTS])
         first[lit], second[lit] = self.word("light"), counts[np.arange(lit.sum())]

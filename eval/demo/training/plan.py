@@ -52,9 +52,9 @@ class Plan:
         Lesson("words", 500, {"word": 1.0}, longest=8),
         Lesson("longer", 700, {"word": 1.0}, longest=16),
         Lesson(
-            "letters", 350, {"text": 0.75, "word": 0.25}, longest=8, videos=12, layers=LAYERS, rate=3e-3, decay=3850
+            "letters", 350, {"text": 0.75, "word": 0.25}, longest=8, videos=12, layers=LAYERS, rate=3e-3, decay=5350
         ),
-        Lesson("options", 3500, {"choice": 0.75, "word": 0.15, "text": 0.1}, layers=LAYERS),
+        Lesson("options", 5000, {"choice": 0.75, "word": 0.15, "text": 0.1}, layers=LAYERS),
     )
     save_every: int = 300
     examined: int = 4

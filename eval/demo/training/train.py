@@ -3,8 +3,8 @@
     python -m eval.demo.training.train OUTPUT
 
 Each lesson needs the ones before it:
-1. vision: the tower learns which object and which background each patch shows. Without this lesson, the LLM alone never
-   learns to see.
+1. vision: the tower learns which object and which background each patch shows, and where the patch is. Without this
+   lesson, the LLM alone never learns to see.
 2. names: at every visual token the LLM says what it shows. Without this lesson, answers that depend on a few tokens out
    of hundreds stay at chance. Naming remains part of the loss in the following lessons.
 3. words: after a question's question mark the LLM says the answer's word. The clips are short.
