@@ -16,7 +16,6 @@ from ..reports.compare import compare, tell
 from ..results.files import prepare_json
 from ..results.terminal import stdout
 from ..run.command import chosen_compressor
-from ..run.distributed import World
 from ..run.flags import environment, status
 from ..run.sweep import folder, split_specs
 from .about import print_about
@@ -56,7 +55,7 @@ def evaluation(demo: Demo, compressors: Sequence[Compressor]) -> Callable[[], in
 
     def work() -> int:
         with demo.sweep(compressors) as sweep:
-            failed = sweep.run(World())
+            failed = sweep.run(demo.world)
         print_about(stdout(), demo, [one.spec for one in compressors])
         return status(failed)
 
@@ -76,7 +75,7 @@ def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:
 
     def work() -> int:
         with demo.sweep(compressors) as sweep:
-            return finish(sweep, by_setting, World())
+            return finish(sweep, by_setting, demo.world)
 
     return work
 
@@ -100,7 +99,7 @@ def prepare_compare(arguments: argparse.Namespace) -> Callable[[], int]:
 
     def work() -> int:
         with demo.sweep(pair, timed=False) as sweep:
-            failed = sweep.evaluate(World())
+            failed = sweep.evaluate(demo.world)
             tell(compare(*(demo.output / folder(one.spec) for one in pair)), arguments)
         return status(failed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -20,6 +21,7 @@ from ..models.packaged import DEMO_MODEL, DEMO_MODELS, demo_model
 from ..results.files import prepare_directory, write_json
 from ..results.terminal import near
 from ..run.config import RunConfig
+from ..run.distributed import World
 from ..run.store import require_same, reserved
 from ..run.sweep import Sweep, folder
 from .minibench import WRITERS
@@ -126,6 +128,11 @@ class Demo:
         if self.output != self.default_output(self.benchmark, self.model):
             own += ["--output", near(self.output)]
         return shlex.join(map(str, own))
+
+    @property
+    def world(self) -> World:
+        """The processes that share the questions: two, unless there is one CPU or so little to do that one is faster."""
+        return World((("cpu",),) * (2 if self.per_task >= PER_TASK and (os.cpu_count() or 1) > 1 else 1))
 
     @property
     def data_id(self) -> str:
