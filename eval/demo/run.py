@@ -131,7 +131,7 @@ class Demo:
 
     @property
     def world(self) -> World:
-        """The processes that share the questions: two, unless there is one CPU or so little to do that one is faster."""
+        """The processes that share the questions: two, but one on one CPU, or where there is little to do."""
         return World((("cpu",),) * (2 if self.per_task >= PER_TASK and (os.cpu_count() or 1) > 1 else 1))
 
     @property
