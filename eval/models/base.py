@@ -175,22 +175,33 @@ def in_batch(seen: dict[str, float], together: dict[str, float], count: int) -> 
     return {stage: seconds + together[stage] / count for stage, seconds in seen.items()}
 
 
-def generate_arguments(generation: dict[str, Any], max_new_tokens: int, numbers: Numbers) -> dict[str, Any]:
-    """Return generate() arguments from lmms-eval's generation_kwargs, as its wrappers do.
+def decoding(generation: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:
+    """Return how an answer is decoded, from lmms-eval's generation_kwargs, as its wrappers do.
 
     `until` is dropped, and so are sampling settings if decoding is greedy.
 
     Args:
         generation: lmms-eval's generation_kwargs.
         max_new_tokens: The default length of an answer.
-        numbers: Looks at the logits before the logits processors in `generation` do.
     """
     arguments = {"max_new_tokens": max_new_tokens, **generation}
-    arguments["logits_processor"] = [numbers, *arguments.get("logits_processor", ())]
     arguments.pop("until", None)
     temperature = arguments.get("temperature") or 0
     arguments["do_sample"] = bool(arguments.get("do_sample", temperature > 0))
     if not arguments["do_sample"]:
         for knob in ("temperature", "top_p", "top_k"):
             arguments.pop(knob, None)
+    return arguments
+
+
+def generate_arguments(generation: dict[str, Any], max_new_tokens: int, numbers: Numbers) -> dict[str, Any]:
+    """Return generate() arguments: `decoding`, and a logits processor.
+
+    Args:
+        generation: lmms-eval's generation_kwargs.
+        max_new_tokens: The default length of an answer.
+        numbers: Looks at the logits before the logits processors in `generation` do.
+    """
+    arguments = decoding(generation, max_new_tokens)
+    arguments["logits_processor"] = [numbers, *arguments.get("logits_processor", ())]
     return arguments

@@ -6,6 +6,7 @@ Variables that stand in for flags (MODEL, COMPRESSOR, ...) are read in `run/flag
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,24 @@ def forget_launch() -> None:
 def set_local_rank(index: int) -> None:
     """Set LOCAL_RANK, in which DeepSpeed looks for this process's device."""
     os.environ["LOCAL_RANK"] = str(index)
+
+
+def forget_compressor() -> None:
+    """Remove the variables that choose a compressor: an engine of vLLM in this process is told in another way."""
+    for name in ("COMPRESSOR", "R_RATIO"):
+        os.environ.pop(name, None)
+
+
+def show_gpus(devices: Sequence[str]) -> None:
+    """Let libraries that this process loads from now on see only some of the visible GPUs.
+
+    Args:
+        devices: Such as "cuda:0".
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else None
+    chosen = [int(device.removeprefix("cuda:")) for device in devices]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if names else str(i) for i in chosen)
 
 
 def sets_threads() -> bool:

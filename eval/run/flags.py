@@ -17,7 +17,7 @@ FAILED_QUESTIONS = 3
 """Exit status of a run that finished with failed questions, mostly because a video could not be read."""
 
 DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
-ENGINES = ("torch", "deepspeed")
+ENGINES = ("torch", "deepspeed", "vllm")
 DECODERS = ("exact", "decord", "torchcodec", "pyav")
 METHODS = (
     *("dycoke", "fastv", "fastvid", "frames", "holitom", "none", "norm", "pdrop", "random", "sparsevlm", "uniform"),
@@ -255,8 +255,14 @@ def add_how(how: argparse._ArgumentGroup) -> None:
         "--engine",
         metavar=f"{{{','.join(ENGINES)}}}",
         default=env.get("ENGINE", "torch"),
-        help="torch loads a copy of the model in each process; deepspeed spreads one model over all devices by ZeRO-3 "
-        "(env: ENGINE; default: %(default)s)",
+        help="torch loads a copy of the model in each process; deepspeed spreads one model over all devices by "
+        "ZeRO-3; vllm answers with vLLM (env: ENGINE; default: %(default)s)",
+    )
+    how.add_argument(
+        "--tensor-parallel-size",
+        metavar="N",
+        type=int,
+        help="for --engine vllm: GPUs that share each copy of the model (default: 1)",
     )
     how.add_argument(
         "--zero3-config",
@@ -272,10 +278,9 @@ def add_processes(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--batch-size",
         metavar="N",
-        default=1,
         type=int,
-        help="questions answered together; above 1, the last bits of an answer's logits may change (default: "
-        "%(default)s)",
+        help="questions answered together; above 1, the last bits of an answer's logits may change (default: 1; 64 for "
+        "--engine vllm)",
     )
     how.add_argument(
         "--workers",

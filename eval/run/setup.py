@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from vidcom2 import Compressor
 
 from ..models import Protocol, load_engine
+from ..models.base import Engine
 from ..models.cores import suit_threads
+from ..models.served import VllmEngine
 from ..results.errors import UserError
 from ..results.sample import Sample
 from .config import RunConfig
@@ -63,12 +65,16 @@ class WorkerSetup:
     compressors: tuple[Compressor, ...]
 
     def load_worker(self, device: str) -> Worker:
-        """Load the model on a device: "cpu", "cuda:0" or "auto". Raises Unsuitable."""
+        """Load the model on a device: "cpu", "cuda:0" or "auto"; for vLLM also "cuda:0,cuda:1". Raises Unsuitable."""
         config = self.config
         flag, sharded = f"--model {config.model}", config.zero3 is not None
         with loading(flag):
-            engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
-        if device == "cpu":
+            if config.engine == "vllm":
+                (compressor,) = self.compressors
+                engine: Engine = VllmEngine(config.model, self.protocol, device, config.dtype, compressor)
+            else:
+                engine = load_engine(config.model, self.protocol, device, config.dtype, config.attn, config.zero3)
+        if device == "cpu" and config.engine != "vllm":
             suit_threads(engine.model)
         with fitting(flag):
             return Worker(engine, self.compressors, config.workers, config.timeout, config.batch_size, sharded)

@@ -5,7 +5,6 @@ A request writes "<image>" for an image and "<video>" for a video.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,8 +22,8 @@ from vllm.multimodal.processing import (
 )
 
 from llava.mm_utils import process_images
-from llava.model.multimodal_encoder.builder import build_vision_tower
-from llava.model.visual_layout import arrange_image, arrange_video, video_newlines
+from llava.model.visual_layout import arrange_image
+from llava.vllm.shapes import newlines, tokens_per_frame, tower_of
 from vidcom2.vllm.serves import Watches
 from vidcom2.vllm.serving import Serving, serving_of
 
@@ -40,8 +39,7 @@ class Info(BaseProcessingInfo):
     @cached_property
     def tower(self) -> Any:
         """The tower without weights: its geometry, and its image processor."""
-        with torch.device("meta"):
-            return build_vision_tower(self.config)
+        return tower_of(self.config)
 
     @property
     def config(self) -> Any:
@@ -69,13 +67,8 @@ class Info(BaseProcessingInfo):
 
     def video_rows(self, frames: int) -> int:
         """Return how many rows of the LLM a video of T=frames has."""
-        side = self.tower.num_patches_per_side
-        stride = getattr(self.config, "mm_spatial_pool_stride", None) or 2
-        bilinear = getattr(self.config, "mm_spatial_pool_mode", None) == "bilinear"
-        m = (math.ceil(side / stride) if bilinear else side // stride) ** 2
-        newlines = video_newlines(self.config)
-        whole = arrange_video(torch.empty(frames, m, 1), torch.empty(1), newlines, None, "released")
-        return self.serving.total(frames, m) + whole.separators[0]
+        m = tokens_per_frame(self.config, self.tower)
+        return self.serving.total(frames, m) + newlines(self.config, frames, m)
 
     def image_rows(self, views: int, size: tuple[int, int]) -> int:
         """Return how many rows an image of so many views and of size (width, height) has."""

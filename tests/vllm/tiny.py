@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    InternVLVisionConfig,
     LlavaNextImageProcessor,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
@@ -31,13 +38,13 @@ from transformers import (
 from tests.eval.qwen_tiny import make_qwen
 
 BYTES = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-SPECIAL = ("<|endoftext|>", "<image>", "<video>")
+SPECIAL = ("<|endoftext|>", "<image>", "<video>", "<img>", "</img>", "<IMG_CONTEXT>")
 IDS = {name: len(BYTES) + i for i, name in enumerate(SPECIAL)}
 VOCAB = 320
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte."""
+def tokenizer(**more: Any) -> PreTrainedTokenizerFast:
+    """One token per byte. more: arguments of the tokenizer."""
     bpe = Tokenizer(models.BPE(vocab=BYTES, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -46,6 +53,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=list(SPECIAL[1:]),
         eos_token=SPECIAL[0],
         pad_token=SPECIAL[0],
+        **more,
     )
 
 
@@ -151,6 +159,36 @@ def llava_next_video(path: Path, seed: int = 0, image: int = 48) -> Path:
         patch_size=6,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+    ).save_pretrained(path)
+    return path
+
+
+def internvl(path: Path, seed: int = 0, image: int = 48) -> Path:
+    """An InternVL in transformers' layout: patches of 6 pixels, 16 tokens per frame."""
+    vision = InternVLVisionConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=[image, image],
+        patch_size=[6, 6],
+    )
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=text_config(),
+        image_token_id=IDS["<IMG_CONTEXT>"],
+        image_seq_length=(image // 12) ** 2,
+    )
+    model = InternVLForConditionalGeneration(config).eval()
+    randomise(model, seed)
+    model.save_pretrained(path)
+    size = {"height": image, "width": image}
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=2),
+        tokenizer=tokenizer(extra_special_tokens={**names, "video_token": "<video>"}),
+        video_processor=InternVLVideoProcessor(size=size, do_sample_frames=False),
+        image_seq_length=config.image_seq_length,
     ).save_pretrained(path)
     return path
 

@@ -1,0 +1,217 @@
+"""vLLM as an engine: frames and prompts of the other engines, answers of vLLM, compressed by `vidcom2.vllm`.
+
+vLLM batches, schedules and caches by itself, so the questions of a batch are those that it works on at a time. A loaded
+model has one compressor. What it does per stage cannot be told apart: the whole time counts as "generate".
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from llava.video import FrameSampling
+from vidcom2 import Compressor, Record
+from vidcom2.vllm.serving import FIELD, Numbering, Serving, serving
+
+from ..results.sample import STAGES, Answer
+from . import environment
+from .base import EngineBase, NoNumbers, PromptTooLong, Unanswerable, decoding
+from .llava import LlavaProtocol
+from .qwen_protocol import QwenProtocol
+from .served_prompts import LlavaPrompts, Prompt, Prompts, QwenPrompts
+
+KNOWN = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "num_beams", "until")
+"""Generation arguments that have a meaning here."""
+IN_FLIGHT = 64
+"""Questions that vLLM works on at a time, unless --batch-size says otherwise."""
+
+
+def numbering(protocol: LlavaProtocol | QwenProtocol) -> Numbering:
+    """Return how the plug-in numbers kept tokens in models of a protocol."""
+    return "original" if isinstance(protocol, QwenProtocol) else "repack"
+
+
+def served(compressor: Compressor, protocol: LlavaProtocol | QwenProtocol) -> Compressor:
+    """Return a compressor as vLLM runs it.
+
+    Raises:
+        ValueError: vLLM cannot run it, see `vidcom2.vllm.serving.serving`.
+    """
+    return serving(compressor, numbering(protocol)).compressor
+
+
+def require_vllm() -> None:
+    """Check that vLLM is installed.
+
+    Raises:
+        ImportError: It is not.
+    """
+    if find_spec("vllm") is None:
+        raise ImportError(
+            "--engine vllm needs vLLM, which pins its own torch: the scripts set up .venv-vllm for it, as in "
+            "ENGINE=vllm bash scripts/eval_mvbench.sh; docs/serving.md tells how to do it by hand"
+        )
+
+
+class VllmEngine(EngineBase):
+    """A checkpoint in vLLM, with one compressor; see `base.Engine`.
+
+    Args:
+        model: Checkpoint directory or hub name.
+        protocol: Frames and prompts.
+        device: "cpu", or the worker's GPUs, separated by commas.
+        dtype: "float16", "bfloat16" or "float32".
+        compressor: As `served` gives it.
+
+    Raises:
+        ValueError, OSError, ImportError: The checkpoint cannot be loaded.
+    """
+
+    model: Any = None
+    attention = "vllm"
+
+    def __init__(
+        self, model: str, protocol: LlavaProtocol | QwenProtocol, device: str, dtype: str, compressor: Compressor
+    ):
+        require_vllm()
+        environment.forget_compressor()  # hf_overrides says it
+        gpus = [] if device == "cpu" else device.split(",")
+        if gpus:
+            environment.show_gpus(gpus)
+        from vllm import LLM
+
+        self.protocol, self.device = protocol, torch.device("cpu")  # of what `see` returns
+        kind = QwenPrompts if isinstance(protocol, QwenProtocol) else LlavaPrompts
+        self.prompts: Prompts = kind(model, protocol)  # type: ignore[arg-type]
+        self.read = self.prompts.read
+        self.serving = Serving(compressor, compressor)
+        chosen = {FIELD: compressor.spec} if compressor.drops else {}
+        self.llm = LLM(
+            model=model,
+            dtype=dtype,
+            tensor_parallel_size=max(1, len(gpus)),
+            hf_overrides={**self.prompts.overrides, **chosen},
+            limit_mm_per_prompt={"video": 1, "image": 0},
+            max_model_len=-1,  # the longest that fits
+            enforce_eager=not gpus,
+            seed=0,
+            **self.prompts.options,
+        )
+        self._loaded = (model, dtype, self.attention)
+
+    def sampled(self, sampling: FrameSampling) -> VllmEngine:
+        """See `Engine.sampled`."""
+        other = copy.copy(self)
+        other.protocol = self.protocol.sampled(sampling)
+        other.prompts = type(self.prompts)(self._loaded[0], other.protocol)
+        other.read = other.prompts.read
+        return other
+
+    def check(self, compressor: Compressor) -> None:
+        """See `Engine.check`."""
+        if compressor != self.serving.compressor:
+            raise ValueError(f"this engine was started with {self.serving.compressor.spec}, not {compressor.spec}")
+
+    def see(self, read: Any) -> Any:
+        """See `Engine.see`. vLLM sees a video with its first question, and caches what it saw."""
+        return read
+
+    def answer_all(
+        self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor
+    ) -> list[Answer | Unanswerable]:
+        """See `Engine.answer_all`."""
+        self.check(compressor)
+        prepared = [self._prepare(*one) for one in asked]
+        requests = [one.request for one in prepared if isinstance(one, Prompt)]
+        begin = time.perf_counter()
+        outputs = self._generate(requests, self._sampling(generation))
+        seconds = (time.perf_counter() - begin) / len(asked)
+        rest = iter(outputs)
+        return [
+            self._answer(read, prompt, next(rest), generation, seconds) if isinstance(prompt, Prompt) else prompt
+            for (read, _), prompt in zip(asked, prepared, strict=True)
+        ]
+
+    def _prepare(self, read: Any, question: str) -> Prompt | Unanswerable:
+        try:
+            return self.prompts.prompt(read, question)
+        except Unanswerable as error:
+            return error
+
+    def _generate(self, requests: Sequence[dict[str, Any]], sampling: Any) -> list[Any]:
+        """Return vLLM's output of each request, or the error of one that is too long for the model."""
+        if not requests:
+            return []
+        try:
+            return list(self.llm.generate(list(requests), sampling, use_tqdm=False))
+        except ValueError as error:
+            if len(requests) == 1:
+                if "longer than" in str(error) or "max_model_len" in str(error):
+                    return [PromptTooLong(f"{error}: use fewer frames or a lower retention")]
+                raise
+        return [output for one in requests for output in self._generate([one], sampling)]
+
+    def _sampling(self, generation: dict[str, Any]) -> Any:
+        """Return vLLM's sampling settings for lmms-eval's generation arguments.
+
+        Raises:
+            ValueError: vLLM cannot generate like that.
+        """
+        if unknown := set(generation) - set(KNOWN):
+            raise ValueError(f"--engine vllm knows no generation argument {', '.join(sorted(unknown))}")
+        if generation.get("num_beams", 1) != 1:
+            raise ValueError(f"num_beams={generation['num_beams']}: --engine vllm has no beam search here")
+        asked = decoding(generation, self.prompts.max_new_tokens)
+        sampling = self.llm.get_default_sampling_params()
+        sampling.max_tokens = asked["max_new_tokens"]
+        sampling.logprobs = 0  # of the token that was taken: NaN if the scores are
+        if asked["do_sample"]:
+            for name in ("temperature", "top_p", "top_k"):
+                if name in asked:
+                    setattr(sampling, name, asked[name])
+        else:
+            sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p = 0.0, 1.0, 0, 0.0
+        if self.prompts.stop:
+            sampling.stop_token_ids = self.prompts.tokenizer.encode(self.prompts.stop, add_special_tokens=False)
+        return sampling
+
+    def _answer(
+        self, read: Any, prompt: Prompt, output: Any, generation: dict[str, Any], seconds: float
+    ) -> Answer | Unanswerable:
+        if isinstance(output, Unanswerable):
+            return output
+        done = output.outputs[0]
+        if not all(math.isfinite(step[token].logprob) for token, step in zip(done.token_ids, done.logprobs, strict=True)):
+            return NoNumbers()
+        record = self._record(prompt, output.prompt_token_ids)
+        text = self.prompts.tokenizer.decode(done.token_ids, skip_special_tokens=True)
+        text = self.prompts.finish(text, generation)
+        spent = dict.fromkeys(STAGES, 0.0) | dict(read.seconds) | {"generate": seconds}
+        return Answer(text, prompt.text, prompt.frames, prompt.duration, [record], spent, read.reading)
+
+    def _record(self, prompt: Prompt, ids: Sequence[int]) -> Record:
+        """Return what the video cost: vLLM tells how many tokens stayed, not of which frames.
+
+        Raises:
+            RuntimeError: vLLM did not compress as it was told.
+        """
+        t, m = prompt.shape
+        rows, expected = ids.count(self.prompts.row), self.serving.total(t, m) + prompt.separators
+        compressor = self.serving.compressor
+        if rows != expected:
+            raise RuntimeError(
+                f"vLLM's prompt has {rows} rows for a video of {t} x {m} tokens, and {compressor.spec} should leave "
+                f"{expected}: is the plug-in of vidcom2 loaded (VLLM_PLUGINS), and vLLM a tested version?"
+            )
+        method = compressor.spec if compressor.drops else "none"
+        kept = (rows - prompt.separators,)
+        start = list(ids).index(self.prompts.row)
+        return Record(
+            0, "video", method, self.prompts.numbering, start, (m,) * t, kept, prompt.separators, prompt.separators
+        )

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Serve a VideoLLM with vLLM, whose videos are compressed; --help explains.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+case " $* " in
+    "  " | *" --help "* | *" -h "*)
+        cat <<EOF
+Usage: scripts/serve.sh MODEL [FLAG]...
+Start vLLM's OpenAI-compatible server for a checkpoint directory or hub name.
+
+COMPRESSOR  none, or a method and its settings [vidcom2]
+R_RATIO     share of visual tokens to keep [0.25]
+
+Flags are those of "vllm serve", such as --port 8000, --tensor-parallel-size 2,
+--allowed-local-media-path /videos. docs/serving.md has examples.
+EOF
+        exit
+        ;;
+esac
+environment_vllm llava vidcom2 llava
+export COMPRESSOR=${COMPRESSOR:-vidcom2}
+exec "$PYTHON" "$(safe "$PYTHON")" -m vllm.entrypoints.cli.main serve "$@"

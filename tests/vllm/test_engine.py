@@ -1,0 +1,77 @@
+"""Engines of vLLM with the plug-in: greedy answers are, token for token, those of our hooks and of the llava tree.
+
+These need vLLM, which has an environment of its own: ENGINE=vllm makes .venv-vllm, and then
+`.venv-vllm/bin/python -m pytest tests/vllm` runs them; -m slow runs the rest. Elsewhere they are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from eval.models.packaged import DEMO_MODELS
+from tests.vllm import tiny
+from tests.vllm.asked import KINDS, asked_of
+
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+
+METHODS = ("vidcom2@0.25", "vidcom2.released@0.25", "random@0.25", "uniform@0.25", "dycoke@0.5", "visionzip@0.25")
+QUICK = {("llava_onevision", "vidcom2@0.25"), ("qwen3_vl", "vidcom2@0.25"), ("llava_ov", "vidcom2@0.25")}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+def checkpoint(kind: str, root: Path) -> Path:
+    """A checkpoint of a kind."""
+    if kind in ("llava_ov", "llava_video"):
+        return DEMO_MODELS["llava-onevision" if kind == "llava_ov" else "llava-video"]
+    path = root / kind
+    return path if path.exists() else getattr(tiny, kind)(path)
+
+
+def served(kind: str, path: Path, spec: str, *flags: str, env: dict[str, str] | None = None) -> list[list]:
+    """What `answers.py` prints."""
+    command = [sys.executable, "-m", "tests.vllm.answers", kind, str(path), spec, *flags]
+    clean = {name: value for name, value in os.environ.items() if name not in ("COMPRESSOR", "R_RATIO")}
+    done = subprocess.run(command, capture_output=True, text=True, env=clean | (env or {}))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def parameters() -> list:
+    """Every kind with every method. What takes long altogether is slow."""
+    return [
+        pytest.param(kind, spec, marks=[] if (kind, spec) in QUICK else pytest.mark.slow)
+        for kind in KINDS
+        for spec in ("none", *METHODS)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "spec"), parameters())
+def test_answers(kind, spec, checkpoints):
+    from tests.vllm.references import answers
+
+    path = checkpoint(kind, checkpoints)
+    expected = answers(kind, path, spec)
+    got = served(kind, path, spec)
+    assert [ids for _, ids in got] == [*expected, *expected]
+    if spec != "none":
+        assert len({tuple(ids) for ids in expected}) > 1, "the answers say something"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if len(asked_of(kind)) > 2])
+def test_chunks_through_the_middle_of_a_video(kind, checkpoints):
+    path = checkpoint(kind, checkpoints)
+    whole = served(kind, path, "vidcom2@0.25")
+    chunked = served(kind, path, "vidcom2@0.25", "max_num_batched_tokens=96", "max_num_seqs=4")
+    assert chunked == whole

@@ -1,0 +1,99 @@
+"""ENGINE=vllm: the same questions, answers, tokens and failures as of the torch engine."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.cli import main
+from eval.demo.minibench import write_mvbench
+from eval.models.packaged import DEMO_MODEL, DEMO_MODELS
+
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("COMPRESSOR", "R_RATIO", "ENGINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniBench with an unreadable video."""
+    made = write_mvbench(tmp_path_factory.mktemp("mini"), 2)
+    next(iter(sorted(made.rglob("*.mp4")))).write_bytes(b"no video")
+    return made
+
+
+def run(*flags: object) -> int:
+    return main([str(flag) for flag in flags])
+
+
+def results(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """results.json, and the samples without what two engines may differ in."""
+    samples = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
+    for sample in samples:
+        sample.pop("seconds")
+    return json.loads((directory / "results.json").read_text()), samples
+
+
+@needs_vllm
+@pytest.mark.parametrize("model", DEMO_MODELS.values())
+def test_same_results(model, data, tmp_path):
+    if not model.is_dir():
+        pytest.skip("there is one demo model")
+    common = ("run", "--tasks", "mvbench", "--data", data, "--model", model, "--device", "cpu")
+    specs = {"torch": "vidcom2@0.25:rounding=exact", "vllm": "vidcom2@0.25"}
+    for engine, spec in specs.items():
+        flags = (*common, "--compressor", spec, "--engine", engine, "--output", tmp_path / engine)
+        assert run(*flags) == 3, "one video is unreadable"
+    (ours, expected), (theirs, samples) = results(tmp_path / "torch"), results(tmp_path / "vllm")
+    assert samples == expected
+    assert theirs["scores"] == ours["scores"]
+    assert theirs["failures"] == ours["failures"] != []
+    assert theirs["visual_tokens"] == ours["visual_tokens"]
+    assert theirs["run"]["engine"] == "vllm"
+    assert theirs["run"]["compressor"] == specs["torch"]
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_sweep(data, tmp_path):
+    """Each compressor has an engine of its own."""
+    flags = ("--tasks", "mvbench", "--data", data, "--model", DEMO_MODEL, "--device", "cpu", "--engine", "vllm")
+    assert run("sweep", *flags, "--compressors", "none,random@0.25", "--output", tmp_path) == 3
+    tokens = [results(tmp_path / spec)[0]["visual_tokens"]["after_per_sample"] for spec in ("none", "random@0.25")]
+    assert tokens == [32 * 36 + 1, 32 * 9 + 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--engine", "vllm", "--attn", "eager"), "--attn eager has no effect on --engine vllm"),
+        (("--engine", "vllm", "--preprocess", "fast"), "--preprocess fast has no effect on --engine vllm"),
+        (("--engine", "vllm", "--tensor-parallel-size", 0), "--tensor-parallel-size 0 must be at least 1"),
+        (("--engine", "vllm", "--tensor-parallel-size", 2, "--device", "cpu"), "--tensor-parallel-size 2 is for GPUs"),
+        (("--engine", "vllm", "--compressor", "fastv@0.25"), "drops tokens between the layers of the LLM"),
+        (("--tensor-parallel-size", 2), "--tensor-parallel-size 2 is for --engine vllm"),
+    ],
+)
+def test_flags_without_an_effect_are_refused(flags, message, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("eval.models.served.find_spec", lambda name: name)
+    common = ("run", "--tasks", "mvbench", "--data", data, "--model", DEMO_MODEL, "--output", tmp_path / "out")
+    assert run(*common, *flags) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_vllm(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("eval.models.served.find_spec", lambda name: None)
+    flags = ("--tasks", "mvbench", "--data", data, "--model", DEMO_MODEL, "--engine", "vllm")
+    assert run("run", *flags, "--output", tmp_path / "out") == 1
+    assert "--engine vllm needs vLLM" in capsys.readouterr().err
