@@ -24,7 +24,7 @@ from . import environment
 from .base import EngineBase, NoNumbers, PromptTooLong, Unanswerable, decoding
 from .llava import LlavaProtocol
 from .qwen_protocol import QwenProtocol
-from .served_prompts import LlavaPrompts, Prompt, Prompts, QwenPrompts
+from .served_prompts import Prompt, prompts_of
 
 KNOWN = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "num_beams", "until")
 """Generation arguments that have a meaning here."""
@@ -87,8 +87,7 @@ class VllmEngine(EngineBase):
         from vllm import LLM
 
         self.protocol, self.device = protocol, torch.device("cpu")  # of what `see` returns
-        kind = QwenPrompts if isinstance(protocol, QwenProtocol) else LlavaPrompts
-        self.prompts: Prompts = kind(model, protocol)  # type: ignore[arg-type]
+        self.prompts = prompts_of(model, protocol)
         self.read = self.prompts.read
         self.serving = Serving(compressor, compressor)
         chosen = {FIELD: compressor.spec} if compressor.drops else {}
@@ -109,7 +108,7 @@ class VllmEngine(EngineBase):
         """See `Engine.sampled`."""
         other = copy.copy(self)
         other.protocol = self.protocol.sampled(sampling)
-        other.prompts = type(self.prompts)(self._loaded[0], other.protocol)
+        other.prompts = prompts_of(self._loaded[0], other.protocol)
         other.read = other.prompts.read
         return other
 
@@ -187,7 +186,9 @@ class VllmEngine(EngineBase):
         if isinstance(output, Unanswerable):
             return output
         done = output.outputs[0]
-        if not all(math.isfinite(step[token].logprob) for token, step in zip(done.token_ids, done.logprobs, strict=True)):
+        if not all(
+            math.isfinite(step[token].logprob) for token, step in zip(done.token_ids, done.logprobs, strict=True)
+        ):
             return NoNumbers()
         record = self._record(prompt, output.prompt_token_ids)
         text = self.prompts.tokenizer.decode(done.token_ids, skip_special_tokens=True)

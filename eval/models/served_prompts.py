@@ -85,7 +85,8 @@ class LlavaPrompts:
     def __init__(self, model: str, protocol: LlavaProtocol):
         self.protocol = protocol
         self.tokenizer = load_texts(AutoTokenizer.from_pretrained, model)
-        self.overrides, self.options, self.stop = dict(protocol.overwrite_config), {}, protocol.stop_text
+        self.overrides, self.stop = dict(protocol.overwrite_config), protocol.stop_text
+        self.options: dict[str, Any] = {}
         self.row = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self._slot = self.tokenizer.encode("<video>", add_special_tokens=False)
         self._config = AutoConfig.from_pretrained(model)
@@ -93,7 +94,9 @@ class LlavaPrompts:
             setattr(self._config, name, value)
         self._m = tokens_per_frame(self._config, tower_of(self._config))
         # "fast" leaves the frames as they are decoded.
-        self.read = llava_engine.Reader(protocol.sampling, None, torch.float32, protocol.decoder, "fast")
+        self.read: Callable[[str], Any] = llava_engine.Reader(
+            protocol.sampling, None, torch.float32, protocol.decoder, "fast"
+        )
 
     def prompt(self, read: llava_engine.Read, question: str) -> Prompt:
         """See `Prompts.prompt`."""
@@ -120,7 +123,7 @@ class QwenPrompts:
 
     def __init__(self, model: str, protocol: QwenProtocol):
         self.protocol = protocol
-        limits = {"min_pixels": protocol.min_pixels, "max_pixels": protocol.max_pixels}
+        limits: dict[str, Any] = {"min_pixels": protocol.min_pixels, "max_pixels": protocol.max_pixels}
         self.processor = load_texts(AutoProcessor.from_pretrained, model, **limits)
         self.tokenizer = self.processor.tokenizer
         self.overrides: dict[str, Any] = {}
@@ -129,7 +132,7 @@ class QwenPrompts:
             self.options["mm_processor_kwargs"] = {"do_resize": False, "do_sample_frames": False}
         self.row = self.processor.video_token_id
         self.max_new_tokens = protocol.max_new_tokens
-        self.read = qwen_engine.Reader(protocol)
+        self.read: Callable[[str], Any] = qwen_engine.Reader(protocol)
 
     def prompt(self, read: qwen_engine.Read, question: str) -> Prompt:
         """See `Prompts.prompt`."""
@@ -148,3 +151,8 @@ class QwenPrompts:
     def finish(self, text: str, generation: dict[str, Any]) -> str:
         """See `Prompts.finish`."""
         return qwen_engine.until(text, generation) if self.protocol.simple else text
+
+
+def prompts_of(model: str, protocol: LlavaProtocol | QwenProtocol) -> Prompts:
+    """Return how a checkpoint is asked."""
+    return QwenPrompts(model, protocol) if isinstance(protocol, QwenProtocol) else LlavaPrompts(model, protocol)

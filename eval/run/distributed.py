@@ -37,9 +37,7 @@ class World:
     store: Store | None = None
 
     @classmethod
-    def join(
-        cls, requested: int | None, device: str, sharded: bool = False, per_worker: int | None = None
-    ) -> World:
+    def join(cls, requested: int | None, device: str, sharded: bool = False, per_worker: int | None = None) -> World:
         """Join the launcher's other processes, and wait for them.
 
         The launcher's variables are RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. With several processes on a machine,

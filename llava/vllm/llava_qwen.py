@@ -49,12 +49,12 @@ class LlavaQwen(Sight, nn.Module, SupportsMultiModal, SupportsPP):
         self.config = config = vllm_config.model_config.hf_config
         serving = serving_of(config, "repack")
         self.compressor = serving.compressor if serving.compressor.drops else None
-        with self._mark_tower_model(vllm_config, set(SLOTS)):
+        with self._mark_tower_model(vllm_config, set(SLOTS)):  # type: ignore[operator]
             self.vision_tower = build_vision_tower(config)
             self.mm_projector = build_vision_projector(config)
             if "unpad" in getattr(config, "mm_patch_merge_type", "flat"):
                 self.image_newline = nn.Parameter(torch.empty(config.hidden_size))
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config,

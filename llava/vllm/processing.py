@@ -107,7 +107,8 @@ class Processor(Watches, BaseMultiModalProcessor[Info]):
         """
         if hf_kwargs:
             raise ValueError(f"mm_processor_kwargs {dict(hf_kwargs)} have no effect on this model: leave them out")
-        processor, found = self.info.tower.image_processor, {}
+        processor = self.info.tower.image_processor
+        found: dict[str, Any] = {}
         videos: Any = hf_data.get("videos", [])
         images: Any = hf_data.get("images", [])
         if videos:

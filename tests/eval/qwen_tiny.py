@@ -49,7 +49,9 @@ def make_qwen(root: Path, kind: str, seed: int = 1, wide: bool = False) -> Path:
     path = root / f"{kind}-tiny"
     config = tiny(kind).config
     if wide:
-        config.text_config.update({**WIDE, "rope_parameters": {**ROPE, "mrope_section": [4, 6, 6], "mrope_interleaved": kind == "qwen3_vl"}})
+        config.text_config.update(
+            {**WIDE, "rope_parameters": {**ROPE, "mrope_section": [4, 6, 6], "mrope_interleaved": kind == "qwen3_vl"}}
+        )
         config.vision_config.update({"hidden_size" if kind == "qwen2_vl" else "out_hidden_size": WIDE["hidden_size"]})
     config.vision_config.patch_size = 16 if kind == "qwen3_vl" else 14
     if kind == "qwen2_5_vl":

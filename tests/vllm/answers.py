@@ -1,6 +1,6 @@
 """Answers of an engine of vLLM with the plug-in, as JSON. The engine tests start this in a process of its own.
 
-    python -m tests.vllm.answers KIND CHECKPOINT SPEC [FLAG=VALUE]...
+python -m tests.vllm.answers KIND CHECKPOINT SPEC [FLAG=VALUE]...
 """
 
 from __future__ import annotations

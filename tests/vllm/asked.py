@@ -66,9 +66,7 @@ def media(kind: str, asked: Asked) -> tuple[list[np.ndarray], list[Any]]:
     noise = np.random.default_rng(len(asked.text) + sum(asked.frames))
     height, width = size_of(kind)
     videos = [noise.integers(0, 255, (t, height, width, 3), dtype=np.uint8) for t in asked.frames]
-    images = [
-        Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8)) for _ in range(asked.images)
-    ]
+    images = [Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8)) for _ in range(asked.images)]
     return videos, images
 
 

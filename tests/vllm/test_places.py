@@ -56,7 +56,7 @@ def test_whole_prompts(kind, parts):
 
 
 def test_text_behind_a_long_video():
-    """It follows the largest position, in time too, as in https://arxiv.org/abs/2409.12191, section 2.1, and in vLLM."""
+    """It follows the largest position, in time too: https://arxiv.org/abs/2409.12191, section 2.1, and vLLM."""
     positions, delta = prompt_positions(2 + 5 + 1, [Medium.image(2, grid_places(5, 1, 1, 2.5))])
     assert positions.tolist() == [[0, 1, 2, 4, 7, 9, 12, 13], [0, 1, 2, 2, 2, 2, 2, 13], [0, 1, 2, 2, 2, 2, 2, 13]]
     assert delta == 14 - 8

@@ -38,10 +38,10 @@ def run(*flags: object) -> int:
 
 def results(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """results.json, and the samples without what two engines may differ in."""
-    samples = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (directory / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     for sample in samples:
         sample.pop("seconds")
-    return json.loads((directory / "results.json").read_text()), samples
+    return json.loads((directory / "results.json").read_text(encoding="utf-8")), samples
 
 
 @needs_vllm

@@ -45,10 +45,17 @@ def server(compressor: str, videos: Path, log: Path) -> Iterator[Any]:
     env = os.environ | {"PYTHON": sys.executable, "COMPRESSOR": compressor, "VLLM_CPU_KVCACHE_SPACE": "1"}
     env |= {"HF_HUB_OFFLINE": "1"}
     template = log.with_name("template.jinja")
-    template.write_text(TEMPLATE)
+    template.write_text(TEMPLATE, encoding="utf-8")
     flags = ["--port", str(port), "--dtype", "float32", "--max-model-len", "4096", "--enforce-eager"]
-    flags += ["--allowed-local-media-path", str(videos), "--served-model-name", "demo", "--chat-template", str(template)]
-    with log.open("w") as out:
+    flags += [
+        "--allowed-local-media-path",
+        str(videos),
+        "--served-model-name",
+        "demo",
+        "--chat-template",
+        str(template),
+    ]
+    with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             ["bash", str(ROOT / "scripts/serve.sh"), str(DEMO_MODEL), *flags], stdout=out, stderr=out, env=env
         )
@@ -56,7 +63,8 @@ def server(compressor: str, videos: Path, log: Path) -> Iterator[Any]:
     try:
         deadline = time.monotonic() + 240
         while True:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(log.read_text(encoding="utf-8")[-4000:])
             try:
                 client.models.list()
                 break
@@ -109,7 +117,7 @@ def test_a_client_asks(videos, tmp_path):
             ask(client, f"file://{videos}/bad.mp4")
         assert 400 <= error.value.status_code < 500
         assert ask(client, other).choices[0].message.content == texts[1], "the server lives on"
-    assert "vidcom2 compresses videos with vidcom2@0.25:rounding=exact" in log.read_text()
+    assert "vidcom2 compresses videos with vidcom2@0.25:rounding=exact" in log.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -32,7 +32,9 @@ def test_asked(env, spec, expected):
 
 
 def test_two_different_ones():
-    with pytest.raises(ValueError, match=r"asks for random@0\.5, and COMPRESSOR and R_RATIO .* for vidcom2@0\.25: leave"):
+    with pytest.raises(
+        ValueError, match=r"asks for random@0\.5, and COMPRESSOR and R_RATIO .* for vidcom2@0\.25: leave"
+    ):
         asked_of(config("random@0.5"), {"COMPRESSOR": "vidcom2@0.25"})
 
 
