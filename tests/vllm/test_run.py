@@ -11,8 +11,10 @@ import pytest
 
 from eval.cli import main
 from eval.demo.minibench import write_mvbench
+from eval.demo.world import TASKS
 from eval.models.packaged import DEMO_MODEL, DEMO_MODELS
 
+TASKS_OF_DEMO = ",".join(f"mvbench_{task}" for task in TASKS)
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 
 
@@ -49,7 +51,7 @@ def results(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def test_same_results(model, data, tmp_path):
     if not model.is_dir():
         pytest.skip("there is one demo model")
-    common = ("run", "--tasks", "mvbench", "--data", data, "--model", model, "--device", "cpu")
+    common = ("run", "--tasks", TASKS_OF_DEMO, "--data", data, "--model", model, "--device", "cpu")
     specs = {"torch": "vidcom2@0.25:rounding=exact", "vllm": "vidcom2@0.25"}
     for engine, spec in specs.items():
         flags = (*common, "--compressor", spec, "--engine", engine, "--output", tmp_path / engine)
@@ -67,7 +69,7 @@ def test_same_results(model, data, tmp_path):
 @pytest.mark.slow
 def test_sweep(data, tmp_path):
     """Each compressor has an engine of its own."""
-    flags = ("--tasks", "mvbench", "--data", data, "--model", DEMO_MODEL, "--device", "cpu", "--engine", "vllm")
+    flags = ("--tasks", TASKS_OF_DEMO, "--data", data, "--model", DEMO_MODEL, "--device", "cpu", "--engine", "vllm")
     assert run("sweep", *flags, "--compressors", "none,random@0.25", "--output", tmp_path) == 3
     tokens = [results(tmp_path / spec)[0]["visual_tokens"]["after_per_sample"] for spec in ("none", "random@0.25")]
     assert tokens == [32 * 36 + 1, 32 * 9 + 1]
@@ -86,7 +88,7 @@ def test_sweep(data, tmp_path):
 )
 def test_flags_without_an_effect_are_refused(flags, message, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("eval.models.served.find_spec", lambda name: name)
-    common = ("run", "--tasks", "mvbench", "--data", data, "--model", DEMO_MODEL, "--output", tmp_path / "out")
+    common = ("run", "--tasks", TASKS_OF_DEMO, "--data", data, "--model", DEMO_MODEL, "--output", tmp_path / "out")
     assert run(*common, *flags) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -94,6 +96,6 @@ def test_flags_without_an_effect_are_refused(flags, message, data, tmp_path, mon
 
 def test_without_vllm(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("eval.models.served.find_spec", lambda name: None)
-    flags = ("--tasks", "mvbench", "--data", data, "--model", DEMO_MODEL, "--engine", "vllm")
+    flags = ("--tasks", TASKS_OF_DEMO, "--data", data, "--model", DEMO_MODEL, "--engine", "vllm")
     assert run("run", *flags, "--output", tmp_path / "out") == 1
     assert "--engine vllm needs vLLM" in capsys.readouterr().err
