@@ -69,7 +69,7 @@ setup(
         "vidcom2_eval.models": ["zero3.json"],
         "vidcom2_eval.paper": ["published.json"],
         "vidcom2_eval.reports": ["report.html"],
-        "vidcom2_eval.demo": ["model/*", "model/vision_tower/*"],
+        "vidcom2_eval.demo": ["model/*", "model/vision_tower/*", "llava_video/*", "llava_video/vision_tower/*"],
     },
     entry_points={"console_scripts": ["vidcom2 = vidcom2_eval.__main__:command"]},
     install_requires=["torch>=2.6"],  # enough for the operators, and for the hooks on a model that the user brings

@@ -100,7 +100,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if ALIASES.get(named, named) == name:
             function(command.flags)(own)
     arguments = parser.parse_args(argv)
-    if COMMANDS[ALIASES.get(arguments.command, arguments.command)].heavy and "torch" not in sys.modules:
+    heavy = COMMANDS[ALIASES.get(arguments.command, arguments.command)].heavy or arguments.start.startswith("demo.")
+    if heavy and "torch" not in sys.modules:
         print("loading ...", file=sys.stderr, flush=True)
     return arguments
 

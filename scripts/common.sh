@@ -98,9 +98,10 @@ ENGINE      --engine      torch: a copy of the model on each GPU. deepspeed:
                           [as lmms-eval's wrapper for the model]
             --tasks       some of the benchmark's lmms-eval tasks, such as
                           mvbench_action_count,mvbench_state_change [all]
-            --demo        evaluate the small model that comes along, dense and
+            --demo        evaluate a small model that comes along, dense and
                           compressed, on videos made on the spot: no download,
-                          no GPU, a few minutes
+                          no GPU, two minutes. --model is llava-onevision
+                          or another demo model.
 
 "python -m eval run --help" explains these and the other flags.
 

@@ -86,6 +86,9 @@ def test_names_that_help_lists():
     [
         ["run", "--tasks", "mvbench"],
         ["run", "--tasks", "mvbench", "--demo"],
+        ["sweep", "--demo", "--compressors", "none"],
+        ["compare", "--demo", "none", "vidcom2"],
+        ["frame-drop", "--demo"],
         ["sweep", "--tasks", "mvbench", "--compressors", "none"],
         ["compare", "a", "b"],
         ["report", "a"],

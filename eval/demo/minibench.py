@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..benchmarks.edition import FILE
 from ..benchmarks.mvbench import MVBENCH_FOLDERS
 from .encode import write_video
 from .world import COLOURS, TASKS, UNITS, Question, ask, draw_scene, render
@@ -23,8 +24,8 @@ HELD_OUT = 1_000_000
 """Seeds from here on are for evaluation only."""
 FPS = 8
 ZOOM = 2
-"""Files have 112x112 pixels. The model's processor resizes them to 56x56 again."""
-DURATIONS = {"short": 2, "medium": 6, "long": 20}
+"""Files have 144x144 pixels. The model's processor resizes them to 72x72 again."""
+DURATIONS = {"short": 1, "medium": 3, "long": 10}
 """Frames per unit of time. Videos have 4, 12 and 40 seconds."""
 MLVU_TYPES = {
     "action_count": "count",
@@ -68,7 +69,7 @@ def write_mvbench(root: Path, per_task: int, seed: int = HELD_OUT) -> Path:
                 }
             )
         write_json(root / "json" / f"{task}.json", docs)
-    return root
+    return entitled(root, "MVBench")
 
 
 def write_mlvu(root: Path, per_task: int, seed: int = HELD_OUT + 1) -> Path:
@@ -88,7 +89,7 @@ def write_mlvu(root: Path, per_task: int, seed: int = HELD_OUT + 1) -> Path:
                 }
             )
     write_json(root / "test.json", docs)
-    return root
+    return entitled(root, "MLVU")
 
 
 def write_videomme(root: Path, per_task: int, seed: int = HELD_OUT + 2) -> Path:
@@ -115,7 +116,7 @@ def write_videomme(root: Path, per_task: int, seed: int = HELD_OUT + 2) -> Path:
                 }
             )
     write_json(root / "videomme" / "test.json", docs)
-    return root
+    return entitled(root, "Video-MME")
 
 
 def write_longvideobench(root: Path, per_task: int, seed: int = HELD_OUT + 3) -> Path:
@@ -143,7 +144,7 @@ def write_longvideobench(root: Path, per_task: int, seed: int = HELD_OUT + 3) ->
                 }
             )
     write_json(root / "validation.json", docs)
-    return root
+    return entitled(root, "LongVideoBench")
 
 
 def write_egoschema(root: Path, per_task: int, seed: int = HELD_OUT + 4) -> Path:
@@ -165,7 +166,7 @@ def write_egoschema(root: Path, per_task: int, seed: int = HELD_OUT + 4) -> Path
                 }
             )
     write_json(root / "Subset" / "test.json", docs)
-    return root
+    return entitled(root, "EgoSchema")
 
 
 def write_perceptiontest(root: Path, per_task: int, seed: int = HELD_OUT + 5) -> Path:
@@ -193,7 +194,7 @@ def write_perceptiontest(root: Path, per_task: int, seed: int = HELD_OUT + 5) ->
                 }
             )
     write_json(root / "mc_question_val" / "validation.json", docs)
-    return root
+    return entitled(root, "Perception Test")
 
 
 WRITERS = {
@@ -236,6 +237,13 @@ def save(path: Path, pictures: np.ndarray, duration: str, zoom: int = ZOOM) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = pictures.repeat(DURATIONS[duration], axis=0).repeat(zoom, axis=1).repeat(zoom, axis=2)
     write_video(path, frames, FPS)
+
+
+def entitled(root: Path, schema: str) -> Path:
+    """Write a file that gives the questions in `root` their title. Return `root`."""
+    title = {"title": f"MiniBench ({schema}'s schema)"}
+    (root / FILE).write_text(json.dumps(title) + "\n", encoding="utf-8")
+    return root
 
 
 def write_json(path: Path, docs: list[dict[str, Any]]) -> None:

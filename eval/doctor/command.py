@@ -17,6 +17,7 @@ from rich.progress import track
 from llava.video import FrameSampling
 
 from ..benchmarks import Benchmark, select_tasks
+from ..benchmarks.edition import edition
 from ..models import canary
 from ..results.files import prepare_file, prepare_json, write_json
 from ..results.terminal import stdout
@@ -54,6 +55,7 @@ def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
     if not arguments.data.is_dir():
         raise NotADirectoryError(f"--data {arguments.data} is not a directory")
     FrameSampling.parse(arguments.sampling)  # raises ValueError
+    edition(arguments.data)  # raises ValueError
     if arguments.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {arguments.workers}")
     require_seconds("--timeout", arguments.timeout)

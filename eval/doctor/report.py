@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..benchmarks import Benchmark
+from ..benchmarks.edition import edition
 from ..run.questions import Problem, Questions
 from .download import download_steps
 from .videos import Finding
@@ -43,6 +44,7 @@ class Report:
 
     Attributes:
         benchmark: Name of the benchmark.
+        title: What a person reads instead: the name of an edition, or the benchmark's.
         data: The data directory.
         tasks: Counts by task.
         total: Counts over all tasks. A video of several tasks counts once.
@@ -53,6 +55,7 @@ class Report:
     """
 
     benchmark: str
+    title: str
     data: str
     tasks: dict[str, Counts]
     total: Counts
@@ -81,6 +84,7 @@ def summarise(benchmark: Benchmark, data: Path, tasks: list[Questions], findings
     affected = tuple(dict.fromkeys(problem.task for problem in problems))
     return Report(
         benchmark=benchmark.name,
+        title=edition(data) or benchmark.name,
         data=str(data),
         tasks={task.task: count(task.count, task.videos) for task in tasks},
         total=count(sum(task.count for task in tasks), findings),
@@ -100,7 +104,7 @@ def print_report(console: Console, report: Report) -> None:
         plain(f"MISREAD BY RAW DECORD {video}: {how}", style="yellow")
     for note in report.notes:
         plain(f"note: {note}")
-    table = Table(title=report.benchmark)
+    table = Table(title=report.title)
     table.add_column("task", overflow="fold")
     for column in Counts.__dataclass_fields__:
         table.add_column(column, justify="right")

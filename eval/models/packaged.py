@@ -6,5 +6,40 @@ from pathlib import Path
 
 DEMO_MODEL = Path(__file__).parents[1] / "demo" / "model"
 """Its checkpoint directory. docs/demo.md says what it is and how it was trained."""
-DEMO_MODELS: dict[str, Path] = {"llava-onevision": DEMO_MODEL}
-"""The checkpoint directories of all demo models, by family."""
+DEMO_MODELS: dict[str, Path] = {"llava-onevision": DEMO_MODEL, "llava-video": DEMO_MODEL.with_name("llava_video")}
+"""The checkpoint directories of all demo models, by family. `demo_model` offers those that exist."""
+
+
+def demo_model(name: str | None = None) -> tuple[str, Path]:
+    """Find a demo model.
+
+    Args:
+        name: Key of DEMO_MODELS. None for the first one.
+
+    Returns:
+        Its name and its checkpoint directory.
+
+    Raises:
+        ValueError: There is no such model in this package.
+    """
+    there = {family: path for family, path in DEMO_MODELS.items() if path.is_dir()}
+    name = name or next(iter(DEMO_MODELS))
+    if name not in there:
+        raise ValueError(f"--model {name} is no demo model: with --demo, write {' or '.join(there)}")
+    return name, there[name]
+
+
+def model_title(model: str) -> str:
+    """Return what a model is called in titles.
+
+    Args:
+        model: A checkpoint directory or hub name.
+
+    Returns:
+        The family of a demo model, the name of another directory, or the hub name.
+    """
+    path = Path(model)
+    for family, directory in DEMO_MODELS.items():
+        if path.resolve() == directory.resolve():
+            return f"demo model {family}"
+    return path.resolve().name if path.is_dir() else model

@@ -12,13 +12,15 @@ from rich.console import Console
 
 from vidcom2 import Compressor, Dense, compressor
 
+from ..models.packaged import model_title
 from ..reports.figures import Point, dropped_frames, point
 from ..results.files import write_whole
 from ..results.load import Run, load_run
 from ..results.stats import paired_interval
 from ..results.tables import Rows, markdown_table, print_table
-from ..results.terminal import stdout
+from ..results.terminal import say, stdout, table_width
 from ..run.command import run_config
+from ..run.config import RunConfig
 from ..run.distributed import World
 from ..run.flags import status
 from ..run.sweep import Sweep
@@ -33,6 +35,8 @@ the visual tokens that the LLM did not see. It differs from what was asked for w
 separators stay. Unique - redundant: what dropping the unique frames instead of the redundant ones changes, in
 percentage points, with its paired 95 % interval. It is below 0 where unique frames are missed more.
 """
+Settings = Mapping[tuple[str, float], Compressor]
+"""By the frames that are dropped, a key of DROPS, and the share of them that was asked for."""
 Runs = Mapping[tuple[str, float], Run]
 """By the frames that are dropped, a key of DROPS, and the share of them that was asked for."""
 
@@ -40,18 +44,25 @@ Runs = Mapping[tuple[str, float], Run]
 def prepare_frame_drop(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything that can be checked before the model is loaded. Return a function that does the rest."""
     by_setting = specs(split_ratios(arguments.ratios), arguments.positions)
-    sweep = Sweep(run_config(arguments), [Dense(), *by_setting.values()])
-    sweep.check()
+    sweep = dropping(run_config(arguments), by_setting)
     world = World.join(arguments.num_gpus, sweep.config.device, sweep.config.zero3 is not None)
+    return lambda: finish(sweep, by_setting, world)
 
-    def finish() -> int:
-        failed = sweep.run(world)
-        if world.rank == 0:
-            every = {run.compressor: load_run(run.output) for run in sweep.runs}
-            write(sweep, every[Dense()], {setting: every[chosen] for setting, chosen in by_setting.items()})
-        return status(failed)
 
-    return finish
+def dropping(config: RunConfig, by_setting: Settings) -> Sweep:
+    """Return the sweep of dense and of all settings, checked."""
+    sweep = Sweep(config, [Dense(), *by_setting.values()])
+    sweep.check()
+    return sweep
+
+
+def finish(sweep: Sweep, by_setting: Settings, world: World) -> int:
+    """Run the sweep. Rank 0 writes table and figure. Return the exit status."""
+    failed = sweep.run(world)
+    if world.rank == 0:
+        every = {run.compressor: load_run(run.output) for run in sweep.runs}
+        write(sweep, every[Dense()], {setting: every[chosen] for setting, chosen in by_setting.items()})
+    return status(failed)
 
 
 def split_ratios(text: str) -> list[float]:
@@ -69,7 +80,7 @@ def split_ratios(text: str) -> list[float]:
     return ratios
 
 
-def specs(ratios: Sequence[float], positions: str | None) -> dict[tuple[str, float], Compressor]:
+def specs(ratios: Sequence[float], positions: str | None) -> Settings:
     """Return the compressors, by the frames that they drop, a key of DROPS, and the share of them."""
     place = f":positions={positions}" if positions else ""
     return {
@@ -83,7 +94,7 @@ def write(sweep: Sweep, dense: Run, runs: Runs) -> None:
     """Write the table and the figure into the sweep's directory, and print the table."""
     output = sweep.config.output
     note = trial(dense.summary.run.limit)
-    title = f"{dense.summary.benchmark}, {sweep.config.model}"
+    title = f"{dense.summary.title}, {model_title(sweep.config.model)}"
     how = "; ".join(f"{name}: {value}" for name, value in fingerprint(dense).items())
     text = f"# Whole frames dropped: {title}\n\n{note}{markdown(dense, runs)}\nHow it was measured: {how}.\n"
     write_whole(output / "frame-drop.md", text)
@@ -99,8 +110,8 @@ def print_result(console: Console, title: str, dense: Run, runs: Runs) -> None:
     for line in (trial(dense.summary.run.limit).strip(), f"Dense: {interval(dense)}."):
         if line:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    print_table(console, rows(runs), f"Whole frames dropped: {title}", left=2)
-    console.print(NOTE.replace("\n", " "), markup=False, highlight=False)
+    print_table(console, rows(runs), f"Whole frames dropped: {title}", left=2, width=table_width(console))
+    say(console, NOTE.replace("\n", " "))
 
 
 def curves(runs: Runs) -> dict[str, list[Point]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..run.flags import OUTCOME, add_evaluation, add_how, add_questions
+from ..run.flags import DEMO, OUTCOME, add_demo, add_evaluation, add_how, add_questions
 
 TITLES = {
     "2": "Table 2: all methods",
@@ -88,11 +88,15 @@ def add_frame_drop(parser: argparse.ArgumentParser) -> None:
         help="positions of the kept tokens: as in the whole video, or numbered anew (default: as released for the "
         "model family)",
     )
-    parser.set_defaults(start="paper.figure1:prepare_frame_drop")
+    add_demo(what, "frame-drop", "drop frames from what a small model that comes along sees")
+    parser.set_defaults(start="paper.figure1:prepare_frame_drop", default_of=parser.get_default)
     parser.epilog = f"""\
 Writes frame-drop.md and a figure into --output.
 
-example:
+examples:
   %(prog)s --tasks videomme --ratios 0.25,0.5
+  %(prog)s --demo
+
+{DEMO}
 
 {OUTCOME}"""

@@ -17,10 +17,13 @@ from ..results.settings import flat
 from ..results.stats import Overall, accuracy, mcnemar, paired_interval
 from ..results.summary import tokens_in_words
 from ..results.tables import Rows, print_table
-from ..results.terminal import stdout
+from ..results.terminal import say, stdout
 
 NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 """Settings that two compared runs may differ in: the compressor, and what changes no answer."""
+
+FOR_DEMO = ("model", "tasks", "limit", "output")
+"""Flags that say which demo is meant."""
 
 Pair = tuple[ScoredSample, ScoredSample]
 """The same question in A and in B."""
@@ -122,17 +125,20 @@ class Comparison:
 
 def prepare_compare(arguments: argparse.Namespace) -> Callable[[], int]:
     """Read, check and compare the runs. Return a function that prints and writes the comparison."""
-    comparison = compare(arguments.a, arguments.b)
-    file: Path | None = arguments.json
-    prepare_json(file)
+    given = [name for name in FOR_DEMO if vars(arguments)[name] is not None]
+    if given:
+        raise ValueError(f"--{given[0]} is for --demo, which compares two specs: add --demo, or leave it out")
+    comparison = compare(Path(arguments.a), Path(arguments.b))
+    prepare_json(arguments.json)
+    return lambda: tell(comparison, arguments)
 
-    def finish() -> int:
-        print_comparison(stdout(), comparison, arguments.flips)
-        if file is not None:
-            write_json(file, asdict(comparison))
-        return 0
 
-    return finish
+def tell(comparison: Comparison, arguments: argparse.Namespace) -> int:
+    """Print the comparison, and write it to the file that --json names. Return 0."""
+    print_comparison(stdout(), comparison, arguments.flips)
+    if arguments.json is not None:
+        write_json(arguments.json, asdict(comparison))
+    return 0
 
 
 def compare(a: Path, b: Path) -> Comparison:
@@ -147,7 +153,7 @@ def compare(a: Path, b: Path) -> Comparison:
     by_category = {name: [p for p in pairs if p[0].category == name] for name in dict.fromkeys(first.categories)}
     overall = row("overall", pairs, first.overall)
     return Comparison(
-        benchmark=first.summary.benchmark,
+        benchmark=first.summary.title,
         overall=first.overall,
         a=side(first, overall.a),
         b=side(second, overall.b),
@@ -255,20 +261,23 @@ def failures(name: str, run: Run) -> list[str]:
 def print_comparison(console: Console, comparison: Comparison, flips: bool = False) -> None:
     """Print the comparison, and with `flips` every question that only one of the runs has right."""
 
-    def say(text: str, style: str | None = None) -> None:
+    def line(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     for name, side in (("A", comparison.a), ("B", comparison.b)):
-        say(f"{name}: {side.compressor}, {_tokens(side.visual_tokens)}: {side.directory}")
+        line(f"{name}: {side.compressor}, {_tokens(side.visual_tokens)}: {side.directory}")
     for warning in comparison.warnings:
-        say(f"WARNING: {warning}", "bold red")
+        line(f"WARNING: {warning}", "bold red")
     print_table(console, table(comparison), comparison.benchmark, bold=("overall",))
-    say(f"A, B: accuracy, %, overall the {comparison.overall} average; 95 %: paired bootstrap interval of B-A")
-    say("lost: right in A, wrong in B; won: the other way; p: exact McNemar test, not corrected for the number of rows")
+    say(console, f"A, B: accuracy, %, overall the {comparison.overall} average; 95 %: paired bootstrap interval of B-A")
+    say(
+        console,
+        "lost: right in A, wrong in B; won: the other way; p: exact McNemar test, not corrected for the number of rows",
+    )
     for flip in comparison.flips if flips else ():
         a, b = ("no answer" if answer is None else repr(answer) for answer in (flip.answer_a, flip.answer_b))
         direction = "won" if flip.won else "lost"
-        say(f"{direction} {flip.task} {flip.doc_id}: target {flip.target}, A {a}, B {b}, {flip.video}")
+        line(f"{direction} {flip.task} {flip.doc_id}: target {flip.target}, A {a}, B {b}, {flip.video}")
 
 
 def _tokens(tokens: VisualTokens) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..run.flags import spec_help
+from ..benchmarks import BENCHMARKS
+from ..run.flags import add_demo, spec_help
 
 FRAMES, VIDEOS = 6, 200
 """Frames that a report shows of a video, and videos that it shows frames of."""
@@ -15,17 +16,29 @@ QUESTION = "What happens in this video?"
 def add_compare(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `compare`."""
     what = parser.add_argument_group("what is compared")
-    what.add_argument("a", type=Path, metavar="A", help="directory of a finished run, such as the dense one")
-    what.add_argument("b", type=Path, metavar="B", help="directory of another; differences are B - A")
+    what.add_argument(
+        "a", metavar="A", help="directory of a finished run, such as the dense one; with --demo, a spec, such as none"
+    )
+    what.add_argument("b", metavar="B", help="another; differences are B - A")
+    add_demo(what, "compare", "compare two compressors on a small model that comes along")
     to = parser.add_argument_group("how and where to")
     to.add_argument("--flips", action="store_true", help="list every question that only one of them has right")
     to.add_argument("--json", type=Path, metavar="FILE", help="write the numbers and the flips to this file, too")
-    parser.set_defaults(start="reports.compare:prepare_compare")
+    demo = parser.add_argument_group("which demo, for --demo only")
+    demo.add_argument("--model", help="a small model of this package (default: llava-onevision)")
+    demo.add_argument("--tasks", help=f"a benchmark, {', '.join(BENCHMARKS)} (default: mvbench)")
+    demo.add_argument("--limit", metavar="N", type=int, help="questions of each task (default: as many as are there)")
+    demo.add_argument("--output", metavar="DIR", type=Path, help="its directory (default: of run --demo)")
+    parser.set_defaults(start="reports.compare:prepare_compare", default_of=parser.get_default)
     parser.epilog = """\
 Both runs must have answered the same questions. The interval is a paired
 bootstrap, the test is McNemar's.
 
-example:
+With --demo, settings that its directory does not have yet are run first. The
+help of the command run says more of it.
+
+examples:
+  %(prog)s --demo vidcom2@0.25 random@0.25
   %(prog)s outputs/mvbench/MODEL/none \\
       outputs/mvbench/MODEL/vidcom2@0.25"""
 

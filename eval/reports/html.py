@@ -21,10 +21,11 @@ from rich.progress import track
 
 from llava.video import FrameSampling, VideoError, read_video
 
+from ..models.packaged import model_title
 from ..results.files import prepare_file, write_whole
 from ..results.load import Run, load_run
 from ..results.schema import ScoredSample
-from ..results.side_by_side import side_by_side
+from ..results.side_by_side import called, side_by_side
 from ..results.summary import notes
 from ..results.tables import Rows
 from .compare import differing_settings, pair
@@ -87,8 +88,8 @@ def load_runs(directories: Sequence[Path]) -> dict[str, Run]:
     first, *others = [load_run(directory) for directory in directories]
     runs = [first, *(Run(o.directory, o.summary, [sample for _, sample in pair(first, o)]) for o in others)]
     specs = [run.summary.run.compressor for run in runs]
-    called = ["dense" if spec == "none" else spec for spec in specs]
-    names = called if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
+    compressors = [called(spec) for spec in specs]
+    names = compressors if len(set(specs)) == len(specs) else [str(run.directory) for run in runs]
     return dict(zip(names, runs, strict=True))
 
 
@@ -107,7 +108,7 @@ def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VI
     names, every = list(runs), list(runs.values())
     first = every[0]
     models = list(dict.fromkeys(run.summary.run.model for run in every))
-    title = f"{first.summary.benchmark}, {', '.join(models)}"
+    title = f"{first.summary.title}, {', '.join(map(model_title, models))}"
     differences = [
         f"{names[i]} (B) is not set as {names[0]} (A): {difference}"
         for i in range(1, len(every))

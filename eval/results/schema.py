@@ -210,6 +210,11 @@ class RunSettings:
         """The LLM's attention implementation."""
         return self.settings["attention"]
 
+    @property
+    def edition(self) -> str | None:
+        """What the local copy of the questions calls itself. None for the benchmark's own questions."""
+        return self.settings.get("edition")
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunSettings:
         """Read the object under results.json's "run".
@@ -283,6 +288,11 @@ class Summary:
     harness_scores: dict[str, float | None] = field(default_factory=dict)
     run: RunSettings
     provenance: Provenance = Provenance()
+
+    @property
+    def title(self) -> str:
+        """What the questions are called wherever a person reads it."""
+        return self.run.edition or self.benchmark
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Summary:

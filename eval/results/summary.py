@@ -248,12 +248,12 @@ def about_videos(seen: Videos) -> str:
 def markdown(summary: Summary) -> str:
     """Return the content of table.md."""
     notes_in_list = "".join(f"- {note}\n" for note in notes(summary))
-    return f"# {summary.benchmark}\n\n{markdown_table(rows(summary))}\n{notes_in_list}"
+    return f"# {summary.title}\n\n{markdown_table(rows(summary))}\n{notes_in_list}"
 
 
 def print_summary(console: Console, summary: Summary) -> None:
     """Print the table of a run and the lines below it."""
-    print_table(console, rows(summary), summary.benchmark, bold=("overall",))
+    print_table(console, rows(summary), summary.title, bold=("overall",))
     for note in notes(summary):
         style = "red" if note.startswith("FAILED") else None
         console.print(note, style=style, markup=False, highlight=False, soft_wrap=True)  # paths stay whole

@@ -92,14 +92,24 @@ def latex_notes(lines: Sequence[str]) -> str:
 
 LABELS = 28
 """Columns of a terminal that labels get at least, if they are that long. Longer ones break."""
+NARROW = 80
+"""Columns of a narrow terminal. A table that fits into them keeps its headings whole."""
 GAP = 2
 """Spaces from one column to the next: one of padding, one of the box."""
 
 
-def print_table(console: Console, rows: Rows, title: str = "", left: int = 1, bold: Collection[str] = ()) -> None:
-    """Print a table. One that is wider than the console is printed as several, each with some of the columns.
+def print_table(
+    console: Console,
+    rows: Rows,
+    title: str = "",
+    left: int = 1,
+    bold: Collection[str] = (),
+    whole: bool = False,
+    width: int | None = None,
+) -> None:
+    """Print a table. One that is too wide is printed as several, each with some of the columns.
 
-    Labels and headings break where there is no room. A value never does.
+    Labels and headings break where NARROW columns are too few. A value never does.
 
     Args:
         console: Where to print.
@@ -107,40 +117,50 @@ def print_table(console: Console, rows: Rows, title: str = "", left: int = 1, bo
         title: Printed above.
         left: Number of columns of labels, which every part repeats.
         bold: First cells of the rows that are printed in bold.
+        whole: Headings do not break either.
+        width: The most columns of the terminal that a table has. None for those of the console.
     """
-    for number, part in enumerate(parts(rows, console.width, left)):
+    width = width or console.width
+    if title:
+        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    for number, part in enumerate(parts(rows, width, left, whole)):
         if number:
             console.print()
-        console.print(rich_table(part, console.width, left, "" if number else title, bold))
+        console.print(rich_table(part, width, left, bold, whole))
 
 
-def parts(rows: Rows, width: int, left: int = 1) -> list[Rows]:
+def parts(rows: Rows, width: int, left: int = 1, whole: bool = False) -> list[Rows]:
     """Break a table into tables of at most `width` columns of the terminal, each with at least one column of values.
 
     Args:
         rows: The table.
         width: Columns of the terminal.
         left: Number of columns of labels, which every part repeats.
+        whole: Headings do not break.
     """
-    room = width + GAP // 2 - sum(min(_width(rows, label), LABELS) + GAP for label in range(left))
+    room = width + GAP // 2 - sum(min(_width(rows, label, whole), LABELS) + GAP for label in range(left))
     groups: list[list[int]] = [[]]
     for column in range(left, len(rows[0])):
-        if groups[-1] and sum(_width(rows, other) + GAP for other in (*groups[-1], column)) > room:
+        if groups[-1] and sum(_width(rows, other, whole) + GAP for other in (*groups[-1], column)) > room:
             groups.append([])
         groups[-1].append(column)
     return [[row[:left] + tuple(row[column] for column in group) for row in rows] for group in groups]
 
 
-def rich_table(rows: Rows, width: int, left: int = 1, title: str = "", bold: Collection[str] = ()) -> Table:
+def rich_table(rows: Rows, width: int, left: int = 1, bold: Collection[str] = (), whole: bool = False) -> Table:
     """Lay a table out. The first label gets what the other columns leave of `width`, and breaks if it is longer."""
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    others = sum(_width(rows, column) + GAP for column in range(1, len(rows[0])))
-    label = max(min(_width(rows, 0), LABELS), width - others - GAP // 2)
+    whole = whole or (
+        sum(max(cell_len(row[i]) for row in rows) + GAP for i in range(len(rows[0]))) <= min(width, NARROW) + GAP // 2
+    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    others = sum(_width(rows, column, whole) + GAP for column in range(1, len(rows[0])))
+    label = max(min(_width(rows, 0, whole), LABELS), width - others - GAP // 2)
     for column, name in enumerate(rows[0]):
         if column < left:
             table.add_column(broken(name, label), justify="left", overflow="fold")
         else:
-            table.add_column(broken(name, _values(rows, column)), justify="right", no_wrap=True)
+            heading = name if whole else broken(name, _values(rows, column))
+            table.add_column(heading, justify="right", no_wrap=True)
     for first, *cells in rows[1:]:
         table.add_row(broken(first, label), *cells, style="bold" if first in bold else None)
     return table
@@ -151,8 +171,10 @@ def _values(rows: Rows, column: int) -> int:
     return max((cell_len(row[column]) for row in rows[1:]), default=0)
 
 
-def _width(rows: Rows, column: int) -> int:
-    """Return the width of a column whose heading breaks where it may."""
+def _width(rows: Rows, column: int, whole: bool) -> int:
+    """Return the width of a column. Its heading breaks where it may, or stays whole."""
+    if whole:
+        return max(cell_len(row[column]) for row in rows)
     values = _values(rows, column)
     return max(values, *(cell_len(line) for line in broken(rows[0][column], values).split("\n")))
 

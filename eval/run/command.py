@@ -12,13 +12,13 @@ import torch
 from llava.mm_utils import get_model_name_from_path
 from vidcom2 import Compressor, Dense, compressor
 
-from ..benchmarks import select_tasks
+from ..benchmarks import BENCHMARKS, select_tasks
 from ..models import protocol_for
 from ..models.zero3 import CONFIG
 from .config import RunConfig
 from .distributed import World
 from .evaluate import evaluate_runs, report_finished
-from .flags import ENGINES, environment, status
+from .flags import ENGINES, default_model, environment, status
 from .sweep import Sweep, folder, split_specs
 
 
@@ -91,6 +91,9 @@ def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) 
     Raises:
         ValueError, OSError, ImportError: A flag has a wrong value, or the model has no protocol.
     """
+    if arguments.tasks is None:
+        raise ValueError(f"--tasks is missing: name a benchmark, such as --tasks {next(iter(BENCHMARKS))}")
+    model = arguments.model or default_model()
     benchmark, _ = select_tasks(arguments.tasks)
     if arguments.engine not in ENGINES:  # argparse does not look at what ENGINE says
         raise ValueError(f"--engine (ENGINE) {arguments.engine!r} is unknown; there are {', '.join(ENGINES)}")
@@ -99,9 +102,10 @@ def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     flags = {field.name: vars(arguments)[field.name] for field in fields(RunConfig) if field.name in arguments}
     dependent = {
+        "model": model,
         "compressor": chosen or Dense(),
-        "output": arguments.output or Path("outputs") / benchmark.name / get_model_name_from_path(arguments.model),
-        "dtype": arguments.dtype or ("float32" if device == "cpu" else protocol_for(arguments.model).default_dtype),
+        "output": arguments.output or Path("outputs") / benchmark.name / get_model_name_from_path(model),
+        "dtype": arguments.dtype or ("float32" if device == "cpu" else protocol_for(model).default_dtype),
         "device": device,
         "workers": arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
         "zero3": (arguments.zero3_config or CONFIG) if arguments.engine == "deepspeed" else None,

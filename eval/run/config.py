@@ -13,6 +13,7 @@ from llava.video import FrameSampling
 from vidcom2 import Compressor
 
 from ..benchmarks import Benchmark, select_tasks
+from ..benchmarks.edition import edition
 from ..models import Protocol, protocol_for
 from ..models.zero3 import require_zero3
 from ..results.files import prepare_directory
@@ -179,6 +180,7 @@ class RunConfig:
             "device": self.device,
             "engine": "torch" if self.zero3 is None else "deepspeed",
             "data": str(self.data) if self.data else "hub",
+            **({"edition": title} if (title := edition(self.data)) else {}),
             "questions": identity.questions(*select_tasks(self.tasks), self.data),
             "batch_size": self.batch_size,
             "parser": self.parser,

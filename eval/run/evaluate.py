@@ -20,7 +20,7 @@ from ..results.provenance import provenance
 from ..results.sample import Sample
 from ..results.schema import RunSettings, Summary
 from ..results.summary import join_samples, print_summary, summarise, write_results
-from ..results.terminal import stdout
+from ..results.terminal import near, stdout
 from . import store
 from .config import RunConfig
 from .distributed import World
@@ -85,7 +85,7 @@ def evaluate_runs(configs: Sequence[RunConfig], world: World, quiet: bool = Fals
     if not quiet:
         for one, summary in zip(configs, summaries, strict=False):  # only rank 0 has them
             print_summary(stdout(), summary)
-            stdout().print(f"results in {one.output}", highlight=False)
+            stdout().print(f"results in {near(one.output)}", markup=False, highlight=False, soft_wrap=True)
     return sum(sample.error is not None for own in answers for sample in own.samples.values())
 
 

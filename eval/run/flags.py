@@ -35,6 +35,11 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
 
 
+def default_model() -> str:
+    """Return the model that is evaluated without --model."""
+    return environment().get("MODEL", DEFAULT_MODEL)
+
+
 def spec_help() -> str:
     """Explain specs of compressors, with the methods that are installed."""
     others = {entry.name for entry in entry_points(group="vidcom2.methods")} - set(METHODS)
@@ -76,21 +81,16 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="share of the visual tokens to keep, if the spec does not say it (env: R_RATIO; default: the method's "
         "own, 0.25)",
     )
-    what.add_argument(
-        "--demo",
-        dest="start",
-        action="store_const",
-        const="demo.run:prepare_demo",
-        help="evaluate the small model that comes along, dense and compressed, on videos made on the spot; needs no "
-        "download and no GPU",
-    )
+    add_demo(what, "run", "evaluate a small model that comes along, dense and compressed")
     parser.set_defaults(start="run.command:prepare_run", default_of=parser.get_default)
     parser.epilog = f"""\
 {spec_help()}
 examples:
   %(prog)s --tasks mvbench --compressor vidcom2@0.25
   %(prog)s --tasks videomme --data /data/Video-MME --limit 100
-  %(prog)s --tasks mvbench --demo
+  %(prog)s --demo --compressor uniform@0.25
+
+{DEMO}
 
 {OUTCOME}"""
 
@@ -99,15 +99,19 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `sweep`."""
     what = add_evaluation(parser, "outputs/BENCHMARK/MODEL")
     what.add_argument("--compressors", metavar="SPEC,...", required=True, help="the compressors to evaluate")
-    parser.set_defaults(start="run.command:prepare_sweep")
+    add_demo(what, "sweep", "evaluate a small model that comes along, dense and with the compressors")
+    parser.set_defaults(start="run.command:prepare_sweep", default_of=parser.get_default)
     parser.epilog = f"""\
 Every video is decoded and encoded once for all compressors. Each has its own
 directory in --output. Finished ones stay.
 
 {spec_help()}
-example:
+examples:
   %(prog)s --tasks mvbench \\
       --compressors none,vidcom2@0.25,fastv@0.25
+  %(prog)s --demo --compressors vidcom2@0.5,vidcom2@0.1
+
+{DEMO}
 
 {OUTCOME}"""
 
@@ -117,6 +121,32 @@ A flag wins over its environment variable. An interrupted evaluation goes on
 when it is started again. Exit status: 0 if all questions were answered,
 {FAILED_QUESTIONS} if some questions failed (they are listed and count as wrong). Any other
 status: the evaluation failed."""
+
+
+DEMO = """\
+--demo needs no download and no GPU. It makes videos, and 40 questions for each
+of 9 tasks, in the schema of the benchmark of --tasks (default: mvbench), in
+outputs/demo. --model is then llava-onevision (the default) or another small
+model of this package. Results stay for other commands with --demo. --limit,
+--output and --overwrite keep their meaning. Other flags of models, videos and
+devices are refused."""
+
+
+def add_demo(group: argparse._ArgumentGroup, command: str, does: str) -> None:
+    """Declare --demo.
+
+    Args:
+        group: The group of flags that it belongs to.
+        command: The name of the command. demo/commands.py has its function.
+        does: What it does, for --help.
+    """
+    group.add_argument(
+        "--demo",
+        dest="start",
+        action="store_const",
+        const=f"demo.commands:prepare_{command.replace('-', '_')}",
+        help=f"{does}, on videos made on the spot; see below",
+    )
 
 
 def add_evaluation(parser: argparse.ArgumentParser, default_output: str) -> argparse._ArgumentGroup:
@@ -136,13 +166,12 @@ def add_evaluation(parser: argparse.ArgumentParser, default_output: str) -> argp
     to = parser.add_argument_group("where to")
     what.add_argument(
         "--model",
-        default=env.get("MODEL", DEFAULT_MODEL),
-        help="checkpoint directory or hub name (env: MODEL; default: %(default)s)",
+        help=f"checkpoint directory or hub name (env: MODEL; default: {default_model().replace('%', '%%')})",
     )
     on.add_argument(
         "--tasks",
-        required=True,
-        help=f"a benchmark ({', '.join(BENCHMARKS)}), or some of its lmms-eval tasks, separated by commas",
+        help=f"a benchmark ({', '.join(BENCHMARKS)}), or some of its lmms-eval tasks, separated by commas; may be left "
+        "out with --demo only",
     )
     on.add_argument(
         "--data",

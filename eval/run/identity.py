@@ -28,7 +28,7 @@ WHOLE = 64 << 20
 PAGE, STRIDE = 4 << 10, 1 << 20
 """Of larger files, the first PAGE bytes of every STRIDE bytes and the last PAGE bytes are digested."""
 
-NOTED = ("model", "data", "code.commit")
+NOTED = ("model", "data", "edition", "code.commit")
 """Settings that change no answer. The digests tell whether the weights, questions and sources are the same."""
 OF_QUESTIONS = "questions"
 """The digest of the questions. An unfinished run may differ in it, because each of its answers is matched to a question

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from vidcom2 import Compressor, compressor
 
+from ..models.packaged import model_title
 from ..results.files import write_whole
-from ..results.load import read_results
-from ..results.side_by_side import markdown, print_side_by_side, side_by_side
-from ..results.terminal import stdout
+from ..results.load import load_run
+from ..results.side_by_side import called, markdown, overview, print_side_by_side, side_by_side
+from ..results.terminal import near, stdout
 from .config import RunConfig
 from .distributed import World
 from .evaluate import evaluate_runs
@@ -62,21 +63,26 @@ class Sweep:
             if run not in self.missing:
                 print(f"{run.output} is finished already", file=sys.stderr)
 
+    def evaluate(self, world: World) -> int:
+        """Evaluate what is missing. Return the number of its failed questions."""
+        return evaluate_runs(self.missing, world, quiet=True) if self.missing else 0
+
     def run(self, world: World) -> int:
         """Evaluate what is missing. Rank 0 prints and writes the table.
 
         Returns:
             The number of failed questions. In rank 0, it includes those of runs that were finished before.
         """
-        failed = evaluate_runs(self.missing, world, quiet=True) if self.missing else 0
+        failed = self.evaluate(world)
         if world.rank > 0:
             return failed
-        results = {run.compressor.spec: read_results(run.output) for run in self.runs}
-        rows = side_by_side(results)
-        title = f"{next(iter(results.values())).benchmark}, {self.config.model}"
-        write_whole(self.config.output / "table.md", markdown(title, rows))
+        runs = {run.compressor.spec: load_run(run.output) for run in self.runs}
+        results = {spec: run.summary for spec, run in runs.items()}
+        title = f"{next(iter(results.values())).title}, {model_title(self.config.model)}"
+        tables = overview({called(spec): run for spec, run in runs.items()}), side_by_side(results)
+        write_whole(self.config.output / "table.md", markdown(title, *tables))
         console = stdout()
-        print_side_by_side(console, title, rows)
+        print_side_by_side(console, title, runs)
         for spec, result in results.items():
             for failure in result.failures:
                 console.print(
@@ -85,5 +91,5 @@ class Sweep:
                     markup=False,
                     highlight=False,
                 )
-        console.print(f"results in {self.config.output}", highlight=False)
+        console.print(f"results in {near(self.config.output)}", markup=False, highlight=False, soft_wrap=True)
         return sum(len(result.failures) for result in results.values())

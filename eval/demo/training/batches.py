@@ -1,9 +1,10 @@
-"""Training data: videos and questions as tensors, with what the model should say at each token."""
+"""Training data: clips and questions as tensors, with what the model should say at each token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,86 +15,103 @@ from llava.constants import IGNORE_INDEX
 
 from ..world import (
     BACKGROUNDS,
+    BYSTANDER,
+    CHANGING,
+    CLOCK,
     COLOURS,
     COUNTS,
-    LAMP_ON,
+    FIRST,
+    LIT,
+    MOVER,
     QUARTERS,
+    SECOND,
     SHAPES,
     SIZE,
-    STEPPING_STONES,
-    TASKS,
-    UNITS,
+    UNLIT,
     Question,
     Scene,
     ask,
     draw_scene,
+    layers,
+    mover_corner,
     render,
 )
+from .clips import Clip, View, draw_clip
+from .evidence import MOVED, cells
 from .model import PATCH
 from .tokenizer import PROMPTS, WORDS, conversation
 
 QUESTIONS = 8
-"""Questions on each video."""
+"""Questions on each clip."""
+NOISE = 1 << 22
+"""Numbers in the bank of noise: drawing new ones for every pixel would take longer than the model."""
 
 
-def pixels(frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Normalise frames and add small errors like those of video coding.
+class Noise:
+    """Small errors like those of video coding, taken from random places of a bank.
 
     Args:
-        frames: RGB frames, uint8 [..., H, W, 3].
-        rng: Draws the errors.
-
-    Returns:
-        float32 [..., 3, H, W], mostly within [-1, 1].
+        rng: Draws the bank and the places.
     """
-    noisy = frames + 3 * rng.standard_normal(frames.shape, dtype=np.float32)
-    return torch.from_numpy(noisy / 127.5 - 1).movedim(-1, -3)
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng, self.bank = rng, np.random.default_rng(0).standard_normal(NOISE, dtype=np.float32) * 3
+
+    def pixels(self, frames: np.ndarray) -> Tensor:
+        """Normalise frames and add noise: uint8 [..., H, W, 3] -> float32 [..., 3, H, W], mostly within [-1, 1]."""
+        noisy = frames.astype(np.float32)
+        for picture in noisy.reshape(-1, *frames.shape[-3:]):
+            begin = self.rng.integers(NOISE - picture.size)
+            picture += self.bank[begin : begin + picture.size].reshape(picture.shape)
+        return torch.from_numpy(noisy / 127.5 - 1).movedim(-1, -3)
 
 
-def patch_labels(scene: Scene, frames: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Say what each patch shows.
+def looks(scene: Scene, units: np.ndarray, shows: np.ndarray) -> np.ndarray:
+    """Say what colour, shape and background each token shows.
 
     Args:
         scene: The scene.
-        frames: Some of its pictures, uint8 [T, SIZE, SIZE, 3].
-        units: The unit of time of each, int [T].
+        units: The unit of time of each token, int [K].
+        shows: What it shows, int [K], one of BACKGROUND to CLOCK.
 
     Returns:
-        Numbers [T, P, 3] of colour, shape and background of every patch. Colour 0 and shape 0 mean no object; the last
-        colour is the lamp's light, which has no shape.
+        Numbers [K, 3]. Colour 0 and shape 0 mean no object. After the colours come the lit lamp, the unlit lamp, the
+        timer in each quarter and the bystanders.
     """
-    side = SIZE // PATCH
-    blocks = frames.reshape(len(frames), side, PATCH, side, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
-    blocks = blocks.reshape(len(frames), side * side, PATCH * PATCH, 3)
-    counts = np.stack([(blocks == np.array(rgb)).all(-1).sum(-1) for rgb in (*COLOURS.values(), LAMP_ON)], -1)
-    colour = np.where(counts.max(-1) >= 8, counts.argmax(-1) + 1, 0)
-    shape = np.zeros_like(colour)
-    things = [scene.resting, scene.mover, scene.flashes[0][1], scene.flashes[1][1]]
-    colours = [{scene.resting.colour, scene.turned}, *({thing.colour} for thing in things[1:])]
-    for thing, names in zip(things, colours, strict=True):
-        for name in names:
-            shape[colour == list(COLOURS).index(name) + 1] = SHAPES.index(thing.shape) + 1
-    back = [list(BACKGROUNDS).index(scene.backgrounds[int(unit >= scene.cut)]) for unit in units]
-    background = np.broadcast_to(np.array(back)[:, None], colour.shape)
-    return np.stack([colour, shape, background], -1)
+    colour = np.zeros((9, scene.units), dtype=np.int64)
+    lamp, number = len(COLOURS) + 1, {name: i + 1 for i, name in enumerate(COLOURS)}
+    every = np.arange(scene.units)
+    colour[CHANGING] = np.where(every < scene.turn, number[scene.changing.colour], number[scene.turned])
+    colour[MOVER], colour[BYSTANDER] = number[scene.mover.colour], lamp + 6
+    colour[FIRST], colour[SECOND] = (number[thing.colour] for _, thing in scene.flashes)
+    colour[LIT], colour[UNLIT], colour[CLOCK] = lamp, lamp + 1, lamp + 2 + every * 4 // scene.units
+    shape = np.zeros(9, dtype=np.int64)
+    shapes = (scene.crowd, scene.changing.shape, scene.mover.shape, *(thing.shape for _, thing in scene.flashes))
+    shape[[BYSTANDER, CHANGING, MOVER, FIRST, SECOND]] = [SHAPES.index(name) + 1 for name in shapes]
+    both = np.array([list(BACKGROUNDS).index(name) for name in scene.backgrounds])
+    return np.stack([colour[shows, units], shape[shows], both[(units >= scene.cut).astype(int)]], -1)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B videos with QUESTIONS questions each, all of one kind.
+    """B clips with QUESTIONS questions each, all of one kind.
 
     Attributes:
-        pixels: Frames, float32 [B, UNITS, 3, SIZE, SIZE].
+        pixels: Frames, float32 [B, T, 3, SIZE, SIZE].
+        view: What the clips have in common.
+        kept: Numbers of the visual tokens that are seen, int64 [B, K], in the flattened T·M.
         before: Token ids of the chat before the video, int64 [P].
         ids: Token ids after the video, int64 [B * QUESTIONS, L], padded on the right.
         labels: What should follow: the token id at each place, or IGNORE_INDEX; shaped like `ids`.
-        names: Ids of the two words that name what each visual token shows, int64 [B, T * M, 2].
-        weights: How much each of these counts in the loss, float32 [B, T * M].
+        names: Ids of the three words that name what each visual token shows, int64 [B, K, 3].
+        weights: How much each of these counts in the loss, float32 [B, K].
         kind: As `BatchSampler.batch` describes it.
         asked: The task of every question.
     """
 
     pixels: Tensor
+    view: View
+    kept: Tensor
     before: Tensor
     ids: Tensor
     labels: Tensor
@@ -104,8 +122,9 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("kind", "asked")}
-        return replace(self, **moved)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        return Batch(**values | moved)
 
 
 class BatchSampler:
@@ -118,15 +137,17 @@ class BatchSampler:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int):
         self.tokenizer, self.rng = tokenizer, np.random.default_rng(seed)
+        self.noise = Noise(self.rng)
         self.before = tokenizer(conversation("")[0], add_special_tokens=False).input_ids
         self._ids: dict[str, list[int]] = {}
         self.letters = {self.text_ids(letter)[0]: letter for letter in "ABCD"}
         (self.question_mark,) = self.text_ids("?")
         self.marks = {self.text_ids(mark)[0] for mark in (")", ".")}
         self.options = {self.text_ids(f" {word}")[0] for word in WORDS}
-        # The id of each label's word, by label. Colours and shapes count from 1.
-        labels = (("nothing", *COLOURS, "light"), ("light", *SHAPES), BACKGROUNDS, QUARTERS, COUNTS)
-        self.words = [np.array([self.text_ids(f" {word}")[0] for word in words]) for words in labels]
+
+    def word(self, text: str) -> int:
+        """The id of a word that is one token."""
+        return self.text_ids(f" {text}")[0]
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text. They are cached."""
@@ -158,37 +179,52 @@ class BatchSampler:
         for at, one in enumerate(ids[2:-1], start=2):
             letter = self.letters.get(ids[at - 2])
             if one == self.question_mark:
-                (labels[at + 1],) = self.text_ids(f" {q.answer}")
+                labels[at + 1] = self.word(q.answer)
             elif letter and ids[at - 1] in self.marks and one in self.options:
                 labels[at + 1] = ids[at - 2] if letter == q.letter else self.tokenizer.pad_token_id
         target = [*self.text_ids(answer), self.tokenizer.eos_token_id]
         return ids + target, labels + target
 
-    def names(self, labels: np.ndarray, counted: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Name what each visual token shows. A visual token is named after the patch that pooling weights most.
+    def names(self, clip: Clip, per_frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Name what each visual token shows, in three words.
 
-        The two words are an object's colour and shape, or the background twice. If `counted`, they are the background
-        and the quarter of the video and, for a lamp, "light" and how often it was lit so far.
+        The first two are an object's colour and shape; "light" and how often a lit lamp was seen so far; a timer's
+        quarter and, once the background has changed, the quarter in which it did; or the background. A bystander and an
+        unlit lamp are part of the scenery: all three words are that of the background that shows around them.
+        The last is the direction of the mover, once it was seen to move; which of the flashes it is; the first colour
+        of an object that has changed its colour; or the background.
 
         Args:
-            labels: What `patch_labels` gives for all units, [UNITS, P, 3].
-            counted: See above.
+            clip: The clip.
+            per_frame: Tokens per frame M.
 
         Returns:
-            Ids of the words [T * M, 2], and how much each token counts in the loss [T * M].
+            Ids of the words [K, 3], and how much each token counts in the loss [K].
         """
-        side = SIZE // PATCH
-        colour, shape, background = labels.reshape(UNITS, side, side, 3)[:, ::2, ::2].reshape(UNITS, -1, 3).T
-        colours, shapes, backgrounds, quarters, counts = self.words
-        covered, lit = colour > 0, colour == len(COLOURS) + 1
-        first = np.where(covered, colours[colour], backgrounds[background])
-        second = np.where(covered, shapes[shape], backgrounds[background])
-        weights = np.where(first != second, 1.0, 0.1)  # Most tokens show the background, which is soon learned.
-        if counted:
-            number = counts[lit.any(0).cumsum() - 1]
-            second = np.where(lit, number, np.where(covered, second, quarters[np.arange(UNITS) * 4 // UNITS]))
-            weights = np.where(lit, 8.0, np.where(covered, 1.0, 0.1))  # Lamps are rare.
-        return np.stack([first, second]).transpose(2, 1, 0).reshape(-1, 2), weights.T.flatten().astype(np.float32)
+        units = clip.units[clip.kept // per_frame]
+        colour, shape, background = looks(clip.scene, units, clip.shows).T
+        third = np.array([self.word(word) for word in BACKGROUNDS])[background]
+        first, second = third.copy(), third.copy()
+        weights = np.full(len(third), 0.1, dtype=np.float32)  # Most tokens show the background, which is soon learned.
+        thing = (shape > 0) & (clip.shows != BYSTANDER)
+        second[thing] = np.array([self.word(word) for word in SHAPES])[shape[thing] - 1]
+        first[thing] = np.array([self.word(word) for word in COLOURS])[colour[thing] - 1]
+        lit = clip.shows == LIT
+        counts = np.array([self.word(word) for word in COUNTS])
+        first[lit], second[lit] = self.word("light"), counts[np.arange(lit.sum())]
+        clock = clip.shows == CLOCK
+        first[clock] = np.array([self.word(word) for word in QUARTERS])[units[clock] * 4 // clip.scene.units]
+        second[clock & (units >= clip.scene.cut)] = self.word(clip.scene.quarter)
+        mover = np.flatnonzero(clip.shows == MOVER)
+        if len(mover):
+            first_seen = mover_corner(clip.scene, units[mover[0]])
+            ways = [np.subtract(mover_corner(clip.scene, unit), first_seen) for unit in units[mover]]
+            third[mover[np.abs(ways).max(1) >= MOVED]] = self.word(clip.scene.direction)
+        third[clip.shows == FIRST], third[clip.shows == SECOND] = self.word("first"), self.word("second")
+        third[(clip.shows == CHANGING) & (units >= clip.scene.turn)] = self.word(clip.scene.changing.colour)
+        weights[thing | clock] = 1
+        weights[np.isin(clip.shows, (FIRST, SECOND, LIT))] = 5  # They are rare.
+        return np.stack([first, second, third], -1), weights
 
     def patches(self, scenes: int, each: int) -> tuple[Tensor, Tensor]:
         """Draw single frames for the vision lesson.
@@ -198,57 +234,58 @@ class BatchSampler:
             each: Frames of each.
 
         Returns:
-            Pixels [N, 3, SIZE, SIZE] and patch labels [N, P, 3], where N = scenes * each.
+            Pixels [N, 3, SIZE, SIZE] and what `looks` says of each patch, [N, P, 3], where N = scenes * each.
         """
         frames, labels = [], []
         for _ in range(scenes):
             scene = draw_scene(self.rng)
-            picked = self.rng.permutation(UNITS)[:each]
-            frames.append(render(scene)[picked])
-            labels.append(patch_labels(scene, frames[-1], picked))
-        return pixels(np.concatenate(frames), self.rng), torch.from_numpy(np.concatenate(labels))
+            picked = np.union1d(self.rng.permutation(scene.units)[:each], [f[0] for f in scene.flashes])[:each]
+            shown = layers(scene)
+            shows = cells(shown[picked], PATCH)
+            units = np.broadcast_to(picked[:, None], shows.shape)
+            frames.append(render(scene, shown)[picked])
+            labels.append(looks(scene, units.flatten(), shows.flatten()).reshape(*shows.shape, 3))
+        return self.noise.pixels(np.concatenate(frames)), torch.from_numpy(np.concatenate(labels))
 
-    def batch(self, videos: int, shares: dict[str, float], counted: bool = False) -> Batch:
-        """Draw a batch. All its questions are of one kind, so that their lengths are similar.
-
-        Kinds: "choice", multiple choice; "word", which ends at the question mark and is answered by a word; "names",
-        the same, but the loss is only that of naming; and "text", multiple choice without a video, where the prompt
-        tells the answer's word and the options are any words.
+    def batch(self, videos: int, kind: str, view: View) -> Batch:
+        """Draw a batch.
 
         Args:
-            videos: Number of videos B.
-            shares: Probability of each kind.
-            counted: As in `names`.
+            videos: Number of clips B.
+            kind: "choice", multiple choice; "word", which ends at the question mark and is answered by a word; "names",
+                the same, but the loss is only that of naming; or "text", multiple choice without a video, where the
+                prompt tells the answer's word and the options are any words.
+            view: What the clips have in common.
         """
-        kind = str(self.rng.choice(list(shares), p=list(shares.values())))
         prompt = PROMPTS[self.rng.choice(len(PROMPTS), p=(0.5, 0.3, 0.2))]
-        frames, names, weights, rows, asked = [], [], [], [], []
+        clips, rows, asked = [], [], []
         for _ in range(videos):
-            scene = draw_scene(self.rng)
-            asked += self.rng.permutation([*TASKS, *STEPPING_STONES])[:QUESTIONS].tolist()
-            posed = [ask(scene, task, self.rng) for task in asked[-QUESTIONS:]]
+            clip = draw_clip(view, self.rng)
+            known = clip.answerable
+            asked += self.rng.permutation(known * (1 + QUESTIONS // len(known)))[:QUESTIONS].tolist()
+            posed = [ask(clip.scene, task, self.rng) for task in asked[-QUESTIONS:]]
             if kind == "text":
                 options = [self.rng.permutation(WORDS)[:4].tolist() for _ in posed]
                 answers = self.rng.integers(4, size=len(posed))
                 posed = [replace(q, options=o, answer=o[a]) for q, o, a in zip(posed, options, answers, strict=True)]
-                frames.append(np.empty((0, SIZE, SIZE, 3), dtype=np.uint8))
-                named = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
             else:
-                frames.append(render(scene))
-                named = self.names(patch_labels(scene, frames[-1], np.arange(UNITS)), counted)
-            names.append(named[0])
-            weights.append(named[1])
+                clips.append(clip)
             rows += [self.question_ids(q, kind, prompt) for q in posed]
-        length = max(len(ids) for ids, _ in rows)
+        per_frame = (SIZE // view.cell) ** 2
+        named = [self.names(clip, per_frame) for clip in clips]
+        length = -(-max(len(ids) for ids, _ in rows) // 8) * 8  # Few different shapes are faster.
         ids = [one + [self.tokenizer.pad_token_id] * (length - len(one)) for one, _ in rows]
         labels = [target + [IGNORE_INDEX] * (length - len(target)) for _, target in rows]
+        empty = np.empty((videos, 0), dtype=np.int64)
         return Batch(
-            pixels(np.stack(frames), self.rng),
+            self.noise.pixels(np.stack([clip.frames for clip in clips])) if clips else torch.empty(videos, 0),
+            view,
+            torch.from_numpy(np.stack([clip.kept for clip in clips]) if clips else empty),
             torch.tensor(self.before),
             torch.tensor(ids),
             torch.tensor(labels),
-            torch.from_numpy(np.stack(names)),
-            torch.from_numpy(np.stack(weights)),
+            torch.from_numpy(np.stack([names for names, _ in named]) if clips else empty),
+            torch.from_numpy(np.stack([weights for _, weights in named]) if clips else empty),
             kind,
             asked,
         )

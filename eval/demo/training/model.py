@@ -15,13 +15,13 @@ from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForC
 
 from ..world import BACKGROUNDS, COLOURS, SHAPES, SIZE
 
-PATCH = 8
+PATCH = 6
 """Width and height of a patch, in pixels."""
 TOWER_WIDTH, TOWER_LAYERS = 64, 2
 """Hidden size of the vision tower, and how many of its layers LLaVA uses."""
 WIDTH = 128
 """Hidden size D of the LLM."""
-BASE_LAYERS, LAYERS = 5, 8
+BASE_LAYERS, LAYERS = 6, 8
 """Layers of the LLM at first, and in the last lesson."""
 
 
@@ -79,6 +79,7 @@ def llava_fields(tokenizer: PreTrainedTokenizerFast, layers: int) -> dict[str, A
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
         "tie_word_embeddings": True,
         "initializer_range": 0.04,
         "bos_token_id": None,
@@ -100,19 +101,24 @@ def llava_fields(tokenizer: PreTrainedTokenizerFast, layers: int) -> dict[str, A
 
 
 class PatchHeads(nn.Module):
-    """Heads that tell from a patch's features its colour, shape and background. Only the vision lesson needs them."""
+    """Heads that tell from a patch's features what it shows and where it is. Only the vision lesson needs them.
+
+    They tell colour, shape, background, row and column. Without row and column the LLM never learns in which direction
+    something moves: it cannot tell a token's place from the order of the tokens, since some are missing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.colour, self.shape = nn.Linear(TOWER_WIDTH, len(COLOURS) + 2), nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
+        self.colour, self.shape = nn.Linear(TOWER_WIDTH, len(COLOURS) + 8), nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
         self.background = nn.Linear(TOWER_WIDTH, len(BACKGROUNDS))
+        self.row, self.column = (nn.Linear(TOWER_WIDTH, SIZE // PATCH) for _ in range(2))
 
     def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         """Compare what the heads tell with the truth.
 
         Args:
             features: The tower's features of N frames, [N, P, D].
-            labels: What `patch_labels` gives, [N, P, 3].
+            labels: What `looks` gives, [N, P, 3].
 
         Returns:
             The loss, and the share of patches with an object whose colour and shape are both right.
@@ -122,5 +128,8 @@ class PatchHeads(nn.Module):
         weight = torch.where(covered, 1.0, 0.1)  # Most patches show the background, which is soon learned.
         losses = [cross_entropy(out.mT, labels[..., i], reduction="none") for i, out in enumerate(outs)]
         loss = sum(((each * weight).sum() / weight.sum() for each in losses), torch.zeros(()))
+        place = torch.arange(features.shape[1], device=features.device).expand(len(features), -1)
+        for head, which in ((self.row, place // (SIZE // PATCH)), (self.column, place % (SIZE // PATCH))):
+            loss = loss + cross_entropy(head(features).float().mT, which)
         right = (outs[0].argmax(-1) == labels[..., 0]) & (outs[1].argmax(-1) == labels[..., 1])
         return loss, float(right[covered].float().mean())

@@ -18,8 +18,9 @@ class Lesson:
         name: Its name in reports.
         steps: Number of steps.
         shares: Probability of each kind of batch, as `BatchSampler.batch` takes it.
-        layers: Layers of the LLM. If there are more than BASE_LAYERS, only those on top learn.
-        counted: As `BatchSampler.batch` takes it.
+        longest: Most frames of a clip.
+        videos: Clips per step. A batch of long clips has half as many.
+        layers: Layers of the LLM. New ones come on top, and change nothing before they have learned.
         rate: Highest learning rate of a new optimiser; None continues with the previous one.
         decay: Over how many steps that learning rate falls.
     """
@@ -27,8 +28,9 @@ class Lesson:
     name: str
     steps: int
     shares: dict[str, float]
+    longest: int = 32
+    videos: int = 8
     layers: int = BASE_LAYERS
-    counted: bool = True
     rate: float | None = None
     decay: int = 0
 
@@ -40,21 +42,22 @@ class Plan:
     Attributes:
         vision: Steps of the first lesson, which trains the vision tower.
         lessons: The lessons after it.
-        videos: Videos per step in these lessons.
         save_every: Steps between saved states.
+        examined: Batches of each kind that the model is examined on when it is saved.
     """
 
-    vision: int = 1500
+    vision: int = 500
     lessons: tuple[Lesson, ...] = (
-        Lesson("letters", 500, {"text": 1.0}, counted=False, rate=1.5e-3, decay=4600),
-        Lesson("names", 300, {"names": 0.8, "text": 0.2}, counted=False),
-        Lesson("words", 2000, {"word": 0.9, "text": 0.1}, counted=False),
-        Lesson("options", 1800, {"choice": 0.8, "word": 0.15, "text": 0.05}, counted=False),
-        Lesson("counts", 450, {"word": 0.6, "choice": 0.35, "text": 0.05}, rate=1.2e-3, decay=450),
-        Lesson("choice", 800, {"choice": 0.9, "text": 0.1}, layers=LAYERS, rate=2e-3, decay=800),
+        Lesson("names", 150, {"names": 1.0}, longest=8, rate=3e-3, decay=4000),
+        Lesson("words", 500, {"word": 1.0}, longest=8),
+        Lesson("longer", 700, {"word": 1.0}, longest=16),
+        Lesson(
+            "letters", 350, {"text": 0.75, "word": 0.25}, longest=8, videos=12, layers=LAYERS, rate=3e-3, decay=5350
+        ),
+        Lesson("options", 5000, {"choice": 0.75, "word": 0.15, "text": 0.1}, layers=LAYERS),
     )
-    videos: int = 16
-    save_every: int = 200
+    save_every: int = 300
+    examined: int = 4
 
     @property
     def steps(self) -> int:
@@ -83,6 +86,6 @@ class Plan:
         return first.rate * schedule(step - since, first.decay)
 
 
-def schedule(step: int, steps: int, warmup: int = 100) -> float:
+def schedule(step: int, steps: int, warmup: int = 50) -> float:
     """The learning rate as a share of the highest: a linear warm-up, then a cosine down to 3 %."""
-    return min((step + 1) / warmup, 0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)
+    return min((step + 1) / warmup, 0.03 + 0.97 * (1 + math.cos(math.pi * min(step / steps, 1))) / 2)

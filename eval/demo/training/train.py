@@ -3,20 +3,19 @@
     python -m eval.demo.training.train OUTPUT
 
 Each lesson needs the ones before it:
-1. vision: the tower learns which object and which background each patch shows. Without this lesson, the LLM alone never
-   learns to see.
-2. letters: multiple choice without a video, in the benchmarks' own prompts. The prompt tells the answer's word ("The
-   answer is red."). After each option's word the LLM says whether that is the answer. Without this step, finding the
-   letter of a word stays at chance.
-3. names: at every visual token the LLM says what it shows (colour and shape, or background). Without this lesson,
-   answers that depend on a few tokens out of hundreds stay at chance. Naming remains part of the loss in the following
-   lessons.
-4. words: after a question's question mark the LLM says the answer's word.
-5. options: multiple choice on videos. The LLM learns to remember the options' words, but seldom finds the right one:
-   the answer's word appears only in its last layer, too late to look it up.
-6. counts: the names now also tell a lamp's number and the quarter of the video. Without this lesson, counting stays
-   poor.
-7. choice: new layers on top learn to find the word among the options. All other layers stay as they are.
+1. vision: the tower learns which object and which background each patch shows, and where the patch is. Without this
+   lesson, the LLM alone never learns to see.
+2. names: at every visual token the LLM says what it shows. Without this lesson, answers that depend on a few tokens out
+   of hundreds stay at chance. Naming remains part of the loss in the following lessons.
+3. words: after a question's question mark the LLM says the answer's word. The clips are short.
+4. longer: the same, with longer clips.
+5. letters: multiple choice without a video, in the benchmarks' own prompts. The prompt tells the answer's word ("The
+   answer is red."). After each option's word the LLM says whether that is the answer. Without this lesson, finding the
+   letter of a word stays at chance. Before the words, it makes their lessons three times as long. Two new layers on top
+   have room for it.
+6. options: multiple choice on videos, of all lengths.
+
+In every batch other frames and tokens are missing (`clips.draw_view`).
 """
 
 from __future__ import annotations
@@ -25,29 +24,49 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..minibench import HELD_OUT
 from ..world import STEPPING_STONES, TASKS
-from .batches import BatchSampler
+from .batches import Batch, BatchSampler
+from .clips import FULL, draw_view
 from .curve import training_curve
 from .losses import answer_loss, video_pass
-from .model import BASE_LAYERS, PatchHeads, build_model
+from .model import BASE_LAYERS, PatchHeads, build_model, write_tower_config
+from .optimisers import Optimisers
 from .plan import Plan, schedule
 from .tokenizer import build_tokenizer
+
+LONG = 400
+"""Clips with more visual tokens are long. A batch has half as many of them. On CPUs eager attention trains faster than
+SDPA on short clips, and slower on long ones."""
+EXAMS = {
+    "word": ("word", FULL),
+    "choice": ("choice", FULL),
+    "choice at 25 %": ("choice", replace(FULL, missing="tokens", kept=FULL.kept // 4)),
+}
+"""What a training is examined on: kind of question, and all tokens or a random quarter of them, numbered anew."""
+
+FAMILIES = {
+    "model": {"mm_newline_position": "one_token", "mm_spatial_pool_mode": "bilinear"},
+    "llava_video": {"mm_newline_position": "grid", "mm_spatial_pool_mode": "average"},
+}
+"""By name of the directory, what a checkpoint's config says about videos: as in LLaVA-OneVision, and as in LLaVA-Video.
+Both ways of pooling make the same 6x6 tokens of 12x12 patches."""
 
 
 class Training:
     """One training run. An interrupted run continues where it was last saved.
 
-    The output directory holds training.pt (the state), curve.jsonl (one line per report) and, at the end, the
-    checkpoint.
+    The output directory holds training.pt (the state), curve.jsonl (one line per report) and, at the end, a directory
+    with the checkpoint for each of FAMILIES.
 
     Args:
         output: The output directory.
@@ -71,14 +90,12 @@ class Training:
         learned = self.model.state_dict() if self.model is not None else {}
         self.model = build_model(self.output, self.tokenizer, self.seed, layers).to(self.device)
         self.model.load_state_dict(learned, strict=False)
-        if self.device == "cpu":
-            self.model.set_attn_implementation("eager")  # On CPUs its backward pass is faster than SDPA's.
         # The tower learns only in the vision lesson. Without it the later steps are much faster.
-        self.parameters = [p for name, p in self.model.named_parameters() if "vision_tower" not in name]
-        if layers > BASE_LAYERS:
-            top = (*self.model.model.layers[BASE_LAYERS:], self.model.model.norm)
-            self.parameters = [parameter for module in top for parameter in module.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.02, betas=(0.9, 0.98))
+        named = [(name, p) for name, p in self.model.named_parameters() if "vision_tower" not in name]
+        self.optimisers = Optimisers(named)
+        self.model.requires_grad_(False)
+        for _, parameter in named:
+            parameter.requires_grad_(True)
 
     def run(self) -> None:
         """Train from the start, or from the saved state if there is one, and write the checkpoint."""
@@ -94,22 +111,34 @@ class Training:
             else:
                 self.learn_to_see(advance)
             self.learn_to_answer(advance)
-        self.model.config.architectures = ["LlavaQwenForCausalLM"]
-        self.model.half().save_pretrained(self.output)
-        self.tokenizer.save_pretrained(self.output)
+        self.export()
+
+    def export(self) -> None:
+        """Write the checkpoint, once for each of FAMILIES. The weights are the same."""
+        self.model.half()
+        for name, fields in FAMILIES.items():
+            folder = self.output / name
+            write_tower_config(folder)
+            self.model.config.update({"architectures": ["LlavaQwenForCausalLM"], **fields})
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     def learn_to_see(self, advance: Callable[[str], None]) -> None:
         """The vision lesson. advance: moves the progress bar by a step, with a text."""
         tower, heads = self.model.get_vision_tower(), PatchHeads().to(self.device)
-        parameters = [*tower.parameters(), *heads.parameters()]
-        optimizer = torch.optim.AdamW(parameters, weight_decay=0.02)
+        tower.requires_grad_(True)
+        optimisers = Optimisers([*tower.named_parameters(), *heads.named_parameters("embed")])
         for step in range(self.plan.vision):
-            images, labels = self.batches.patches(scenes=16, each=8)
-            loss, accuracy = heads.loss(tower(images.to(self.device)), labels.to(self.device))
-            update(optimizer, loss, parameters, 3e-3 * schedule(step, self.plan.vision))
+            images, labels = self.batches.patches(scenes=16, each=4)
+            with torch.autocast(self.device, torch.bfloat16):
+                features = tower(images.to(self.device))
+            loss, accuracy = heads.loss(features.float(), labels.to(self.device))
+            optimisers.update(loss, 6e-3 * schedule(step, self.plan.vision))
             advance(f"vision {accuracy:.3f}")
             if step % 50 == 49:
                 self.report(lesson="vision", step=step + 1, loss=loss.item(), covered_patches_right=accuracy)
+        tower.requires_grad_(False)
+        self.save()
 
     def learn_to_answer(self, advance: Callable[[str], None]) -> None:
         """All lessons after the vision lesson. advance: moves the progress bar by a step, with a text."""
@@ -117,17 +146,15 @@ class Training:
             lesson = self.plan.lesson(step)
             if step == self.plan.optimiser_start(step) and step:
                 self.build(lesson.layers)
-            self.model.requires_grad_(False)
-            for parameter in self.parameters:
-                parameter.requires_grad_(True)
-            batch = self.batches.batch(self.plan.videos, lesson.shares, lesson.counted).to(self.device)
-            with torch.autocast(self.device, torch.bfloat16):
-                cache, naming = video_pass(self.model, batch)
-                answers, right = answer_loss(self.model, batch, cache)
-                loss = naming if batch.kind == "names" else answers
-                if batch.kind != "names" and lesson.layers == BASE_LAYERS:
-                    loss = loss + 0.3 * naming
-            update(self.optimizer, loss, self.parameters, self.plan.rate(step))
+            kind = str(self.batches.rng.choice(list(lesson.shares), p=list(lesson.shares.values())))
+            view = draw_view(self.batches.rng, lesson.longest)
+            videos = -(-lesson.videos // 2) if view.kept > LONG else lesson.videos
+            batch = self.batches.batch(videos, kind, view).to(self.device)
+            naming, answers, right = self.losses(batch)
+            loss = naming if kind == "names" else answers
+            if kind not in ("names", "text"):
+                loss = loss + 0.3 * naming
+            self.optimisers.update(loss, self.plan.rate(step))
             self.done = step + 1
             advance(f"{lesson.name} loss {loss.item():.3f} naming {naming.item():.3f} right {right.float().mean():.3f}")
             if self.done % self.plan.save_every == 0 or self.done == self.plan.steps:
@@ -135,28 +162,34 @@ class Training:
                 self.report(lesson=lesson.name, step=self.done, **losses, **self.examine())
                 self.save()
 
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the model on a batch. Returns the losses of naming and answering, and which answers are right."""
+        if self.device == "cpu":
+            self.model.set_attn_implementation("sdpa" if batch.view.kept > LONG else "eager")
+        with torch.autocast(self.device, torch.bfloat16):
+            cache, after, naming = video_pass(self.model, batch)
+            answers, right = answer_loss(self.model, batch, cache, after)
+        return naming, answers, right
+
     @torch.no_grad()
-    def examine(self, batches: int = 6) -> dict[str, dict[str, float]]:
+    def examine(self) -> dict[str, dict[str, float]]:
         """Test the model on scenes that training does not use.
 
-        Args:
-            batches: How many batches to ask of each kind.
-
         Returns:
-            Accuracy by kind of question ("word", "choice") and task, with "overall" over MiniBench's tasks.
+            Accuracy by kind of question ("word", "choice", "choice at 25 %") and task, with "overall" over MiniBench's
+            tasks.
         """
-        sampler = BatchSampler(self.tokenizer, HELD_OUT - 1)
         scores: dict[str, dict[str, float]] = {}
-        for kind in ("word", "choice"):
+        for name, (kind, view) in EXAMS.items():
+            sampler = BatchSampler(self.tokenizer, HELD_OUT - 1)
             right: dict[str, list[bool]] = {task: [] for task in (*TASKS, *STEPPING_STONES)}
-            for _ in range(batches):
-                batch = sampler.batch(self.plan.videos, {kind: 1.0}).to(self.device)
-                with torch.autocast(self.device, torch.bfloat16):
-                    _, answers = answer_loss(self.model, batch, video_pass(self.model, batch)[0])
-                for task, answer in zip(batch.asked, answers.tolist(), strict=True):
+            for _ in range(self.plan.examined):
+                batch = sampler.batch(8, kind, view).to(self.device)
+                for task, answer in zip(batch.asked, self.losses(batch)[2].tolist(), strict=True):
                     right[task].append(answer)
-            scores[kind] = {task: round(float(np.mean(answers)), 3) for task, answers in right.items()}
-            scores[kind]["overall"] = round(float(np.mean([scores[kind][task] for task in TASKS])), 3)
+            accuracies = {task: round(float(np.mean(answers)), 3) for task, answers in right.items() if answers}
+            overall = float(np.mean([accuracy for task, accuracy in accuracies.items() if task in TASKS]))
+            scores[name] = accuracies | {"overall": round(overall, 3)}
         return scores
 
     def report(self, **entry: Any) -> None:
@@ -168,9 +201,10 @@ class Training:
         """Write the state, from which `resume` continues."""
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimisers": self.optimisers.state_dict(),
             "rng": self.batches.rng.bit_generator.state,
             "step": self.done,
+            "seconds": time.monotonic() - self.begin,
         }
         partial = self.output / "training.partial"
         torch.save(state, partial)
@@ -185,19 +219,11 @@ class Training:
         if state["step"]:
             self.build(self.plan.lesson(state["step"] - 1).layers)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimisers.load_state_dict(state["optimisers"])
         self.batches.rng.bit_generator.state = state["rng"]
         self.done = state["step"]
+        self.begin = time.monotonic() - state["seconds"]
         return True
-
-
-def update(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor], rate: float) -> None:
-    """One step of the optimiser, with gradients clipped to norm 1."""
-    optimizer.param_groups[0]["lr"] = rate
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,26 @@ from eval.benchmarks import BENCHMARKS
 from eval.demo.minibench import MLVU_TYPES, WRITERS
 from eval.demo.prompts import mlvu_prompt, mvbench_prompt, videomme_prompt
 from eval.demo.training.tokenizer import PROMPTS
-from eval.demo.world import COLOURS, LAMP_COLUMNS, LAMP_ON, LAMP_ROWS, SIZE, TASKS, UNITS, ask, draw_scene, render
+from eval.demo.world import (
+    COLOURS,
+    LAMP,
+    LAMP_ON,
+    SIZE,
+    TASKS,
+    TIMER,
+    TIMER_ON,
+    UNITS,
+    Look,
+    ask,
+    draw_scene,
+    layers,
+    render,
+)
 from eval.run.lmms import load_tasks
 from llava.video import FrameSampling, read_video
 
 SCENES = [draw_scene(np.random.default_rng(seed)) for seed in range(60)]
+PLAIN = Look(waves=(0, 0), texture=0, slope=(0, 0), drift=0)
 
 
 def seen(frame: np.ndarray, colour: str) -> np.ndarray:
@@ -23,23 +39,25 @@ def seen(frame: np.ndarray, colour: str) -> np.ndarray:
 
 @pytest.mark.parametrize("scene", SCENES[:20])
 def test_pixels_alone_answer_every_question(scene):
-    """Answers recovered from the pictures by other means than the renderer's."""
-    frames = render(scene)
+    """Answers recovered from the pictures by other means than the renderer's, in even light."""
+    frames = render(replace(scene, look=PLAIN))
     answers = {task: ask(scene, task, np.random.default_rng(0)).answer for task in TASKS}
     assert frames.shape == (UNITS, SIZE, SIZE, 3)
 
-    background = [tuple(frame[0, -1]) for frame in frames]
+    background = [tuple(np.median(frame.reshape(-1, 3), axis=0)) for frame in frames]
     cut = next(t for t in range(1, UNITS) if background[t] != background[0])
     assert len(set(background)) == 2
-    quarter = ["first", "second", "third", "fourth"][cut * 4 // UNITS]
-    assert answers["action_localization"] == quarter
+    bars = [int((frame[TIMER][0] == TIMER_ON).all(-1).sum()) for frame in frames]
+    assert bars == sorted(bars)
+    assert set(bars) == {1, 2, 3, 4}
+    assert bars[cut - 1] == bars[cut], "the change is within a quarter"
+    assert answers["action_localization"] == ["first", "second", "third", "fourth"][bars[cut] - 1]
 
-    lit = [tuple(frame[LAMP_ROWS, LAMP_COLUMNS].reshape(-1, 3)[0]) == LAMP_ON for frame in frames]
+    lit = [tuple(frame[LAMP].reshape(-1, 3)[0]) == LAMP_ON for frame in frames]
     assert answers["action_count"] == ["one", "two", "three", "four"][sum(lit) - 1]
 
     visible = {colour: [bool(seen(frame, colour).any()) for frame in frames] for colour in COLOURS}
     (mover,) = (colour for colour in COLOURS if all(visible[colour]))
-    assert answers["moving_attribute"] == mover
     first, last = (np.argwhere(seen(frames[t], mover)).mean(0) for t in (0, -1))
     down, right = last - first
     direction = ("right" if right > 0 else "left") if abs(right) > abs(down) else ("down" if down > 0 else "up")
@@ -49,6 +67,28 @@ def test_pixels_alone_answer_every_question(scene):
     assert [colour for _, colour in flashes] == [answers["action_sequence"], answers["action_prediction"]]
     (turned,) = (c for c in COLOURS if not visible[c][0] and visible[c][-1])
     assert answers["state_change"] == turned
+
+
+@pytest.mark.parametrize("scene", SCENES[:5])
+def test_light_and_texture_carry_no_answer(scene):
+    """They change every pixel a little, and none so much that it shows another thing."""
+    plain, lit = render(replace(scene, look=PLAIN)).astype(int), render(scene).astype(int)
+    assert np.array_equal(layers(scene), layers(replace(scene, look=PLAIN)))
+    assert 0 < np.abs(lit - plain).mean() < 25
+    assert np.abs(lit - plain).max() < 0.4 * 255
+
+
+@pytest.mark.parametrize("units", [4, 8, 16, 32])
+def test_short_scenes_have_all_their_events(units):
+    rng = np.random.default_rng(units)
+    for _ in range(50):
+        scene = draw_scene(rng, units)
+        (early, _), (late, _) = scene.flashes
+        assert 0 < early < late < units - 1
+        assert 0 < scene.cut < units
+        assert 0 < scene.turn < units
+        assert set(scene.lit) <= set(range(1, units, 2))
+        assert scene.quarter == ["first", "second", "third", "fourth"][scene.cut * 4 // units]
 
 
 def test_questions_are_fair():
@@ -95,7 +135,7 @@ def test_files_are_what_lmms_eval_reads(benchmark, tmp_path):
         for doc in task.eval_docs:
             (path,) = task.doc_to_visual(doc)
             video = read_video(path, FrameSampling("uniform", max_frames=UNITS))
-            assert video.frames.shape == (UNITS, 112, 112, 3)
+            assert video.frames.shape == (UNITS, 144, 144, 3)
             prompts.add(task.doc_to_text(doc))
             assert name in names
     assert len(prompts) == len(TASKS)
@@ -117,7 +157,7 @@ def test_prompts_of_the_lessons_are_lmms_evals(tmp_path):
 
 
 def test_sampled_frames_are_the_units(tmp_path):
-    """Sixteen uniform frames of a file are the scene's sixteen pictures, up to coding noise."""
+    """Uniform frames of a file are the scene's pictures, one for each unit, up to coding noise."""
     data = WRITERS["videomme"](tmp_path, 3)
     for number, doc in enumerate(json.loads((data / "videomme" / "test.json").read_text())[:3]):
         rng = np.random.default_rng([1_000_002, 0, number])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import BENCHMARKS
+from eval.benchmarks.edition import FILE
 from eval.benchmarks.mvbench import MVBENCH, MVBENCH_FOLDERS
 from eval.cli import parse
 from eval.demo.encode import write_video
@@ -71,7 +72,11 @@ def test_whole_data_is_fine(benchmark, benchmarks, tmp_path, capsys):
         "misread": 0,
     }
     assert list(report["tasks"]) == (tasks.split(",") if benchmark == "mvbench" else list(BENCHMARKS[benchmark].tasks))
-    assert f"all questions and videos in {data} are fine" in capsys.readouterr().out
+    title = json.loads((data / FILE).read_text())["title"]
+    assert report["title"] == title
+    printed = capsys.readouterr().out
+    assert title in printed
+    assert f"all questions and videos in {data} are fine" in printed
 
 
 def cut(path: Path) -> None:

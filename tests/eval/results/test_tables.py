@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from eval.benchmarks.mvbench import MVBENCH
 from eval.paper.figure1 import print_result
 from eval.reports.compare import compare, print_comparison
 from eval.results.load import load_run
-from eval.results.side_by_side import print_side_by_side, side_by_side
+from eval.results.side_by_side import COLUMNS, called, print_side_by_side, short_names
 from eval.results.summary import print_summary
 from eval.results.tables import Rows, broken, csv_table, latex_table, markdown_table, parts, print_table
+from eval.results.terminal import UNBROKEN
 from eval.speed.efficiency.report import overview, print_report, steps
 from tests.eval.reports.test_compare import line, write
 from tests.eval.speed.test_efficiency import line as measured
@@ -127,15 +129,41 @@ def test_results_and_comparisons_fit_80_columns(tmp_path):
 @pytest.mark.parametrize("count", [2, 4, 6, 9])
 def test_settings_side_by_side_fit_80_columns(tmp_path, count):
     specs = [*LONG, *(f"random@0.{i}:seed=12345" for i in (1, 2, 3))][:count]
-    results = {spec: load_run(run).summary for spec, run in zip(specs, runs_of(tmp_path, specs), strict=True)}
+    runs = {spec: load_run(run) for spec, run in zip(specs, runs_of(tmp_path, specs), strict=True)}
     console = narrow()
-    print_side_by_side(console, "mvbench, m", side_by_side(results))
+    print_side_by_side(console, "mvbench, m", runs)
     text = printed(console)
     assert all(len(one) <= 80 for one in text.splitlines())
     shown = [number for table in tables_of(text) for one in table for number in one.split()]
-    for result in results.values():
-        assert f"{result.scores.overall:.1f}" in shown
-        assert f"{result.visual_tokens.after_per_sample:.1f}" in shown
+    for run in runs.values():
+        assert f"{run.summary.scores.overall:.1f}" in shown
+        assert f"{run.summary.visual_tokens.after_per_sample:.1f}" in shown
+    names = short_names(specs)
+    assert len(set(names.values())) == count
+    assert all(name == called(spec) or f"{name} is {spec}" in text.splitlines() for spec, name in names.items())
+    if count <= COLUMNS:
+        categories = next(iter(runs.values())).summary.scores.categories
+        assert all(text.count(f"\n{category} ") >= 1 for category in categories)
+
+
+def test_settings_side_by_side_fit_80_columns_in_a_pipe_too(tmp_path):
+    specs = ["none", "vidcom2@0.25", "vidcom2@0.15", "random@0.25", "vidcom2@0.1:positions=original"]
+    console = Console(record=True, width=UNBROKEN, file=io.StringIO())
+    runs = {spec: load_run(run) for spec, run in zip(specs, runs_of(tmp_path, specs), strict=True)}
+    print_side_by_side(console, "mvbench, m", runs)
+    lines = printed(console).splitlines()
+    assert max(map(len, lines)) <= 80
+    headings = [name for one in lines if one.startswith("accuracy, %") for name in re.split(r"\s{2,}", one.strip())[1:]]
+    assert headings == ["dense", *specs[1:4], "vidcom2@0.1 [5]"]
+
+
+def test_short_names():
+    assert short_names(["none", "vidcom2@0.25:rounding=exact", "random@0.25", "vidcom2.released@0.25"]) == {
+        "none": "dense",
+        "vidcom2@0.25:rounding=exact": "vidcom2@0.25 [2]",
+        "random@0.25": "random@0.25",
+        "vidcom2.released@0.25": "[4]",
+    }
 
 
 def test_figure_1_fits_80_columns(tmp_path):
