@@ -11,10 +11,9 @@
 #   5.23.0 and 5.24.0 count on behind its rows and columns only: what follows has 5 and 6. Five of the eight steps have
 #   a time position as large as the first of these, or larger.
 #   Where a video has no more steps than rows or columns, all versions agree.
-#   In Qwen2.5-VL a step counts for more than one position, so that even shorter videos are affected.
 #
-# Why it matters: Checkpoints were trained with the positions of 4.57. Answers of one checkpoint on one video differ
-#   between transformers 4 and 5, and between transformers 5 and engines that count as 4.57 does, such as vLLM 0.32.
+# Why it matters: One checkpoint gets other positions for one video from transformers 4 than from transformers 5, so
+#   its answers may differ. The source of vLLM 0.32 counts as transformers 4.57.1 does; this script does not run it.
 #
 # What you can do: Say with a score which version computed the positions. To compare two engines to the token, use
 #   videos with no more steps in time than rows or columns.

@@ -135,7 +135,7 @@ def add_pipeline(benchmarks: argparse._SubParsersAction) -> None:
         help="length of the videos: 4, 12 or 40 s (default: %(default)s)",
     )
     what.add_argument(
-        "--zoom", metavar="N", default=2, type=int, help="frames are 56 x N pixels wide and high (default: %(default)s)"
+        "--zoom", metavar="N", default=2, type=int, help="frames are 72 x N pixels wide and high (default: %(default)s)"
     )
     what.add_argument(
         "--new-tokens", metavar="N", default=16, type=int, help="most tokens of an answer (default: %(default)s)"

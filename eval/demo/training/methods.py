@@ -55,7 +55,8 @@ a method cannot reach in this LLM; the reason is below the table.
 
 What this can tell: whether a method, as implemented here, keeps the tokens that these questions need. What this cannot
 tell: how the methods compare on a 7 B model. A demo model is small and was trained on MiniBench's world only. With
-another model, the order of the methods may be different.
+another model, the order of the methods may be different. [The demo](demo.md#results) says what the tasks need, and why
+VidCom² is no better than random tokens at `action_localization`.
 
 All methods have their default settings, except those that a part names. VidCom² rounds the budget of every frame up, so
 it may keep up to one token per frame more than asked for. With +fca, methods inside the LLM keep at least one token of

@@ -69,8 +69,8 @@ DEFINITIONS = {
 FPS = 8
 FRAMES_OF_SCENE = 2 * UNITS
 """Frames for which a scene of the made video lasts."""
-ZOOM = 8
-"""The made video has 448x448 pixels: scenes have 56x56, and each pixel becomes 8x8."""
+ZOOM = 6
+"""The made video has 432x432 pixels: scenes have 72x72, and each pixel becomes 6x6."""
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ def peak_memory(engine: Engine, setting: Setting, question: Question) -> tuple[i
 
 
 def make_video(path: Path, frames: int, seed: int = 0) -> Path:
-    """Write a video of moving and changing scenes, 448x448 pixels at 8 frames per second.
+    """Write a video of moving and changing scenes, 432x432 pixels at 8 frames per second.
 
     Args:
         path: The file to write.

@@ -10,42 +10,49 @@ import pytest
 
 from eval.benchmarks.mvbench import MVBENCH
 from eval.demo.minibench import HELD_OUT, write_mvbench
-from eval.demo.run import SETTINGS, config
+from eval.demo.run import PER_TASK, SETTINGS, config
 from eval.demo.world import TASKS
 from eval.models.packaged import DEMO_MODELS
 from eval.run.distributed import World
 from eval.run.sweep import Sweep
 
-PER_TASK = 20
-"""Half of the demo's questions."""
-MEASURED = {"none": 95.6, "vidcom2@0.25": 91.1, "vidcom2@0.15": 88.9, "random@0.25": 68.3}
-"""Accuracies in percent on these questions, measured on the machine that trained the model."""
-MARGIN = 3.0
-"""Five of the 180 questions. Another CPU or torch rounds differently, which changes answers that were close."""
+MEASURED = {
+    10: {"none": 94.4, "vidcom2@0.25": 92.2, "vidcom2@0.15": 86.7, "random@0.25": 73.3},
+    PER_TASK: {"none": 95.8, "vidcom2@0.25": 91.4, "vidcom2@0.15": 88.6, "random@0.25": 67.8},
+}
+"""Accuracies in percent by questions per task, as measured on the machine that trained the model."""
+MARGIN = {10: 3.4, PER_TASK: 2.0}
+"""Three of 90 questions, and seven of 360. Another CPU or torch rounds differently: close answers may change."""
 TOKENS = 32 * 36
 """T·M of a video. A newline follows."""
 
 
+@pytest.fixture(scope="module", params=[10, pytest.param(PER_TASK, marks=pytest.mark.slow)])
+def per_task(request: pytest.FixtureRequest) -> int:
+    """A quarter of the demo's questions, or all."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def results(per_task: int, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     root = tmp_path_factory.mktemp("demo")
-    data = write_mvbench(root / "data", PER_TASK, seed=HELD_OUT)
+    data = write_mvbench(root / "data", per_task, seed=HELD_OUT)
     sweep = Sweep(config(MVBENCH, data, root), SETTINGS)
     sweep.check()
     assert sweep.run(World()) == 0
     return {run.compressor.spec: json.loads((run.output / "results.json").read_text()) for run in sweep.runs}
 
 
-@pytest.mark.parametrize("spec", MEASURED)
-def test_accuracy(results, spec):
-    assert results[spec]["samples"] == PER_TASK * len(TASKS) == 180
-    assert results[spec]["scores"]["overall"] == pytest.approx(MEASURED[spec], abs=MARGIN)
+@pytest.mark.parametrize("spec", MEASURED[PER_TASK])
+def test_accuracy(results, per_task, spec):
+    assert results[spec]["samples"] == per_task * len(TASKS)
+    assert results[spec]["scores"]["overall"] == pytest.approx(MEASURED[per_task][spec], abs=MARGIN[per_task])
     assert all(score["unparsed"] == 0 for score in results[spec]["scores"]["categories"].values())
 
 
 def test_dense_can_do_every_task(results):
     for task, score in results["none"]["scores"]["categories"].items():
-        assert score["accuracy"] >= 65, task
+        assert score["accuracy"] >= 60, task
 
 
 def test_it_looks_like_the_paper(results):

@@ -99,6 +99,8 @@ def offline(fetched: Path) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(fetched / "hf_home"))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        # Files of an earlier run have the same relative paths, which name them in the user's own cache.
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", fetched / "datasets")
         patch.chdir(fetched / "hub")
         yield patch
 

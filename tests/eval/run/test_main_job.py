@@ -120,6 +120,17 @@ def test_two_processes_give_the_same(both):
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
 
 
+def test_the_current_directory_is_not_imported_from(both, other_project):
+    """Not by the command, the processes that answer, those that read ahead, nor by other scripts."""
+    for output in both.values():
+        assert output.parent == other_project
+        assert results_of(output)["samples"] == 40
+    assert results_of(both["2"])["run"]["processes"] == 2
+    for other in ("efficiency.sh", "reproduce_table2.sh"):
+        done = script(other_project, "--help", name=other)
+        assert done.returncode == 0, done.stderr
+
+
 def test_help_needs_no_environment(tmp_path):
     done = script(tmp_path, "--help", PYTHON="/nonexistent")
     assert done.returncode == 0
@@ -208,17 +219,6 @@ def test_a_second_demo_waits_for_its_turn(tmp_path, capsys):
         assert run("--tasks", "mvbench", "--demo", "--limit", 1, "--output", tmp_path) == 1
     assert f"error: another run writes into {tmp_path}: wait until it is done" in capsys.readouterr().err
     assert (tmp_path / "data" / "of_the_first.mp4").exists()
-
-
-def test_the_current_directory_is_not_imported_from(both, other_project):
-    """Not by the command, the processes that answer, those that read ahead, nor by other scripts."""
-    for output in both.values():
-        assert output.parent == other_project
-        assert results_of(output)["samples"] == 40
-    assert results_of(both["2"])["run"]["processes"] == 2
-    for other in ("efficiency.sh", "reproduce_table2.sh"):
-        done = script(other_project, "--help", name=other)
-        assert done.returncode == 0, done.stderr
 
 
 def test_limit(onevision, mvbench, tasks, tmp_path):
