@@ -41,14 +41,17 @@ ASKED = (
     Asked("a V then I ?", (4,)),
     Asked("a I then V ?", (4,)),
 )
+SAME = Asked(ASKED[2].text, (8, 8))
 
 
 def asked_of(kind: str) -> tuple[Asked, ...]:
     """The prompts that a kind and its hooks can have."""
     if kind == "internvl":  # the hooks tell no images from frames, and so no two videos
         return ASKED[:2]
-    if kind == "llava_next_video":  # vLLM's takes videos only, of one length
-        return (*ASKED[:2], Asked(ASKED[2].text, (8, 8)))
+    if kind == "llava_next_video":  # vLLM's takes videos only
+        return (*ASKED[:2], SAME)
+    if kind == "llava_onevision":  # transformers' processor takes videos of one length
+        return (*ASKED[:2], SAME, *ASKED[3:])
     return ASKED
 
 

@@ -38,7 +38,7 @@ from transformers import (
 from tests.eval.qwen_tiny import make_qwen
 
 BYTES = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-SPECIAL = ("<|endoftext|>", "<image>", "<video>", "<img>", "</img>", "<IMG_CONTEXT>")
+SPECIAL = ("<|endoftext|>", "<image>", "<video>")
 IDS = {name: len(BYTES) + i for i, name in enumerate(SPECIAL)}
 VOCAB = 320
 
@@ -173,20 +173,22 @@ def internvl(path: Path, seed: int = 0, image: int = 48) -> Path:
         image_size=[image, image],
         patch_size=[6, 6],
     )
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    words = tokenizer(extra_special_tokens={**names, "video_token": "<video>"})
+    words.add_tokens("Frame")  # the hooks know the frames of a video by their numbers, behind a word of one token
     config = InternVLConfig(
         vision_config=vision,
         text_config=text_config(),
-        image_token_id=IDS["<IMG_CONTEXT>"],
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=(image // 12) ** 2,
     )
     model = InternVLForConditionalGeneration(config).eval()
     randomise(model, seed)
     model.save_pretrained(path)
     size = {"height": image, "width": image}
-    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=2),
-        tokenizer=tokenizer(extra_special_tokens={**names, "video_token": "<video>"}),
+        tokenizer=words,
         video_processor=InternVLVideoProcessor(size=size, do_sample_frames=False),
         image_seq_length=config.image_seq_length,
     ).save_pretrained(path)
