@@ -99,8 +99,9 @@ def offline(fetched: Path) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(fetched / "hf_home"))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        # Files of an earlier run have the same relative paths, which name them in the user's own cache.
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", fetched / "datasets")
+        # lmms-eval asks for HF_HOME once per process. Earlier sessions may have left other files of the same relative
+        # paths in the user's own cache.
+        patch.setattr("lmms_eval.api.task._resolve_hf_datasets_cache_dir", lambda: str(fetched / "datasets"))
         patch.chdir(fetched / "hub")
         yield patch
 
