@@ -60,7 +60,7 @@ def other_project(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def both(onevision, other_project, tmp_path_factory) -> dict[str, Path]:
     """All 20 tasks, by the script in the directory of another project, in one process and in two that read ahead."""
-    data = make_mvbench(tmp_path_factory.mktemp("data"), per_task=1)
+    data = make_mvbench(tmp_path_factory.mktemp("data"), per_task=2)
     outputs = {}
     for processes, flags in (("1", ()), ("2", ("--workers", "1"))):
         outputs[processes] = other_project / f"out{processes}"
@@ -81,12 +81,12 @@ def both(onevision, other_project, tmp_path_factory) -> dict[str, Path]:
 def test_script_writes_complete_results(both, onevision):
     results, lines = results_of(both["1"]), lines_of(both["1"])
     assert list(results["scores"]["categories"]) == sorted(MVBENCH_FOLDERS)
-    assert len(lines) == results["samples"] == 20
+    assert len(lines) == results["samples"] == 40
     for task, scores in results["scores"]["categories"].items():
         mine = [line for line in lines if line["task"] == f"mvbench_{task}"]
-        assert scores["accuracy"] == pytest.approx(100 * sum(line["score"] for line in mine))
+        assert scores["accuracy"] == pytest.approx(100 * sum(line["score"] for line in mine) / 2)
         assert scores["accuracy"] == pytest.approx(results["harness_scores"][f"mvbench_{task}"])
-        assert (scores["samples"], scores["failed"]) == (1, 0)
+        assert (scores["samples"], scores["failed"]) == (2, 0)
     overall = [scores["accuracy"] for scores in results["scores"]["categories"].values()]
     assert results["scores"]["overall"] == pytest.approx(sum(overall) / 20)
     assert 0 < results["scores"]["overall"] < 100, "chance answers should be right sometimes"
@@ -124,7 +124,7 @@ def test_the_current_directory_is_not_imported_from(both, other_project):
     """Not by the command, the processes that answer, those that read ahead, nor by other scripts."""
     for output in both.values():
         assert output.parent == other_project
-        assert results_of(output)["samples"] == 20
+        assert results_of(output)["samples"] == 40
     assert results_of(both["2"])["run"]["processes"] == 2
     for other in ("efficiency.sh", "reproduce_table2.sh"):
         done = script(other_project, "--help", name=other)
