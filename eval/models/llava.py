@@ -13,7 +13,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
-from llava.model.multimodal_encoder.on_device import preprocess_on_device
+from llava.model.multimodal_encoder.on_device import preprocess_on_device, resized
 from llava.model.visual_inputs import Encoded
 from llava.video import EXACT, FrameSampling, open_video, require, sample_video
 from vidcom2 import Compressor, Record
@@ -129,7 +129,8 @@ class Read:
     """A video as `LlavaEngine.read` returns it. Frames that are sampled several times are held once.
 
     Attributes:
-        pixels: The distinct frames: [F, 3, S, S] for the tower, or uint8 [F, H, W, 3] for "fast" preprocessing.
+        pixels: The distinct frames: [F, 3, S, S] for the tower, uint8 [F, S, S, 3] if they were only resized, or uint8
+            [F, H, W, 3] for "fast" preprocessing.
         rows: For each of the T sampled frames, its index among the F.
         times: Times of the T frames, in seconds.
         duration: Length of the video, in seconds.
@@ -147,7 +148,16 @@ class Read:
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes videos and, with preprocess="exact", prepares their frames. Picklable; see `Engine.read`."""
+    """Decodes videos and prepares their frames. Picklable; see `Engine.read`.
+
+    Attributes:
+        sampling: Which frames are used.
+        processor: The tower's image processor.
+        dtype: Of the pixels that it makes.
+        decoder: What reads videos.
+        preprocess: "exact": frames become pixels. "resized": they get the size of the pixels. "fast": they stay as they
+            are.
+    """
 
     sampling: FrameSampling
     processor: Any
@@ -165,6 +175,8 @@ class Reader:
         timer.switch("preprocess")
         if self.preprocess == "fast":
             pixels = torch.from_numpy(video.distinct)
+        elif self.preprocess == "resized":
+            pixels = torch.from_numpy(resized(self.processor, video.distinct))
         else:
             pixels = self.processor.preprocess(video.distinct, return_tensors="pt")["pixel_values"].to(self.dtype)
         timer.switch(None)

@@ -55,6 +55,7 @@ LLAVA: dict[str, Any] = {
 }
 ONEVISION = {**LLAVA, "mm_newline_position": "one_token", "mm_spatial_pool_mode": "bilinear"}
 SO400M = {"mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_hidden_size": 1152}
+TINY = {"mm_vision_tower": "vision_tower", "mm_hidden_size": 32}
 PRESETS: dict[str, dict[str, Any]] = {
     "llava-onevision-7b": {**QWEN2_7B, **ONEVISION, **SO400M, "rope_theta": 1e6},
     "llava-video-7b": {
@@ -85,6 +86,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "tie_word_embeddings": False,
     },
+    # For CPUs: the LLM of LLaVA-OneVision-0.5B behind the tower of "tiny".
+    "tiny-tower-0.5b": {
+        **QWEN2_7B,
+        **ONEVISION,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "rope_theta": 1e6,
+        **TINY,
+    },
     # For CPUs: LLaVA-OneVision's parts, a thousandth of their width; 49 tokens per frame, and layers enough for methods
     # that drop tokens between them.
     "tiny": {
@@ -97,8 +112,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "vocab_size": 512,
         "rope_theta": 1e6,
-        "mm_vision_tower": "vision_tower",
-        "mm_hidden_size": 32,
+        **TINY,
     },
 }
 """Content of config.json by name, with the dimensions of the released models."""
@@ -170,7 +184,7 @@ def write_files(source: str, root: Path) -> Path:
         config |= {f"vision_{end}_token_id": IDS[f"vision_{end}"] for end in ("start", "end")}
         config["text_config"] = {**config.get("text_config", {}), **ids}
         write_processor(path, kind, config.get("vision_config", {}), tokenizer)
-    elif source == "tiny":
+    elif config["mm_vision_tower"] == TINY["mm_vision_tower"]:
         (path / "vision_tower").mkdir()
         write(path / "vision_tower" / "config.json", TINY_TOWER)
     config.pop("tokenizer_model_max_length", None)  # longer videos are measured, not refused

@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,14 +23,24 @@ from vidcom2.vllm.serving import FIELD, Numbering, Serving, serving
 from ..results.sample import STAGES, Answer
 from . import environment
 from .base import EngineBase, NoNumbers, PromptTooLong, Unanswerable, decoding
+from .cores import suit_threads
 from .llava import LlavaProtocol
 from .qwen_protocol import QwenProtocol
 from .served_prompts import Prompt, prompts_of
 
 KNOWN = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "num_beams", "until")
 """Generation arguments that have a meaning here."""
-IN_FLIGHT = 64
-"""Questions that vLLM works on at a time, unless --batch-size says otherwise."""
+BLOCK = 32
+"""Tokens of a block of vLLM's cache on CPUs. Its own 128 are too coarse: a video's last rows are computed anew for each
+question, and for that the features of the whole video."""
+
+
+def in_flight(device: str) -> int:
+    """Return how many questions vLLM works on at a time on "cuda" or "cpu", unless --batch-size says otherwise.
+
+    Few questions keep a CPU busy, and then the next videos are read meanwhile.
+    """
+    return 8 if device == "cpu" else 64
 
 
 def numbering(protocol: LlavaProtocol | QwenProtocol) -> Numbering:
@@ -68,6 +79,7 @@ class VllmEngine(EngineBase):
         device: "cpu", or the worker's GPUs, separated by commas.
         dtype: "float16", "bfloat16" or "float32".
         compressor: As `served` gives it.
+        memory: Share of a GPU's memory that vLLM takes, weights and caches.
 
     Raises:
         ValueError, OSError, ImportError: The checkpoint cannot be loaded.
@@ -77,13 +89,22 @@ class VllmEngine(EngineBase):
     attention = "vllm"
 
     def __init__(
-        self, model: str, protocol: LlavaProtocol | QwenProtocol, device: str, dtype: str, compressor: Compressor
+        self,
+        model: str,
+        protocol: LlavaProtocol | QwenProtocol,
+        device: str,
+        dtype: str,
+        compressor: Compressor,
+        memory: float = 0.9,
     ):
         require_vllm()
         environment.forget_compressor()  # hf_overrides says it
         gpus = [] if device == "cpu" else device.split(",")
         if gpus:
             environment.show_gpus(gpus)
+        else:
+            environment.prepare_vllm_on_cpu()
+        threads = torch.get_num_threads()
         from vllm import LLM
 
         self.protocol, self.device = protocol, torch.device("cpu")  # of what `see` returns
@@ -99,9 +120,13 @@ class VllmEngine(EngineBase):
             limit_mm_per_prompt={"video": 1, "image": 0},
             max_model_len=-1,  # the longest that fits
             enforce_eager=not gpus,
+            block_size=None if gpus else BLOCK,
+            gpu_memory_utilization=memory,
             seed=0,
             **self.prompts.options,
         )
+        if not gpus:
+            self.llm.apply_model(partial(suit_threads, most=threads))  # vLLM leaves one, whatever the model
         self._loaded = (model, dtype, self.attention)
 
     def sampled(self, sampling: FrameSampling) -> VllmEngine:
@@ -111,6 +136,13 @@ class VllmEngine(EngineBase):
         other.prompts = prompts_of(self._loaded[0], other.protocol)
         other.read = other.prompts.read
         return other
+
+    def forget(self) -> None:
+        """Empty vLLM's caches of videos and prompts."""
+        self.llm.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM still works on a question, so its cache of prompts cannot be emptied")
 
     def check(self, compressor: Compressor) -> None:
         """See `Engine.check`."""

@@ -77,7 +77,7 @@ class Prompts(Protocol):
 
 
 class LlavaPrompts:
-    """LLaVA checkpoints in LLaVA-NeXT's layout; see `Prompts`. The frames are resized inside vLLM, as "exact" is."""
+    """LLaVA checkpoints in LLaVA-NeXT's layout; see `Prompts`. The frames are resized where they are read."""
 
     numbering: Numbering = "repack"
     max_new_tokens = 1024
@@ -92,10 +92,11 @@ class LlavaPrompts:
         self._config = AutoConfig.from_pretrained(model)
         for name, value in self.overrides.items():
             setattr(self._config, name, value)
-        self._m = tokens_per_frame(self._config, tower_of(self._config))
-        # "fast" leaves the frames as they are decoded.
+        tower = tower_of(self._config)
+        self._m = tokens_per_frame(self._config, tower)
+        # Small frames are hashed, sent and kept by vLLM, and the processes that read ahead have done the resizing.
         self.read: Callable[[str], Any] = llava_engine.Reader(
-            protocol.sampling, None, torch.float32, protocol.decoder, "fast"
+            protocol.sampling, tower.image_processor, torch.float32, protocol.decoder, "resized"
         )
 
     def prompt(self, read: llava_engine.Read, question: str) -> Prompt:

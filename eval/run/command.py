@@ -15,7 +15,7 @@ from vidcom2 import Compressor, Dense, compressor
 
 from ..benchmarks import BENCHMARKS, select_tasks
 from ..models import protocol_for
-from ..models.served import IN_FLIGHT, served
+from ..models.served import in_flight, served
 from ..models.zero3 import CONFIG
 from .config import RunConfig
 from .distributed import World
@@ -135,7 +135,7 @@ def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) 
         "device": device,
         "workers": arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
         "tensor_parallel": (1 if (n := arguments.tensor_parallel_size) is None else n) if vllm else None,
-        "batch_size": arguments.batch_size if arguments.batch_size is not None else IN_FLIGHT if vllm else 1,
+        "batch_size": arguments.batch_size if arguments.batch_size is not None else in_flight(device) if vllm else 1,
         "zero3": (arguments.zero3_config or CONFIG) if arguments.engine == "deepspeed" else None,
     }
     return RunConfig(**{**flags, **dependent})

@@ -95,6 +95,7 @@ class InProcess:
 
     def __init__(self, worker: Worker, ahead: int):
         self._worker, self._ahead = worker, ahead
+        self.engine = worker.engine
 
     def answer(self, items: Iterator[WorkItem], on_answer: OnAnswer) -> None:
         """Answer all items, in order. See `WorkerPool.answer`."""

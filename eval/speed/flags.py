@@ -15,7 +15,7 @@ EXAMPLES = {
     "pipeline": "--videos 1 --per-video 3",
 }
 """An example of each benchmark's flags."""
-RANDOM_WEIGHTS = ("llava-onevision-7b", "llava-video-7b", "qwen2-vl-7b", "tiny")
+RANDOM_WEIGHTS = ("llava-onevision-7b", "llava-video-7b", "qwen2-vl-7b", "tiny-tower-0.5b", "tiny")
 """`models.random_weights.PRESETS`, which cannot be imported without torch. A test compares them."""
 DTYPES = "{float16,bfloat16,float32}"
 
@@ -144,7 +144,10 @@ def add_pipeline(benchmarks: argparse._SubParsersAction) -> None:
         "--workers", metavar="N", default=1, type=int, help="processes that read ahead (default: %(default)s)"
     )
     how.add_argument(
-        "--batch-size", metavar="N", default=8, type=int, help="questions in a batch (default: %(default)s)"
+        "--batch-size", metavar="N,...", default="8", help="numbers of questions in a batch (default: %(default)s)"
+    )
+    how.add_argument(
+        "--vllm", action="store_true", help="measure --engine vllm, too, from an environment that has vLLM"
     )
     how.add_argument("--dtype", metavar=DTYPES, help=DTYPE)
     benchmarks.choices["pipeline"].set_defaults(start="speed.pipeline:prepare_pipeline")

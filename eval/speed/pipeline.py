@@ -27,6 +27,7 @@ from ..models.base import Engine
 from ..models.cores import suit_threads
 from ..models.packaged import DEMO_MODEL
 from ..models.random_weights import random_engine, write_files
+from ..models.served import VllmEngine, in_flight, require_vllm, served
 from ..results.files import prepare_json, write_json
 from ..results.sample import Key, Sample
 from ..results.terminal import stdout
@@ -37,6 +38,8 @@ from .rounds import in_turns, machine
 from .tables import new_table, print_table
 
 ONE_BY_ONE = "one by one"
+VLLM = {"vLLM, dense": True, "vLLM": False}
+"""The lines of vLLM, and whether they are dense."""
 TIMEOUT = 300.0
 """Seconds in which a video must be read."""
 NOTES = (
@@ -48,6 +51,7 @@ NOTES = (
     "same without compression.",
     "shared: a video is read and encoded once for all its questions. ahead: in addition, worker processes read the "
     "next videos while the model computes. batches: in addition, several questions are answered together.",
+    "vLLM: --engine vllm, with empty caches at the beginning of a round.",
 )
 
 
@@ -61,6 +65,7 @@ class Mode:
         shared: Whether a video is read and encoded once for all its questions.
         workers: Number of processes that read videos ahead.
         batch: How many questions are answered together.
+        vllm: Whether vLLM answers.
     """
 
     name: str
@@ -68,15 +73,17 @@ class Mode:
     shared: bool = True
     workers: int = 0
     batch: int = 1
+    vllm: bool = False
 
 
 def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check the arguments; return a function that makes videos, measures, prints and writes."""
     require_at_least(1, arguments, "videos", "zoom", "workers", "new_tokens")
-    require_at_least(2, arguments, "batch_size", "repeats")
-    per_video = [int(part) if part.strip().isdecimal() else 0 for part in arguments.per_video.split(",")]
-    if min(per_video) < 1:
-        raise ValueError(f"--per-video {arguments.per_video!r} are not numbers of questions, such as 1,3")
+    require_at_least(2, arguments, "repeats")
+    per_video = numbers("--per-video", arguments.per_video, 1)
+    sizes = numbers("--batch-size", arguments.batch_size, 2)
+    if arguments.vllm:
+        require_vllm()
     if not compressor(arguments.compressor).drops:
         raise ValueError(
             f"--compressor {arguments.compressor} compresses nothing: name another one. Dense is measured in any case"
@@ -87,21 +94,36 @@ def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
         choose_model(arguments, Path(folder))
     device = choose_device(arguments.device)
     prepare_json(arguments.json)
-    return partial(run_pipeline, arguments, per_video, device)
+    return partial(run_pipeline, arguments, per_video, sizes, device)
 
 
-def run_pipeline(arguments: argparse.Namespace, per_video: list[int], device: torch.device) -> int:
+def numbers(flag: str, text: str, least: int) -> list[int]:
+    """Parse numbers such as "1,3". Raises ValueError if there are others, or one is less than `least`."""
+    found = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if min(found) < least or len(set(found)) < len(found):
+        raise ValueError(f"{flag} {text!r} must be different numbers of {least} or more, such as {least},{least + 2}")
+    return found
+
+
+def run_pipeline(arguments: argparse.Namespace, per_video: list[int], sizes: list[int], device: torch.device) -> int:
     """Make videos, measure every mode, print the table and write the JSON file, if one is named."""
     modes = (
         Mode(f"dense, {ONE_BY_ONE}", dense=True, shared=False),
         Mode(ONE_BY_ONE, shared=False),
         Mode("shared"),
         Mode("ahead", workers=arguments.workers),
-        Mode("batches", workers=arguments.workers, batch=arguments.batch_size),
+        *(Mode(f"batches of {size}", workers=arguments.workers, batch=size) for size in sizes),
     )
-    chosen = compressor(arguments.compressor)
+    if arguments.vllm:
+        modes += tuple(
+            Mode(name, dense, workers=arguments.workers, batch=in_flight(device.type), vllm=True)
+            for name, dense in VLLM.items()
+        )
     with TemporaryDirectory() as folder, ExitStack() as stack:
         path, protocol = choose_model(arguments, Path(folder))
+        chosen = compressor(arguments.compressor)
+        if arguments.vllm:
+            chosen = served(chosen, protocol)
         usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
         dtype = arguments.dtype or ("float32" if device.type == "cpu" else usual)
         flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
@@ -111,9 +133,18 @@ def run_pipeline(arguments: argparse.Namespace, per_video: list[int], device: to
             engine = load(path, protocol, "cuda:0" if device.type == "cuda" else "cpu", dtype, None)
         if device.type == "cpu":
             suit_threads(engine.model)
+        in_vllm: dict[str, VllmEngine] = {}
+        if arguments.vllm:
+            if arguments.random_weights:
+                engine.model.save_pretrained(path)
+            with loading(flag):
+                in_vllm = vllm_engines(path, protocol, device, dtype, chosen)
         videos = list(write_videos(Path(folder), arguments.videos, arguments.duration, arguments.zoom))
         with fitting(flag):
-            answerers = {mode: stack.enter_context(closing(answerer(engine, mode, chosen))) for mode in modes}
+            answerers = {
+                mode: stack.enter_context(closing(answerer(in_vllm[mode.name] if mode.vllm else engine, mode, chosen)))
+                for mode in modes
+            }
         results = {
             number: measure(answerers, ask_about(videos, number, arguments.new_tokens), arguments.repeats, device)
             for number in per_video
@@ -149,6 +180,17 @@ def choose_model(arguments: argparse.Namespace, directory: Path) -> tuple[str, P
     sampling = arguments.sampling or (f"uniform:{UNITS}" if path == str(DEMO_MODEL) else None)
     protocol = protocol_for(path)
     return path, protocol.sampled(FrameSampling.parse(sampling)) if sampling else protocol
+
+
+def vllm_engines(
+    path: str, protocol: Protocol, device: torch.device, dtype: str, chosen: Compressor
+) -> dict[str, VllmEngine]:
+    """Start vLLM twice, dense and with the compressor, beside the engine that they are compared with."""
+    on = "cpu" if device.type == "cpu" else "cuda:0"
+    return {
+        name: VllmEngine(path, protocol, on, dtype, Dense() if dense else chosen, memory=0.35)
+        for name, dense in VLLM.items()
+    }
 
 
 def write_videos(root: Path, per_task: int, duration: str, zoom: int) -> Iterator[tuple[str, str]]:
@@ -206,6 +248,7 @@ def measure(
         items = work_items(asked, mode.batch)
         if not mode.shared:
             items = [single for item in items for single in item.split(by_question=True)]
+        engine = answerers[mode].engine
         given = answers.setdefault(mode.name, {})
 
         def note(_: int, sample: Sample) -> None:
@@ -213,7 +256,12 @@ def measure(
                 raise RuntimeError(sample.error)
             given[sample.key] = sample.answer
 
-        return lambda: answerers[mode].answer(iter(items), note)
+        def run() -> None:
+            if isinstance(engine, VllmEngine):
+                engine.forget()  # what it cached in the round before
+            answerers[mode].answer(iter(items), note)
+
+        return run
 
     times = in_turns({mode.name: answer_all(mode) for mode in answerers}, repeats, device)
     slowest = statistics.median(times[ONE_BY_ONE])

@@ -24,6 +24,22 @@ FRAMES_PER_STEP = 8
 """Frames that are resized at once; bounds the memory of the sums."""
 
 
+def resized(processor: Any, frames: np.ndarray) -> np.ndarray:
+    """Do the part of a tower's `image_processor.preprocess` that makes frames small.
+
+    Args:
+        processor: The image processor of a SigLIP or CLIP tower.
+        frames: uint8 RGB [T, H, W, 3].
+
+    Returns:
+        uint8 RGB [T, S, S, 3]. `processor.preprocess` makes the same pixels of them as of the frames.
+    """
+    if isinstance(processor, SigLipImageProcessor):
+        return processor.resized(frames)
+    made = processor.preprocess(list(frames), do_rescale=False, do_normalize=False, return_tensors="np")
+    return made["pixel_values"].astype(np.uint8).transpose(0, 2, 3, 1)
+
+
 def preprocess_on_device(processor: Any, frames: Tensor) -> Tensor:
     """Do what a tower's `image_processor.preprocess` does, on the frames' device.
 

@@ -62,11 +62,7 @@ class SigLipImageProcessor:
         Raises:
             ValueError: If there is no image, or one has another dtype or shape.
         """
-        height, width = self.size
-        frames = [np.asarray(im.resize((width, height), self.resample)) for im in _pil_images(images)]
-        if not frames:
-            raise ValueError("there is no image to preprocess")
-        pixels = np.stack(frames)
+        pixels = self.resized(images)
         per_channel: tuple[int, ...] = (3,)
         if self.data_format == ChannelDimension.FIRST:
             pixels, per_channel = pixels.transpose(0, 3, 1, 2), (3, 1, 1)
@@ -75,6 +71,18 @@ class SigLipImageProcessor:
         values -= np.asarray(self.image_mean, dtype=np.float32).reshape(per_channel)
         values /= np.asarray(self.image_std, dtype=np.float32).reshape(per_channel)
         return BatchFeature(data={"pixel_values": values}, tensor_type=return_tensors)
+
+    def resized(self, images: Images) -> NDArray[np.uint8]:
+        """Return images in the size of the result, uint8 [n, height, width, 3]. `preprocess` does not change them then.
+
+        Raises:
+            ValueError: As `preprocess`.
+        """
+        height, width = self.size
+        frames = [np.asarray(im.resize((width, height), self.resample)) for im in _pil_images(images)]
+        if not frames:
+            raise ValueError("there is no image to preprocess")
+        return np.stack(frames)
 
 
 def _pil_images(images: Images) -> Iterator[Image.Image]:
