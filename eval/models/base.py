@@ -98,6 +98,9 @@ class Engine(Protocol):
     def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> Answer:
         """Answer one question. Raises Unanswerable if the model has no answer."""
 
+    def close(self) -> None:
+        """Stop what the engine has started. It answers no more."""
+
 
 class EngineBase:
     """What the engines of all families share; see `Engine`. `_loaded` holds checkpoint, dtype and attention."""
@@ -112,6 +115,9 @@ class EngineBase:
         """See `Engine.identity`."""
         model, dtype, attention = self._loaded
         return "|".join([model, str(self.protocol), dtype, attention])
+
+    def close(self) -> None:
+        """See `Engine.close`."""
 
     def check(self, compressor: Compressor) -> None:
         """See `Engine.check`."""

@@ -18,20 +18,11 @@ LOADED = 0.05
 TASKS = Path("/proc/self/task")
 
 
-_set_threads = torch.set_num_threads
-"""Kept, because vLLM puts a function in its place that does nothing."""
-
-
-def suit_threads(model: torch.nn.Module, most: int | None = None) -> None:
-    """Limit torch to one thread per PER_THREAD parameters of the model, unless OMP_NUM_THREADS is set.
-
-    Args:
-        model: The model.
-        most: Most threads. None: as many as torch has now.
-    """
+def suit_threads(model: torch.nn.Module) -> None:
+    """Limit torch to one thread per PER_THREAD parameters of the model, unless OMP_NUM_THREADS is set."""
     if not environment.sets_threads():
         worth = max(1, sum(parameter.numel() for parameter in model.parameters()) // PER_THREAD)
-        _set_threads(min(most or torch.get_num_threads(), worth))
+        torch.set_num_threads(min(torch.get_num_threads(), worth))
 
 
 class Waiting:

@@ -13,6 +13,10 @@ from pathlib import Path
 import huggingface_hub.constants
 
 OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+OF_COMPRESSOR = ("COMPRESSOR", "R_RATIO")
+CACHE_ON_CPU = "4"
+"""GiB of vLLM's cache on CPUs. By itself, vLLM 0.32 takes nine tenths of the memory, and does not start if they are not
+free."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def set_local_rank(index: int) -> None:
 
 def forget_compressor() -> None:
     """Remove the variables that choose a compressor: an engine of vLLM in this process is told in another way."""
-    for name in ("COMPRESSOR", "R_RATIO"):
+    for name in OF_COMPRESSOR:
         os.environ.pop(name, None)
 
 
@@ -65,16 +69,25 @@ def show_gpus(devices: Sequence[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if names else str(i) for i in chosen)
 
 
-def prepare_vllm_on_cpu() -> None:
-    """Choose how vLLM uses a CPU. Variables that are set win.
+def prepare_vllm_on_cpu() -> bool:
+    """Choose how vLLM uses a CPU, and return whether its engine will run in this process. Variables that are set win.
 
-    - 4 GiB for its cache. By itself, vLLM 0.32 takes nine tenths of the memory, or refuses to start if they are not free.
-    - The engine runs in this process, on any core. By itself, it makes two more processes and keeps a core for this one.
-      On two cores, that took half as long again.
+    By itself, vLLM makes two more processes, and keeps a core for this one: on two cores, that took half as long again.
     """
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CACHE_ON_CPU)
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    return os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0") == "0"
+
+
+def of_server(spec: str) -> dict[str, str]:
+    """Return the environment of a server of vLLM whose caches can be emptied.
+
+    Args:
+        spec: Its compressor.
+    """
+    chosen = {"COMPRESSOR": spec, "VLLM_SERVER_DEV_MODE": "1"}
+    rest = {name: value for name, value in os.environ.items() if name not in OF_COMPRESSOR}
+    return {"VLLM_CPU_KVCACHE_SPACE": CACHE_ON_CPU, **rest, **chosen}
 
 
 def sets_threads() -> bool:

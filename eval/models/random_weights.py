@@ -24,7 +24,7 @@ from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import FAMILIES, llava_family, resolve_attention, resolve_dtype
 from llava.model.checkpoint import checkpoint_config, load_texts
 
-from . import Protocol
+from . import Protocol, chat_template, protocol_for
 from .base import Engine
 from .llava import LlavaEngine
 from .qwen import QwenEngine
@@ -175,9 +175,10 @@ def write_files(source: str, root: Path) -> Path:
             config["mm_vision_tower"] = str(inside) if inside.is_dir() else tower
     path = root / name
     path.mkdir(parents=True)
-    tokenizer = byte_tokenizer()
+    tokenizer, kind = byte_tokenizer(), config.get("model_type")
+    if kind not in QWEN_PROTOCOLS:
+        tokenizer.chat_template = chat_template.CHAT
     tokenizer.save_pretrained(path)
-    kind = config.get("model_type")
     ids = {"bos_token_id": IDS["endoftext"], "eos_token_id": IDS["im_end"], "pad_token_id": IDS["endoftext"]}
     if kind in QWEN_PROTOCOLS:
         config |= {f"{name}_token_id": IDS[f"{name}_pad"] for name in ("image", "video")}
@@ -274,6 +275,19 @@ def random_model(
             config._name_or_path = path
             model = model_class._from_config(config, dtype=dtype, attn_implementation=attn)
     return model.eval()
+
+
+def write_checkpoint(path: str, dtype: str, seed: int = 0) -> None:
+    """Write the random weights of the engine that `random_engine` loads on a CPU, for programs that load checkpoints.
+
+    Args:
+        path: The directory that `write_files` made.
+        dtype: Of the weights.
+        seed: Of the weights.
+    """
+    config = protocol_for(path)
+    overwrite = {} if isinstance(config, QwenProtocol) else config.overwrite_config
+    random_model(path, "cpu", resolve_dtype(dtype), overwrite=overwrite, seed=seed).save_pretrained(path)
 
 
 def random_engine(path: str, protocol: Protocol, device: str, dtype: str, attn: str | None, seed: int = 0) -> Engine:

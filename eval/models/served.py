@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -40,7 +39,7 @@ def in_flight(device: str) -> int:
 
     Few questions keep a CPU busy, and then the next videos are read meanwhile.
     """
-    return 8 if device == "cpu" else 64
+    return 16 if device == "cpu" else 64
 
 
 def numbering(protocol: LlavaProtocol | QwenProtocol) -> Numbering:
@@ -102,9 +101,8 @@ class VllmEngine(EngineBase):
         gpus = [] if device == "cpu" else device.split(",")
         if gpus:
             environment.show_gpus(gpus)
-        else:
-            environment.prepare_vllm_on_cpu()
-        threads = torch.get_num_threads()
+        here = not gpus and environment.prepare_vllm_on_cpu()
+        threads, set_threads = torch.get_num_threads(), torch.set_num_threads
         from vllm import LLM
 
         self.protocol, self.device = protocol, torch.device("cpu")  # of what `see` returns
@@ -125,8 +123,10 @@ class VllmEngine(EngineBase):
             seed=0,
             **self.prompts.options,
         )
-        if not gpus:
-            self.llm.apply_model(partial(suit_threads, most=threads))  # vLLM leaves one, whatever the model
+        if here:
+            torch.set_num_threads = set_threads  # vLLM puts a function there that only warns, at every question
+            set_threads(threads)  # and leaves one thread, whatever the model
+            self.llm.apply_model(suit_threads)
         self._loaded = (model, dtype, self.attention)
 
     def sampled(self, sampling: FrameSampling) -> VllmEngine:
@@ -136,6 +136,10 @@ class VllmEngine(EngineBase):
         other.prompts = prompts_of(self._loaded[0], other.protocol)
         other.read = other.prompts.read
         return other
+
+    def close(self) -> None:
+        """See `Engine.close`. If vLLM runs in this process, that lets another engine start here."""
+        self.llm.llm_engine.engine_core.shutdown()
 
     def forget(self) -> None:
         """Empty vLLM's caches of videos and prompts."""

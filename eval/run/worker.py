@@ -203,5 +203,6 @@ class Worker:
             yield Sample.failed(question.key, video, answer) if failed else Sample.made(question.key, video, answer)
 
     def close(self) -> None:
-        """Stop the processes that read."""
+        """Stop the processes that read, and the engine."""
         self.reader.close()
+        self.engine.close()

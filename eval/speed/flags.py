@@ -1,4 +1,4 @@
-"""Flags of `bench` and its five benchmarks. Imports no heavy library."""
+"""Flags of `bench` and its six benchmarks. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ EXAMPLES = {
     "preprocess": "--sizes 1280x720 --frames 16",
     "tower": "--frames 2",
     "pipeline": "--videos 1 --per-video 3",
+    "serving": "--concurrent 1,4 --repeats 1",
 }
 """An example of each benchmark's flags."""
 RANDOM_WEIGHTS = ("llava-onevision-7b", "llava-video-7b", "qwen2-vl-7b", "tiny-tower-0.5b", "tiny")
@@ -28,6 +29,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     add_preprocess(benchmarks)
     add_tower(benchmarks)
     add_pipeline(benchmarks)
+    add_serving(benchmarks)
     parser.epilog = "%(prog)s BENCHMARK --help explains a benchmark."
 
 
@@ -118,15 +120,49 @@ def add_pipeline(benchmarks: argparse._SubParsersAction) -> None:
         benchmarks, "pipeline", "video files to answers: shared videos, reading ahead, batches", repeats=3
     )
     add_model(what, None, "the demo model")
+    add_videos(what)
+    what.add_argument(
+        "--per-video", metavar="N,...", default="1,3", help="numbers of questions on each video (default: %(default)s)"
+    )
+    how.add_argument(
+        "--workers", metavar="N", default=1, type=int, help="processes that read ahead (default: %(default)s)"
+    )
+    how.add_argument(
+        "--batch-size", metavar="N,...", default="8", help="numbers of questions in a batch (default: %(default)s)"
+    )
+    how.add_argument(
+        "--vllm", action="store_true", help="measure --engine vllm, too, from an environment that has vLLM"
+    )
+    how.add_argument("--brief", action="store_true", help="measure one by one and batches only")
+    how.add_argument("--dtype", metavar=DTYPES, help=DTYPE)
+    benchmarks.choices["pipeline"].set_defaults(start="speed.pipeline:prepare_pipeline")
+    benchmarks.choices["pipeline"].epilog += f"\n\n{spec_help()}"
+
+
+def add_serving(benchmarks: argparse._SubParsersAction) -> None:
+    """Declare the flags of `bench serving`."""
+    what, how = add_benchmark(benchmarks, "serving", "two servers of vLLM under load, dense and compressed", repeats=3)
+    add_model(what, None, "the demo model")
+    add_videos(what)
+    what.add_argument(
+        "--concurrent",
+        metavar="N,...",
+        default="1,8,32",
+        help="requests that are open at a time (default: %(default)s)",
+    )
+    how.add_argument("--dtype", metavar=DTYPES, help=DTYPE)
+    benchmarks.choices["serving"].set_defaults(start="speed.serving:prepare_serving")
+    benchmarks.choices["serving"].epilog += f"\n\n{spec_help()}"
+
+
+def add_videos(what: argparse._ArgumentGroup) -> None:
+    """Declare what is compressed, and the videos of MiniBench that are asked about."""
     what.add_argument(
         "--compressor", metavar="SPEC", default="vidcom2@0.25", help="measured beside dense (default: %(default)s)"
     )
     what.add_argument("--sampling", help="frames of a video (default: the model's own; of the demo model uniform:16)")
     what.add_argument(
         "--videos", metavar="N", default=2, type=int, help="videos of each task of MiniBench (default: %(default)s)"
-    )
-    what.add_argument(
-        "--per-video", metavar="N,...", default="1,3", help="numbers of questions on each video (default: %(default)s)"
     )
     what.add_argument(
         "--duration",
@@ -140,18 +176,6 @@ def add_pipeline(benchmarks: argparse._SubParsersAction) -> None:
     what.add_argument(
         "--new-tokens", metavar="N", default=16, type=int, help="most tokens of an answer (default: %(default)s)"
     )
-    how.add_argument(
-        "--workers", metavar="N", default=1, type=int, help="processes that read ahead (default: %(default)s)"
-    )
-    how.add_argument(
-        "--batch-size", metavar="N,...", default="8", help="numbers of questions in a batch (default: %(default)s)"
-    )
-    how.add_argument(
-        "--vllm", action="store_true", help="measure --engine vllm, too, from an environment that has vLLM"
-    )
-    how.add_argument("--dtype", metavar=DTYPES, help=DTYPE)
-    benchmarks.choices["pipeline"].set_defaults(start="speed.pipeline:prepare_pipeline")
-    benchmarks.choices["pipeline"].epilog += f"\n\n{spec_help()}"
 
 
 DTYPE = "of the model (default: as released on a GPU, bfloat16 for random weights; float32 on CPU)"

@@ -119,6 +119,8 @@ def run_pipeline(arguments: argparse.Namespace, per_video: list[int], sizes: lis
             Mode(name, dense, workers=arguments.workers, batch=in_flight(device.type), vllm=True)
             for name, dense in VLLM.items()
         )
+    if arguments.brief:
+        modes = tuple(mode for mode in modes if mode.name == ONE_BY_ONE or mode.batch > 1)
     with TemporaryDirectory() as folder, ExitStack() as stack:
         path, protocol = choose_model(arguments, Path(folder))
         chosen = compressor(arguments.compressor)

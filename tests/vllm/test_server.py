@@ -25,11 +25,6 @@ pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What moves? Answer with one word."
-TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endfor %}<|im_start|>assistant
-"""
-"""The demo model's tokenizer has no chat template, as those on the hub have."""
 T, M = 32, 36
 """Frames that the server takes of a video, and tokens per frame of the demo model."""
 
@@ -44,17 +39,8 @@ def server(compressor: str, videos: Path, log: Path) -> Iterator[Any]:
         port = free.getsockname()[1]
     env = os.environ | {"PYTHON": sys.executable, "COMPRESSOR": compressor, "VLLM_CPU_KVCACHE_SPACE": "1"}
     env |= {"HF_HUB_OFFLINE": "1"}
-    template = log.with_name("template.jinja")
-    template.write_text(TEMPLATE, encoding="utf-8")
     flags = ["--port", str(port), "--dtype", "float32", "--max-model-len", "4096", "--enforce-eager"]
-    flags += [
-        "--allowed-local-media-path",
-        str(videos),
-        "--served-model-name",
-        "demo",
-        "--chat-template",
-        str(template),
-    ]
+    flags += ["--allowed-local-media-path", str(videos), "--served-model-name", "demo"]
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             ["bash", str(ROOT / "scripts/serve.sh"), str(DEMO_MODEL), *flags], stdout=out, stderr=out, env=env

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import conv_templates
 
+from ...models.chat_template import CHAT
 from ..prompts import mlvu_prompt, mvbench_prompt, videomme_prompt
 from ..world import (
     BACKGROUNDS,
@@ -67,5 +68,9 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0], padding_side="right"
+        tokenizer_object=tokenizer,
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[0],
+        padding_side="right",
+        chat_template=CHAT,
     )

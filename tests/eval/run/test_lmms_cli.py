@@ -126,7 +126,9 @@ RUNS = {
 def test_lmms_evals_command_line_gives_the_same(model, names, llava_video, minis, fetched, tmp_path):
     checkpoint, arguments, sampling = RUNS[model]
     checkpoint = checkpoint or llava_video
-    results, samples = run_lmms_eval(model, f"pretrained={checkpoint},{arguments}", names, fetched, tmp_path / "theirs")
+    results, samples = run_lmms_eval(
+        model, f"pretrained={checkpoint},{arguments},device_map=auto", names, fetched, tmp_path / "theirs"
+    )
     flags = ["--model", str(checkpoint), "--sampling", sampling, "--dtype", "float16", "--device", "cpu"]
     flags += ["--compressor", "vidcom2", "--retention", "0.25"]
     scores = set()
@@ -162,7 +164,7 @@ def run_lmms_eval(
     from loguru import logger
 
     tasks = [task for name in names for task in tasks_of(name)]
-    command = f"--model {model} --model_args {arguments},device_map=auto --device cpu --batch_size 1"
+    command = f"--model {model} --model_args {arguments} --device cpu --batch_size 1"
     command += f" --tasks {','.join(tasks)} --output_path {output} --log_samples --verbosity DEBUG"
     with offline(fetched) as patch:
         patch.setenv("COMPRESSOR", "vidcom2")
