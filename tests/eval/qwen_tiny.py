@@ -42,7 +42,7 @@ WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "
 
 
 def make_qwen(root: Path, kind: str, seed: int = 1, wide: bool = False) -> Path:
-    """Write a bfloat16 checkpoint of model type "qwen2_vl", "qwen2_5_vl" or "qwen3_vl" into root/<kind>-tiny.
+    """Write a bfloat16 checkpoint of model type `kind`, one of Qwen's from 2-VL to 3-VL, into root/<kind>-tiny.
 
     wide: With the LLM that WIDE describes.
     """
@@ -50,10 +50,10 @@ def make_qwen(root: Path, kind: str, seed: int = 1, wide: bool = False) -> Path:
     config = tiny(kind).config
     if wide:
         config.text_config.update(
-            {**WIDE, "rope_parameters": {**ROPE, "mrope_section": [4, 6, 6], "mrope_interleaved": kind == "qwen3_vl"}}
+            {**WIDE, "rope_parameters": {**ROPE, "mrope_section": [4, 6, 6], "mrope_interleaved": "qwen3" in kind}}
         )
         config.vision_config.update({"hidden_size" if kind == "qwen2_vl" else "out_hidden_size": WIDE["hidden_size"]})
-    config.vision_config.patch_size = 16 if kind == "qwen3_vl" else 14
+    config.vision_config.patch_size = 16 if "qwen3" in kind else 14
     if kind == "qwen2_5_vl":
         config.vision_config.window_size = 112
     config.text_config.vocab_size = VOCAB
@@ -84,11 +84,11 @@ def _write_processor(path: Path, kind: str) -> None:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
     ).save_pretrained(path)
-    system = "" if kind == "qwen3_vl" else SYSTEM
+    system = "" if "qwen3" in kind else SYSTEM
     _write_json(path / "chat_template.json", {"chat_template": CHAT.replace("SYSTEM", system)})
 
     common = {"temporal_patch_size": 2, "merge_size": 2}
-    if kind == "qwen3_vl":
+    if "qwen3" in kind:
         common |= {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         common["processor_class"] = "Qwen3VLProcessor"
         image = {"size": {"longest_edge": 16777216, "shortest_edge": 65536}}

@@ -68,10 +68,14 @@ def _config(kind: str, layers: int) -> Any:
         # Windows of 2x2 tokens, so that the tower reorders its tokens; frames may share their time position.
         vision |= {"window_size": 4 * PATCH, "fullatt_block_indexes": [1], "tokens_per_second": 2}
         return hf.Qwen2_5_VLConfig(text_config=mrope, vision_config=vision, **qwen)
-    if kind == "qwen3_vl":
+    if kind in ("qwen3_vl", "qwen3_vl_moe"):
         vision = {**QWEN_TOWER, "depth": 3, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": HIDDEN}
         vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-        return hf.Qwen3VLConfig(text_config={**mrope, "head_dim": 12}, vision_config=vision, **qwen)
+        own = {**mrope, "head_dim": 12}
+        if kind == "qwen3_vl":
+            return hf.Qwen3VLConfig(text_config=own, vision_config=vision, **qwen)
+        own |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True}
+        return hf.Qwen3VLMoeConfig(text_config=own, vision_config=vision, **qwen)
     if kind == "llava_onevision":
         vision = {"model_type": "siglip_vision_model", "vision_use_head": False, **tower}
         own = {"model_type": "qwen2", **plain}
@@ -90,6 +94,7 @@ CLASSES = {
     "qwen2_vl": "Qwen2VL",
     "qwen2_5_vl": "Qwen2_5_VL",
     "qwen3_vl": "Qwen3VL",
+    "qwen3_vl_moe": "Qwen3VLMoe",
     "llava_onevision": "LlavaOnevision",
     "llava_next_video": "LlavaNextVideo",
     "internvl": "InternVL",

@@ -33,6 +33,7 @@ def main(kind: str, checkpoint: str, spec: str, *flags: str) -> None:
         enforce_eager=True,
         limit_mm_per_prompt={"video": 2, **({"image": images} if images else {})},
         hf_overrides={"vidcom2": spec},
+        trust_remote_code=kind == "internvl_chat",
         **options,
     )
     settings = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)

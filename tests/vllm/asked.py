@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-KINDS = ("llava_onevision", "llava_next_video", *QWEN, "internvl", "llava_ov", "llava_video")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+KINDS = ("llava_onevision", "llava_next_video", *QWEN, "internvl", "internvl_chat", "llava_ov", "llava_video")
 """Kinds of checkpoints. The last two are the demo models, in the llava tree's layout."""
 TOKENS = 10
 """Tokens of an answer."""
@@ -46,7 +46,7 @@ SAME = Asked(ASKED[2].text, (8, 8))
 
 def asked_of(kind: str) -> tuple[Asked, ...]:
     """The prompts that a kind and its hooks can have."""
-    if kind == "internvl":  # the hooks tell no images from frames, and so no two videos
+    if kind.startswith("internvl"):  # the hooks tell no images from frames, and so no two videos
         return ASKED[:2]
     if kind == "llava_next_video":  # vLLM's takes videos only
         return (*ASKED[:2], SAME)
@@ -57,7 +57,7 @@ def asked_of(kind: str) -> tuple[Asked, ...]:
 
 def size_of(kind: str) -> tuple[int, int]:
     """Height and width of the frames."""
-    if kind == "qwen3_vl":
+    if kind.startswith("qwen3_vl"):
         return 160, 224
     if kind in QWEN:
         return 112, 168

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.video_utils import VideoMetadata
 
 from llava.mm_utils import process_images, tokenizer_image_token
@@ -19,6 +19,9 @@ from tests.vllm.asked import QWEN, TOKENS, asked_of, media, metadata, prompt, si
 from vidcom2 import Compressor, compressor
 from vidcom2.vllm.serving import serving
 
+PLAIN = GenerationConfig(pad_token_id=0)
+"""Checkpoints' own settings, such as penalties, are not vLLM's defaults here, and an answer has no end."""
+
 
 def answers(kind: str, checkpoint: Path, spec: str) -> list[list[int]]:
     """The ids of the answers to all prompts of a kind."""
@@ -26,7 +29,7 @@ def answers(kind: str, checkpoint: Path, spec: str) -> list[list[int]]:
     chosen = serving(compressor(spec), numbering).compressor
     if chosen.drops:
         chosen = replace(chosen, positions=numbering)
-    made = of_tree if kind in ("llava_ov", "llava_video") else of_hooks
+    made = {"llava_ov": of_tree, "llava_video": of_tree, "internvl_chat": by_hand}.get(kind, of_hooks)
     with torch.no_grad():
         return list(made(kind, checkpoint, chosen))
 
@@ -34,7 +37,7 @@ def answers(kind: str, checkpoint: Path, spec: str) -> list[list[int]]:
 def of_hooks(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    model.generation_config.eos_token_id = None
+    model.generation_config = PLAIN
     for asked in asked_of(kind):
         videos, images = media(kind, asked)
         extra: dict[str, Any] = {}
@@ -49,12 +52,36 @@ def of_hooks(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[i
         yield ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+def by_hand(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
+    """OpenGVLab's InternVL, whose frames have no newline between them: rows put together one by one."""
+    origin = checkpoint / "transformers"
+    processor = AutoProcessor.from_pretrained(origin)
+    model = AutoModelForImageTextToText.from_pretrained(origin, dtype=torch.float32).eval()
+    model.generation_config = PLAIN
+    words = processor.tokenizer
+    embed = model.get_input_embeddings()
+    for asked in asked_of(kind):
+        parts = prompt(kind, asked).split("<video>")
+        rows = [embed(words(parts[0], return_tensors="pt")["input_ids"][0])] if parts[0] else []
+        for video, behind in zip(media(kind, asked)[0], parts[1:], strict=True):
+            pixels = processor.video_processor([video], return_tensors="pt")["pixel_values_videos"].flatten(0, 1)
+            x = model.model.get_image_features(pixels).pooler_output
+            kept = chosen.select(x).index if chosen.drops else torch.arange(x.shape[0] * x.shape[1])
+            for number, frame in enumerate(x):
+                stays = kept[kept // len(frame) == number] % len(frame)
+                for piece in (f"Frame{number + 1}: <img>", frame[stays], "</img>"):
+                    text = isinstance(piece, str)
+                    rows.append(embed(words(piece, return_tensors="pt")["input_ids"][0]) if text else piece)
+            rows.append(embed(words(behind, return_tensors="pt")["input_ids"][0]))
+        yield model.generate(inputs_embeds=torch.cat(rows)[None], do_sample=False, max_new_tokens=TOKENS)[0].tolist()
+
+
 def of_tree(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
     tokenizer, model, processor, _ = load_pretrained_model(
         str(checkpoint), None, "llava_qwen", device_map="cpu", torch_dtype="float32"
     )
     model.float().eval()
-    model.generation_config.eos_token_id = None
+    model.generation_config = PLAIN
     for asked in asked_of(kind):
         videos, images = (iter(one) for one in media(kind, asked))
         text = prompt(kind, asked).replace("<video>", "<image>")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from eval.models.packaged import DEMO_MODELS
-from tests.vllm import tiny
+from tests.vllm import tiny, tiny_internvl
 from tests.vllm.asked import KINDS, asked_of
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
@@ -35,7 +35,8 @@ def checkpoint(kind: str, root: Path) -> Path:
     if kind in ("llava_ov", "llava_video"):
         return DEMO_MODELS["llava-onevision" if kind == "llava_ov" else "llava-video"]
     path = root / kind
-    return path if path.exists() else getattr(tiny, kind)(path)
+    make = tiny_internvl.internvl_chat if kind == "internvl_chat" else getattr(tiny, kind, None)
+    return path if path.exists() else make(path)
 
 
 def served(kind: str, path: Path, spec: str, *flags: str, env: dict[str, str] | None = None) -> list[list]:

@@ -1,7 +1,7 @@
-"""vLLM's own port of the released VidCom², for Qwen3-VL, as an oracle: it has our scores and budgets, and its own total.
+"""vLLM's own port of the released VidCom² is an oracle: it has our scores and budgets, and its own total.
 
-Where the budgets, rounded frame by frame, miss the total, it adds or drops by score over all frames; we divide the total
-exactly, frame by frame.
+Where the budgets, rounded frame by frame, miss the total, it adds or drops by score over all frames. We divide the
+total exactly, frame by frame.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
@@ -90,8 +90,6 @@ def save(model: torch.nn.Module, path: Path) -> None:
     """Write a checkpoint with the hub's keys: those of the vision tower have a vision_model that transformers drops."""
     model.save_pretrained(path)
     weights = path / "model.safetensors"
-    from safetensors.torch import load_file
-
     named = load_file(weights)
     save_file(
         {
@@ -175,6 +173,7 @@ def internvl(path: Path, seed: int = 0, image: int = 48) -> Path:
     )
     names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     words = tokenizer(extra_special_tokens={**names, "video_token": "<video>"})
+    words.add_tokens("<|video_pad|>", special_tokens=True)  # OpenGVLab's layout needs it
     words.add_tokens("Frame")  # the hooks know the frames of a video by their numbers, behind a word of one token
     config = InternVLConfig(
         vision_config=vision,
@@ -212,3 +211,12 @@ def qwen2_5_vl(path: Path, seed: int = 0) -> Path:
 
 def qwen3_vl(path: Path, seed: int = 0) -> Path:
     return qwen(path, "qwen3_vl", seed)
+
+
+def qwen3_vl_moe(path: Path, seed: int = 0) -> Path:
+    """With the hub's layout of experts, which transformers turns round when it loads them, not when it saves them."""
+    weights = qwen(path, "qwen3_vl_moe", seed) / "model.safetensors"
+    named = load_file(weights)
+    turned = {key: value.mT.contiguous() if ".experts." in key else value for key, value in named.items()}
+    save_file(turned, weights, metadata={"format": "pt"})
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ from vidcom2.vllm.serving import serving_of
 
 class Info(LlavaNextVideoProcessingInfo):
     """Counts a video's tokens as they are after compression."""
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        """Return that a prompt may have any number of videos. vLLM allows one, though its model has no such limit."""
+        return {"video": None}
 
     def get_num_video_tokens(self, *, image_width: int, image_height: int, num_frames: int) -> int:
         """Return the kept tokens of T=num_frames frames."""
