@@ -31,10 +31,9 @@ EVAL = [
     "scipy",
 ]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+TEST = ["pytest", "pytest-xdist", "hypothesis"]
 DEV = [
-    "pytest",
-    "pytest-xdist",
-    "hypothesis",
+    *TEST,
     "ruff",
     "mypy",
     "build",
@@ -81,6 +80,7 @@ setup(
         "eval": [*LLAVA, *EVAL],
         "gpu": ["flash-attn", "deepspeed"],
         "docs": DOCS,
+        "test": TEST,
         "dev": DEV,
     },
 )

@@ -66,10 +66,9 @@ def by_hand(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[in
         for video, behind in zip(media(kind, asked)[0], parts[1:], strict=True):
             pixels = processor.video_processor([video], return_tensors="pt")["pixel_values_videos"].flatten(0, 1)
             x = model.model.get_image_features(pixels).pooler_output
-            kept = chosen.select(x).index if chosen.drops else torch.arange(x.shape[0] * x.shape[1])
-            for number, frame in enumerate(x):
-                stays = kept[kept // len(frame) == number] % len(frame)
-                for piece in (f"Frame{number + 1}: <img>", frame[stays], "</img>"):
+            kept = chosen.select(x)
+            for number, frame in enumerate(kept.apply(x).split(kept.budgets.tolist())):
+                for piece in (f"Frame{number + 1}: <img>", frame, "</img>"):
                     text = isinstance(piece, str)
                     rows.append(embed(words(piece, return_tensors="pt")["input_ids"][0]) if text else piece)
             rows.append(embed(words(behind, return_tensors="pt")["input_ids"][0]))

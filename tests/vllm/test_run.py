@@ -13,8 +13,12 @@ from eval.cli import main
 from eval.demo.minibench import write_mvbench
 from eval.demo.world import TASKS
 from eval.models.packaged import DEMO_MODEL, DEMO_MODELS
+from tests.vllm import tiny
+from tests.vllm.asked import QWEN
 
 TASKS_OF_DEMO = ",".join(f"mvbench_{task}" for task in TASKS)
+SPECS = {"torch": "vidcom2@0.25:rounding=exact", "vllm": "vidcom2@0.25"}
+"""By engine, what keeps the same tokens."""
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 
 
@@ -52,8 +56,7 @@ def test_same_results(model, data, tmp_path):
     if not model.is_dir():
         pytest.skip("there is one demo model")
     common = ("run", "--tasks", TASKS_OF_DEMO, "--data", data, "--model", model, "--device", "cpu")
-    specs = {"torch": "vidcom2@0.25:rounding=exact", "vllm": "vidcom2@0.25"}
-    for engine, spec in specs.items():
+    for engine, spec in SPECS.items():
         flags = (*common, "--compressor", spec, "--engine", engine, "--output", tmp_path / engine)
         assert run(*flags) == 3, "one video is unreadable"
     (ours, expected), (theirs, samples) = results(tmp_path / "torch"), results(tmp_path / "vllm")
@@ -62,7 +65,38 @@ def test_same_results(model, data, tmp_path):
     assert theirs["failures"] == ours["failures"] != []
     assert theirs["visual_tokens"] == ours["visual_tokens"]
     assert theirs["run"]["engine"] == "vllm"
-    assert theirs["run"]["compressor"] == specs["torch"]
+    assert theirs["run"]["compressor"] == SPECS["torch"]
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", QWEN[:3])
+def test_same_results_of_qwen(kind, data, tmp_path):
+    """Times, limits of pixels and the checkpoint's own generation settings are the same, too."""
+    model = getattr(tiny, kind)(tmp_path / "model")
+    common = ("run", "--tasks", TASKS_OF_DEMO, "--data", data, "--model", model, "--device", "cpu")
+    common += ("--sampling", "uniform:8", "--dtype", "float32")
+    for engine, spec in SPECS.items():
+        assert run(*common, "--compressor", spec, "--engine", engine, "--output", tmp_path / engine) == 3
+    (_, expected), (_, samples) = results(tmp_path / "torch"), results(tmp_path / "vllm")
+    assert samples == expected
+    assert len({sample["answer"] for sample in samples}) > 2
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("model", DEMO_MODELS.values())
+def test_same_accuracy(model, tmp_path):
+    """On the 360 questions of docs/demo.md, within one question."""
+    made = write_mvbench(tmp_path / "data", 40)
+    common = ("run", "--tasks", TASKS_OF_DEMO, "--data", made, "--model", model, "--device", "cpu")
+    right = {}
+    for engine, spec in SPECS.items():
+        assert run(*common, "--compressor", spec, "--engine", engine, "--output", tmp_path / engine) == 0
+        found, samples = results(tmp_path / engine)
+        assert len(samples) == 360
+        right[engine] = 3.6 * found["scores"]["overall"]
+    assert abs(right["torch"] - right["vllm"]) <= 1.001
 
 
 @needs_vllm
