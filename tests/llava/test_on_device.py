@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llava.model.multimodal_encoder.on_device import preprocess_on_device, resize
+from llava.model.multimodal_encoder.on_device import preprocess_on_device, resize, resized
 from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 
 # height, width of frames: smaller and larger than the tower's, wide, tall, odd, a single pixel wide, nothing to do.
@@ -50,6 +50,17 @@ def test_pixels_are_the_processors(size: tuple[int, int], processor) -> None:
     assert ours.dtype == expected.dtype == torch.float32
     assert torch.equal(ours, expected)
     assert ours.is_contiguous()
+
+
+@pytest.mark.parametrize("processor", PROCESSORS.values(), ids=PROCESSORS)
+@pytest.mark.parametrize("size", [(36, 64), (64, 36), (47, 63), (40, 133), (28, 28), (30, 30), (11, 17)])
+def test_small_frames_give_the_same_pixels(size: tuple[int, int], processor) -> None:
+    source = frames(*size)
+    small = resized(processor, source)
+    expected = processor.preprocess(list(source), return_tensors="pt")["pixel_values"]
+    assert small.dtype == np.uint8
+    assert small.shape == (2, *expected.shape[2:], 3)
+    assert torch.equal(processor.preprocess(list(small), return_tensors="pt")["pixel_values"], expected)
 
 
 def test_a_full_sized_frame() -> None:

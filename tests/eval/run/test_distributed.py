@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from eval.models.environment import show_gpus
 from eval.run.distributed import World
 
 
@@ -50,6 +51,33 @@ def test_processes_of_a_machine_share_its_gpus(four_gpus, monkeypatch):
 def test_more_devices_than_there_are(requested, device, four_gpus):
     with pytest.raises(ValueError, match=f"--num-gpus {requested} "):
         World.join(requested, device)
+
+
+@pytest.mark.parametrize(
+    ("requested", "per_worker", "groups"),
+    [
+        (None, 1, (("cuda:0",), ("cuda:1",), ("cuda:2",), ("cuda:3",))),
+        (None, 2, (("cuda:0,cuda:1",), ("cuda:2,cuda:3",))),
+        (2, 2, (("cuda:0,cuda:1",),)),
+    ],
+)
+def test_workers_of_several_gpus(requested, per_worker, groups, four_gpus):
+    """--num-gpus is the number of GPUs, as ever, and --tensor-parallel-size how many a worker has."""
+    assert World.join(requested, "cuda", per_worker=per_worker).device_groups == groups
+
+
+def test_gpus_that_cannot_be_divided(four_gpus):
+    with pytest.raises(ValueError, match="--tensor-parallel-size 3 does not divide the 4 GPUs"):
+        World.join(None, "cuda", per_worker=3)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [("", "2,3"), ("4,5,6,7", "6,7"), ("GPU-a,GPU-b,GPU-c,GPU-d", "GPU-c,GPU-d")]
+)
+def test_a_worker_sees_its_gpus_only(visible, expected, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    show_gpus(["cuda:2", "cuda:3"])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
 
 
 def test_no_gpu(monkeypatch):

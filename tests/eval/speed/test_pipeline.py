@@ -12,7 +12,7 @@ from eval.run.setup import Unsuitable
 from eval.speed.pipeline import NOTES, ask_about, prepare_pipeline
 from tests.eval.speed.widths import TERMINAL, table_width
 
-MODES = ["dense, one by one", "one by one", "shared", "ahead", "batches"]
+MODES = ["dense, one by one", "one by one", "shared", "ahead", "batches of 4"]
 
 
 def prepare(*arguments: str):
@@ -79,8 +79,9 @@ def test_questions_of_other_videos():
     ("arguments", "message"),
     [
         (("--videos", "0"), "--videos 0 must be at least 1"),
-        (("--per-video", "1,x"), "--per-video '1,x' are not numbers"),
-        (("--batch-size", "1"), "--batch-size 1 must be at least 2"),
+        (("--per-video", "1,x"), "--per-video '1,x' must be different numbers of 1 or more"),
+        (("--batch-size", "1"), "--batch-size '1' must be different numbers of 2 or more"),
+        (("--batch-size", "4,4"), "--batch-size '4,4' must be different numbers"),
         (("--compressor", "none"), "--compressor none compresses nothing"),
         (("--compressor", "vidcom3"), "vidcom3"),
         (("--random-weights", "llava-8b"), "--random-weights 'llava-8b' is neither"),
