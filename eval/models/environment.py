@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -61,12 +62,18 @@ def show_gpus(devices: Sequence[str]) -> None:
     """Let libraries that this process loads from now on see only some of the visible GPUs.
 
     Args:
-        devices: Such as "cuda:0".
+        devices: Such as "cuda:0", as they are called before the first call.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = visible.split(",") if visible else None
+    names = visible_gpus()
     chosen = [int(device.removeprefix("cuda:")) for device in devices]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if names else str(i) for i in chosen)
+
+
+@lru_cache(maxsize=1)
+def visible_gpus() -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES names before `show_gpus` changes it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return visible.split(",") if visible else []
 
 
 def prepare_vllm_on_cpu() -> bool:

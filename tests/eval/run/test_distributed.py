@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.models.environment import show_gpus
+from eval.models.environment import show_gpus, visible_gpus
 from eval.run.distributed import World
 
 
@@ -76,8 +76,11 @@ def test_gpus_that_cannot_be_divided(four_gpus):
 )
 def test_a_worker_sees_its_gpus_only(visible, expected, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    show_gpus(["cuda:2", "cuda:3"])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    visible_gpus.cache_clear()
+    for _ in range(2):  # an engine after the other
+        show_gpus(["cuda:2", "cuda:3"])
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    visible_gpus.cache_clear()
 
 
 def test_no_gpu(monkeypatch):
