@@ -52,6 +52,7 @@ LLAVA: dict[str, Any] = {
     "mm_use_im_patch_token": False,
     "mm_use_im_start_end": False,
     "mm_spatial_pool_stride": 2,
+    "image_aspect_ratio": "pad",
 }
 ONEVISION = {**LLAVA, "mm_newline_position": "one_token", "mm_spatial_pool_mode": "bilinear"}
 SO400M = {"mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_hidden_size": 1152}

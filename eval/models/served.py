@@ -212,8 +212,8 @@ class VllmEngine(EngineBase):
                     setattr(sampling, name, asked[name])
         else:
             sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p = 0.0, 1.0, 0, 0.0
-        if self.prompts.stop:
-            sampling.stop_token_ids = self.prompts.tokenizer.encode(self.prompts.stop, add_special_tokens=False)
+        sampling.stop_token_ids = self.prompts.tokenizer.encode(self.prompts.stop, add_special_tokens=False)
+        sampling.ignore_eos = not self.prompts.own_ends
         return sampling
 
     def _answer(

@@ -52,7 +52,8 @@ class Prompts(Protocol):
         options: More arguments of `vllm.LLM`.
         row: The token that stands for a row of a video in the prompt that vLLM made.
         tokenizer: The checkpoint's.
-        stop: The text that ends an answer, "" for none but the model's own end.
+        stop: The text that ends an answer.
+        own_ends: Whether what the checkpoint's generation_config.json names ends an answer, too.
         max_new_tokens: Length of an answer, if the task does not say it.
     """
 
@@ -63,6 +64,7 @@ class Prompts(Protocol):
     row: int
     tokenizer: Any
     stop: str
+    own_ends: bool
     max_new_tokens: int
 
     def prompt(self, read: Any, question: str) -> Prompt:
@@ -80,6 +82,7 @@ class LlavaPrompts:
     """LLaVA checkpoints in LLaVA-NeXT's layout; see `Prompts`. The frames are resized where they are read."""
 
     numbering: Numbering = "repack"
+    own_ends = True
     max_new_tokens = 1024
 
     def __init__(self, model: str, protocol: LlavaProtocol):
@@ -120,13 +123,14 @@ class QwenPrompts:
     """Qwen2-VL, Qwen2.5-VL and Qwen3-VL; see `Prompts`."""
 
     numbering: Numbering = "original"
-    stop = ""
+    own_ends = False  # as in lmms-eval's wrappers
 
     def __init__(self, model: str, protocol: QwenProtocol):
         self.protocol = protocol
         limits: dict[str, Any] = {"min_pixels": protocol.min_pixels, "max_pixels": protocol.max_pixels}
         self.processor = load_texts(AutoProcessor.from_pretrained, model, **limits)
         self.tokenizer = self.processor.tokenizer
+        self.stop: str = self.tokenizer.eos_token
         self.overrides: dict[str, Any] = {}
         self.options = {"mm_processor_kwargs": {**limits, "do_sample_frames": False}}
         if protocol.resized:

@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 
 from llava.model.builder import resolve_dtype
+from llava.video import FrameSampling
 from vidcom2 import compressor
 
 from ..models import Protocol, environment
@@ -78,7 +79,7 @@ class Server:
         begin = time.perf_counter()
         stream: Any = client.chat.completions.create(
             model=self.model,
-            messages=[{"role": "user", "content": content}],  # type: ignore[typeddict-item, misc, list-item]
+            messages=[{"role": "user", "content": content}],  # type: ignore[misc, list-item]
             temperature=0,
             max_tokens=new_tokens,
             stream=True,
@@ -150,7 +151,7 @@ def frames_of(protocol: Protocol) -> int:
         ValueError: The sampling gives no fixed number.
     """
     sampling = protocol.sampling
-    if sampling.kind != "uniform":
+    if not isinstance(sampling, FrameSampling) or sampling.kind != "uniform":
         raise ValueError(f"a server takes a number of frames, not {sampling}: set --sampling, such as uniform:32")
     return sampling.max_frames
 

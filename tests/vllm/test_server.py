@@ -30,8 +30,8 @@ T, M = 32, 36
 
 
 @contextmanager
-def server(compressor: str, videos: Path, log: Path) -> Iterator[Any]:
-    """A running server, as a client of the openai package."""
+def server(compressor: str, videos: Path, log: Path, *more: str) -> Iterator[Any]:
+    """A running server, as a client of the openai package. more: flags."""
     from openai import OpenAI
 
     with socket.socket() as free:
@@ -40,7 +40,7 @@ def server(compressor: str, videos: Path, log: Path) -> Iterator[Any]:
     env = os.environ | {"PYTHON": sys.executable, "COMPRESSOR": compressor, "VLLM_CPU_KVCACHE_SPACE": "1"}
     env |= {"HF_HUB_OFFLINE": "1"}
     flags = ["--port", str(port), "--dtype", "float32", "--max-model-len", "4096", "--enforce-eager"]
-    flags += ["--allowed-local-media-path", str(videos), "--served-model-name", "demo"]
+    flags += ["--allowed-local-media-path", str(videos), "--served-model-name", "demo", *more]
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             ["bash", str(ROOT / "scripts/serve.sh"), str(DEMO_MODEL), *flags], stdout=out, stderr=out, env=env

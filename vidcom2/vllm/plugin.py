@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vidcom2.vllm.refuses import refuse_others
+
 MODELS = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision:LlavaOnevision",
     "LlavaNextVideoForConditionalGeneration": "llava_next_video:LlavaNextVideo",
@@ -21,8 +23,6 @@ def register() -> None:
     vLLM calls this in each of its processes, sometimes twice.
     """
     from vllm import ModelRegistry
-
-    from vidcom2.vllm.refuses import refuse_others
 
     refuse_others(ModelRegistry)
     for architecture, where in MODELS.items():

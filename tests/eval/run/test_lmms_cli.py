@@ -156,7 +156,7 @@ def test_lmms_evals_command_line_gives_the_same(model, names, llava_video, minis
 
 
 def run_lmms_eval(
-    model: str, arguments: str, names: Sequence[str], fetched: Path, output: Path
+    model: str, arguments: str, names: Sequence[str], fetched: Path, output: Path, device: str = "--device cpu"
 ) -> tuple[dict[str, Any], dict[tuple[str, int], dict[str, Any]]]:
     """`python -m lmms_eval` on the benchmarks, in this process, since importing it takes half a minute; its results by
     task, its samples by task and doc_id."""
@@ -164,7 +164,7 @@ def run_lmms_eval(
     from loguru import logger
 
     tasks = [task for name in names for task in tasks_of(name)]
-    command = f"--model {model} --model_args {arguments} --device cpu --batch_size 1"
+    command = f"--model {model} --model_args {arguments} {device} --batch_size 1"
     command += f" --tasks {','.join(tasks)} --output_path {output} --log_samples --verbosity DEBUG"
     with offline(fetched) as patch:
         patch.setenv("COMPRESSOR", "vidcom2")
