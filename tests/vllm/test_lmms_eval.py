@@ -68,7 +68,7 @@ def test_vllm_generate(fetched, tmp_path, monkeypatch):
 
 def test_openai(fetched, tmp_path):
     """lmms-eval's client against scripts/serve.sh: the server reads the videos, and none fails."""
-    with server("vidcom2@0.25", fetched / "hf_home", tmp_path / "log", "--trust-request-mm-kwargs") as client:
+    with server("vidcom2@0.25", fetched.parent, tmp_path / "log", "--trust-request-mm-kwargs") as client:
         arguments = f"model_version=demo,base_url={client.base_url},api_key=none,pass_video_url=True"
         arguments += ",max_frames_num=32,max_retries=1,timeout=120"
         results, samples = run_lmms_eval("openai", arguments, ("mvbench",), fetched, tmp_path / "out", device="")
