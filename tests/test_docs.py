@@ -175,6 +175,7 @@ def test_every_page_with_python_is_run():
         "README.md",
         "docs/adding-a-method.md",
         "docs/python.md",
+        "docs/serving.md",  # tests/vllm/test_server.py runs it
         "docs/transformers.md",
     }
 

@@ -80,7 +80,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_client_asks(videos, tmp_path):
+def test_a_client_asks(videos, tmp_path, capsys):
     from openai import APIStatusError
 
     log = tmp_path / "log"
@@ -99,6 +99,12 @@ def test_a_client_asks(videos, tmp_path):
         assert texts[0] == first.choices[0].message.content
         inline = base64.b64encode((videos / "0.mp4").read_bytes()).decode()
         assert ask(client, f"data:video/mp4;base64,{inline}").choices[0].message.content == texts[0]
+        code = (ROOT / "docs/serving.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+        ours = {"http://localhost:8000/v1": str(client.base_url), "/videos/cat.mp4": f"{videos}/0.mp4"}
+        for theirs, own in {**ours, "lmms-lab/llava-onevision-qwen2-7b-ov": "demo"}.items():
+            code = code.replace(theirs, own)
+        exec(code, {})
+        assert capsys.readouterr().out.split()[-1].isdecimal(), "the number of tokens"
         with pytest.raises(APIStatusError) as error:
             ask(client, f"file://{videos}/bad.mp4")
         assert 400 <= error.value.status_code < 500
