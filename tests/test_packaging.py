@@ -68,7 +68,7 @@ def installed(wheel: ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("site")
     wheel.extractall(site)
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    (line,) = (line for line in entry_points.read_text().splitlines() if line.startswith("vidcom2 = "))
+    (line,) = (line for line in entry_points.read_text().splitlines() if line.startswith("vidcom2 = vidcom2_eval"))
     module, _, function = line.removeprefix("vidcom2 = ").partition(":")
     script = site / "bin" / "vidcom2"
     script.parent.mkdir()

@@ -277,9 +277,8 @@ def _work(
 
     on_gpu = devices[rank].startswith("cuda")
     try:
-        if (
-            on_gpu and setup.config.engine != "vllm"
-        ):  # NCCL, Triton kernels and others that name no GPU would take the first one
+        # NCCL, Triton kernels and others that name no GPU would take the first one. vLLM takes those that it can see.
+        if on_gpu and setup.config.engine != "vllm":
             torch.cuda.set_device(devices[rank])
         if meeting is not None:
             backend = "nccl" if on_gpu else "gloo"

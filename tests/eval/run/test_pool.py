@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -251,6 +252,8 @@ def test_a_process_makes_its_gpu_the_current_one_before_anything_else(group, mee
     log = []
 
     class Loading:
+        config = SimpleNamespace(engine="torch")
+
         def load_worker(self, device: str) -> None:
             log.append(("load", device))
             raise Unsuitable("no further")
