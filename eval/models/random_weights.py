@@ -186,7 +186,7 @@ def write_files(source: str, root: Path) -> Path:
         config |= {f"vision_{end}_token_id": IDS[f"vision_{end}"] for end in ("start", "end")}
         config["text_config"] = {**config.get("text_config", {}), **ids}
         write_processor(path, kind, config.get("vision_config", {}), tokenizer)
-    elif config["mm_vision_tower"] == TINY["mm_vision_tower"]:
+    elif source in PRESETS and config["mm_vision_tower"] == TINY["mm_vision_tower"]:
         (path / "vision_tower").mkdir()
         write(path / "vision_tower" / "config.json", TINY_TOWER)
     config.pop("tokenizer_model_max_length", None)  # longer videos are measured, not refused
@@ -286,8 +286,8 @@ def write_checkpoint(path: str, dtype: str, seed: int = 0) -> None:
         dtype: Of the weights.
         seed: Of the weights.
     """
-    config = protocol_for(path)
-    overwrite = {} if isinstance(config, QwenProtocol) else config.overwrite_config
+    protocol = protocol_for(path)
+    overwrite = {} if isinstance(protocol, QwenProtocol) else protocol.overwrite_config
     random_model(path, "cpu", resolve_dtype(dtype), overwrite=overwrite, seed=seed).save_pretrained(path)
 
 

@@ -279,8 +279,8 @@ def add_processes(how: argparse._ArgumentGroup) -> None:
         "--batch-size",
         metavar="N",
         type=int,
-        help="questions answered together; above 1, the last bits of an answer's logits may change (default: 1; 64 for "
-        "--engine vllm)",
+        help="questions answered together; above 1, the last bits of an answer's logits may change (default: 1; for "
+        "--engine vllm 64, and 16 on a CPU)",
     )
     how.add_argument(
         "--workers",

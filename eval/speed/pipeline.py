@@ -33,7 +33,7 @@ from ..results.sample import Key, Sample
 from ..results.terminal import stdout
 from ..run.setup import InProcess, fitting, loading
 from ..run.worker import Question, VideoQuestions, Worker, work_items
-from .arguments import choose_device, require_at_least
+from .arguments import choose_device, dtype_of, numbers, require_at_least, require_drops
 from .rounds import in_turns, machine
 from .tables import new_table, print_table
 
@@ -80,29 +80,20 @@ def prepare_pipeline(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check the arguments; return a function that makes videos, measures, prints and writes."""
     require_at_least(1, arguments, "videos", "zoom", "workers", "new_tokens")
     require_at_least(2, arguments, "repeats")
-    per_video = numbers("--per-video", arguments.per_video, 1)
-    sizes = numbers("--batch-size", arguments.batch_size, 2)
+    per_video = numbers("--per-video", arguments.per_video, 1, "1,3")
+    sizes = numbers("--batch-size", arguments.batch_size, 2, "4,8")
     if arguments.vllm:
         require_vllm()
-    if not compressor(arguments.compressor).drops:
-        raise ValueError(
-            f"--compressor {arguments.compressor} compresses nothing: name another one. Dense is measured in any case"
-        )
+    require_drops(arguments.compressor)
     if arguments.dtype is not None:
         resolve_dtype(arguments.dtype)
     with TemporaryDirectory() as folder:
-        choose_model(arguments, Path(folder))
+        _, protocol = choose_model(arguments, Path(folder))
+        if arguments.vllm:
+            served(compressor(arguments.compressor), protocol)
     device = choose_device(arguments.device)
     prepare_json(arguments.json)
     return partial(run_pipeline, arguments, per_video, sizes, device)
-
-
-def numbers(flag: str, text: str, least: int) -> list[int]:
-    """Parse numbers such as "1,3". Raises ValueError if there are others, or one is less than `least`."""
-    found = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
-    if min(found) < least or len(set(found)) < len(found):
-        raise ValueError(f"{flag} {text!r} must be different numbers of {least} or more, such as {least},{least + 2}")
-    return found
 
 
 def run_pipeline(arguments: argparse.Namespace, per_video: list[int], sizes: list[int], device: torch.device) -> int:
@@ -126,8 +117,7 @@ def run_pipeline(arguments: argparse.Namespace, per_video: list[int], sizes: lis
         chosen = compressor(arguments.compressor)
         if arguments.vllm:
             chosen = served(chosen, protocol)
-        usual = "bfloat16" if arguments.random_weights else protocol.default_dtype
-        dtype = arguments.dtype or ("float32" if device.type == "cpu" else usual)
+        dtype = dtype_of(arguments, protocol, device)
         flag = f"--random-weights {arguments.random_weights}" if arguments.random_weights else f"--model {path}"
         canary.require_for(path, [chosen])
         load = random_engine if arguments.random_weights else load_engine

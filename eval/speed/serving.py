@@ -27,11 +27,12 @@ from vidcom2 import compressor
 
 from ..models import Protocol, environment
 from ..models.random_weights import write_checkpoint
-from ..models.served import require_vllm
+from ..models.served import require_vllm, served
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import choose_device, require_at_least
-from .pipeline import choose_model, numbers, write_videos
+from ..run.setup import Unsuitable
+from .arguments import choose_device, dtype_of, numbers, require_at_least, require_drops
+from .pipeline import choose_model, write_videos
 from .rounds import machine
 from .tables import new_table, print_table
 
@@ -97,17 +98,15 @@ class Server:
 def prepare_serving(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check the arguments; return a function that starts servers, measures, prints and writes."""
     require_at_least(1, arguments, "videos", "zoom", "new_tokens", "repeats")
-    concurrent = numbers("--concurrent", arguments.concurrent, 1)
-    if not compressor(arguments.compressor).drops:
-        raise ValueError(
-            f"--compressor {arguments.compressor} compresses nothing: name another one. Dense is measured in any case"
-        )
+    concurrent = numbers("--concurrent", arguments.concurrent, 1, "1,8")
+    require_drops(arguments.compressor)
     if arguments.dtype is not None:
         resolve_dtype(arguments.dtype)
     require_vllm()
     with TemporaryDirectory() as folder:
         _, protocol = choose_model(arguments, Path(folder))
         frames_of(protocol)
+        served(compressor(arguments.compressor), protocol)
     prepare_json(arguments.json)
     return partial(run_serving, arguments, concurrent)
 
@@ -117,7 +116,7 @@ def run_serving(arguments: argparse.Namespace, concurrent: list[int]) -> int:
     device = choose_device(arguments.device)
     with TemporaryDirectory() as folder, ExitStack() as stack:
         path, protocol = choose_model(arguments, Path(folder))
-        dtype = arguments.dtype or ("float32" if device.type == "cpu" else protocol.default_dtype)
+        dtype = dtype_of(arguments, protocol, device)
         if arguments.random_weights:
             write_checkpoint(path, dtype)
         videos = list(write_videos(Path(folder) / "videos", arguments.videos, arguments.duration, arguments.zoom))
@@ -166,7 +165,7 @@ def serve(spec: str, flags: Sequence[str], log: Path) -> Iterator[Server]:
         log: Where its output goes.
 
     Raises:
-        RuntimeError: It does not start.
+        Unsuitable: It does not start.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -180,11 +179,14 @@ def serve(spec: str, flags: Sequence[str], log: Path) -> Iterator[Server]:
         yield server
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # what was measured must not be lost for that
+            process.kill()
 
 
 def wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a server answers. Raises RuntimeError, with the end of its output, if it does not."""
+    """Wait until a server answers. Raises Unsuitable, with the end of its output, if it does not."""
     until = time.monotonic() + STARTS_WITHIN
     while process.poll() is None and time.monotonic() < until:
         try:
@@ -192,7 +194,7 @@ def wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         except OSError:
             time.sleep(0.5)
-    raise RuntimeError(f"the server did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
+    raise Unsuitable(f"the server did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def measure(

@@ -27,7 +27,7 @@ from ...results.provenance import provenance
 from ...results.terminal import stdout
 from ...run.setup import loading
 from ...run.sweep import split_specs
-from ..arguments import choose_device, require_at_least
+from ..arguments import choose_device, numbers, require_at_least
 from . import table4
 from .measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
 from .report import entry, figures, markdown, print_report
@@ -115,7 +115,7 @@ def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
     device = choose_device(arguments.device).type
     best = "sdpa" if device == "cpu" else resolve_attention(None)
     attentions = [resolve_attention(name.strip()) for name in (arguments.attn or best).split(",")]
-    frames = parse_frames(arguments.frames)
+    frames = numbers("--frames", arguments.frames, 1, "16,32,64")
     settings = chosen_settings(arguments, frames, attentions)
     if arguments.random_weights:
         model = str(write_files(arguments.random_weights, directory))
@@ -148,14 +148,6 @@ def make_plan(arguments: argparse.Namespace, directory: Path) -> Plan:
     resolve_dtype(plan.dtype)
     check_compressors(plan)
     return plan
-
-
-def parse_frames(text: str) -> list[int]:
-    """Parse numbers of frames, such as "16,32". Raises ValueError unless they are different and positive."""
-    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
-    if min(counts) < 1 or len(set(counts)) < len(counts):
-        raise ValueError(f"--frames {text!r} must be different positive numbers, such as 16,32,64")
-    return counts
 
 
 def chosen_settings(arguments: argparse.Namespace, frames: list[int], attentions: list[str]) -> list[Setting]:

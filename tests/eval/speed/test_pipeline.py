@@ -79,7 +79,7 @@ def test_questions_of_other_videos():
     ("arguments", "message"),
     [
         (("--videos", "0"), "--videos 0 must be at least 1"),
-        (("--per-video", "1,x"), "--per-video '1,x' must be different numbers of 1 or more"),
+        (("--per-video", "1,x"), "--per-video '1,x' must be different positive numbers"),
         (("--batch-size", "1"), "--batch-size '1' must be different numbers of 2 or more"),
         (("--batch-size", "4,4"), "--batch-size '4,4' must be different numbers"),
         (("--compressor", "none"), "--compressor none compresses nothing"),

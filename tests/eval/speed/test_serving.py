@@ -18,8 +18,9 @@ def prepare(*arguments: str):
     ("arguments", "message"),
     [
         (("--videos", "0"), "--videos 0 must be at least 1"),
-        (("--concurrent", "8,x"), "--concurrent '8,x' must be different numbers of 1 or more"),
+        (("--concurrent", "8,x"), "--concurrent '8,x' must be different positive numbers"),
         (("--compressor", "none"), "--compressor none compresses nothing"),
+        (("--compressor", "fastv@0.25"), "drops tokens between the layers of the LLM"),
         (("--random-weights", "llava-8b"), "--random-weights 'llava-8b' is neither"),
         (("--dtype", "int8"), "int8"),
         (("--sampling", "fps:1.0:max8"), "a server takes a number of frames, not fps:1.0:max8"),
