@@ -32,6 +32,8 @@ KNOWN = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "num_be
 BLOCK = 32
 """Tokens of a block of vLLM's cache on CPUs. Its own 128 are too coarse: a video's last rows are computed anew for each
 question, and for that the features of the whole video."""
+TOO_LONG = ("maximum context length", "longer than the maximum model length")
+"""Words of vLLM's errors about a prompt that is too long: with its text alone, or with its rows of video."""
 
 
 def in_flight(device: str) -> int:
@@ -181,13 +183,15 @@ class VllmEngine(EngineBase):
 
     def _generate(self, requests: Sequence[dict[str, Any]], sampling: Any) -> list[Any]:
         """Return vLLM's output of each request, or the error of one that is too long for the model."""
+        from vllm.exceptions import VLLMValidationError
+
         if not requests:
             return []
         try:
             return list(self.llm.generate(list(requests), sampling, use_tqdm=False))
-        except ValueError as error:
+        except VLLMValidationError as error:
             if len(requests) == 1:
-                if "longer than" in str(error) or "max_model_len" in str(error):
+                if any(words in str(error) for words in TOO_LONG):
                     return [PromptTooLong(f"{error}: use fewer frames or a lower retention")]
                 raise
         return [output for one in requests for output in self._generate([one], sampling)]

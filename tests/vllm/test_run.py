@@ -12,9 +12,15 @@ import pytest
 from eval.cli import main
 from eval.demo.minibench import write_mvbench
 from eval.demo.world import TASKS
+from eval.models import protocol_for
+from eval.models.base import PromptTooLong
 from eval.models.packaged import DEMO_MODEL, DEMO_MODELS
+from eval.models.served import VllmEngine, served
+from eval.results.sample import Answer
+from llava.video import FrameSampling
 from tests.vllm import tiny
 from tests.vllm.asked import QWEN
+from vidcom2 import compressor
 
 TASKS_OF_DEMO = ",".join(f"mvbench_{task}" for task in TASKS)
 SPECS = {"torch": "vidcom2@0.25:rounding=exact", "vllm": "vidcom2@0.25"}
@@ -97,6 +103,23 @@ def test_same_accuracy(model, tmp_path):
         assert len(samples) == 360
         right[engine] = 3.6 * found["scores"]["overall"]
     assert abs(right["torch"] - right["vllm"]) <= 1.001
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.parametrize(("frames", "words"), [(32, 6000), (1000, 1)], ids=["text", "video"])
+def test_a_prompt_that_is_too_long(frames, words, data):
+    """It costs its own question only."""
+    protocol = protocol_for(str(DEMO_MODEL)).sampled(FrameSampling("uniform", max_frames=frames))
+    spec = served(compressor("vidcom2@0.25"), protocol)
+    engine = VllmEngine(str(DEMO_MODEL), protocol, "cpu", "float32", spec)
+    short = engine.sampled(FrameSampling("uniform", max_frames=4))
+    video = str(sorted(data.rglob("*.mp4"))[-1])
+    long = engine.see(engine.read(video))
+    asked = [(short.see(short.read(video)), "What?"), (long, "word " * words), (short.see(short.read(video)), "Who?")]
+    answers = engine.answer_all(asked, {"max_new_tokens": 4}, spec)
+    engine.close()
+    assert [type(one) for one in answers] == [Answer, PromptTooLong, Answer]
 
 
 @needs_vllm
