@@ -6,60 +6,56 @@ Weights are spread so that greedy tokens differ. Text is random ids; a row knows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from tests.vidcom2.kinds import NEW
+from tests.vidcom2.rows import (
+    COLON,
+    END,
+    FRAME,
+    HIDDEN,
+    IMAGE,
+    MERGE,
+    NEWLINE,
+    PADDED,
+    PATCH,
+    QWEN_TOWER,
+    ROPE,
+    START,
+    TEXT,
+    TOWER,
+    VIDEO,
+    WORDS,
+    Row,
+    Visual,
+    pixels,
+)
+
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 STACKED = ("llava_onevision", "llava_next_video")
 """Their processors stack all videos of a batch into one tensor, so these have equal frames."""
 KINDS = (*QWEN, *STACKED, "internvl")
 
-VOCAB, WORDS = 112, 80
-"""Words are 1..79; 80..89 are the digits 0..9; the rest is special and never generated, its lm_head rows being zero."""
-IMAGE, VIDEO, START, END, NEWLINE, FRAME, COLON = range(90, 97)
-PADDED = ("input_ids", "attention_mask", "mm_token_type_ids")
 SIDE = {"llava_onevision": 7, "llava_next_video": 6, "internvl": 6}
 """Patches per side of a frame, which is pooled to 4x4, 3x3 and 3x3 tokens."""
-PATCH, MERGE, HIDDEN = 4, 2, 48
-
-TEXT = {
-    "vocab_size": VOCAB,
-    "hidden_size": HIDDEN,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": False,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}
-ROPE = {"rope_type": "default", "rope_theta": 1000.0}
-QWEN_TOWER = {"num_heads": 4, "patch_size": PATCH, "temporal_patch_size": 2, "spatial_merge_size": MERGE}
-TOWER = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "patch_size": PATCH,
-}
 
 
 def _config(kind: str, layers: int) -> Any:
     """The kind's config class, filled, with so many layers in the language model."""
+    if kind in NEW:
+        return NEW[kind].config(layers)
     text = {**TEXT, "num_hidden_layers": layers}
     mrope = {**text, "rope_parameters": {**ROPE, "mrope_section": [2, 2, 2]}}
     plain = {**text, "rope_parameters": dict(ROPE)}
     qwen = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START}
     qwen |= {"vision_end_token_id": END, "tie_word_embeddings": False}
     llava = {"image_token_index": IMAGE, "video_token_index": VIDEO, "tie_word_embeddings": False}
-    pixels = PATCH * SIDE.get(kind, 0)
-    tower = {**TOWER, "image_size": pixels}
+    side = PATCH * SIDE.get(kind, 0)
+    tower = {**TOWER, "image_size": side}
     if kind == "qwen2_vl":
         vision = {**QWEN_TOWER, "depth": 2, "embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
         return hf.Qwen2VLConfig(text_config=mrope, vision_config=vision, **qwen)
@@ -68,18 +64,14 @@ def _config(kind: str, layers: int) -> Any:
         # Windows of 2x2 tokens, so that the tower reorders its tokens; frames may share their time position.
         vision |= {"window_size": 4 * PATCH, "fullatt_block_indexes": [1], "tokens_per_second": 2}
         return hf.Qwen2_5_VLConfig(text_config=mrope, vision_config=vision, **qwen)
-    if kind in ("qwen3_vl", "qwen3_vl_moe"):
+    if kind == "qwen3_vl":
         vision = {**QWEN_TOWER, "depth": 3, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": HIDDEN}
         vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-        own = {**mrope, "head_dim": 12}
-        if kind == "qwen3_vl":
-            return hf.Qwen3VLConfig(text_config=own, vision_config=vision, **qwen)
-        own |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True}
-        return hf.Qwen3VLMoeConfig(text_config=own, vision_config=vision, **qwen)
+        return hf.Qwen3VLConfig(text_config={**mrope, "head_dim": 12}, vision_config=vision, **qwen)
     if kind == "llava_onevision":
         vision = {"model_type": "siglip_vision_model", "vision_use_head": False, **tower}
         own = {"model_type": "qwen2", **plain}
-        grid = [[pixels, pixels]]
+        grid = [[side, side]]
         return hf.LlavaOnevisionConfig(text_config=own, vision_config=vision, image_grid_pinpoints=grid, **llava)
     if kind == "llava_next_video":
         vision = {"model_type": "clip_vision_model", "projection_dim": 32, **tower}
@@ -94,7 +86,6 @@ CLASSES = {
     "qwen2_vl": "Qwen2VL",
     "qwen2_5_vl": "Qwen2_5_VL",
     "qwen3_vl": "Qwen3VL",
-    "qwen3_vl_moe": "Qwen3VLMoe",
     "llava_onevision": "LlavaOnevision",
     "llava_next_video": "LlavaNextVideo",
     "internvl": "InternVL",
@@ -103,7 +94,7 @@ CLASSES = {
 
 def tiny(kind: str, attn_implementation: str = "sdpa", seed: int = 0, layers: int = 3) -> Any:
     """A model on CPU in float32, in eval mode, whose answers end by their length only."""
-    model_class = getattr(hf, f"{CLASSES[kind]}ForConditionalGeneration")
+    model_class = getattr(hf, NEW[kind].model if kind in NEW else f"{CLASSES[kind]}ForConditionalGeneration")
     model = model_class._from_config(_config(kind, layers), attn_implementation=attn_implementation)
     randomise(model, seed)
     model.generation_config.pad_token_id = 0
@@ -129,56 +120,6 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             weight.copy_(1.5 * noise / weight[0].numel() ** 0.5)
         if name == "lm_head.weight":
             weight[WORDS:] = 0
-
-
-@dataclass(frozen=True)
-class Visual:
-    """A video or an image of a row: T frames of M patch tokens.
-
-    at: the places of its tokens in the row, the T·M patch tokens first and in frame order, then separators.
-    """
-
-    modality: str
-    frames: int
-    tokens: int
-    at: tuple[int, ...]
-
-    @property
-    def patches(self) -> tuple[int, ...]:
-        return self.at[: self.frames * self.tokens]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One prompt: its ids without padding, where its visuals are, and their pixels as the processor gives them."""
-
-    kind: str
-    ids: list[int]
-    visuals: list[Visual] = field(default_factory=list)
-    media: dict[str, Tensor] = field(default_factory=dict)
-
-    def __add__(self, more: Row | Sequence[int]) -> Row:
-        """The row that goes on with another, or with bare ids: an answer, the next turn of a chat."""
-        if not isinstance(more, Row):
-            more = Row(self.kind, list(more))
-        shift = len(self.ids)
-        moved = [Visual(v.modality, v.frames, v.tokens, tuple(shift + i for i in v.at)) for v in more.visuals]
-        names = [*self.media, *(name for name in more.media if name not in self.media)]
-        media = {name: torch.cat([row.media[name] for row in (self, more) if name in row.media]) for name in names}
-        return Row(self.kind, self.ids + more.ids, self.visuals + moved, media)
-
-    @property
-    def text(self) -> dict[str, Tensor]:
-        """What the processor makes of the text, each [1, L]."""
-        ids = torch.tensor([self.ids])
-        text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if self.kind in QWEN:
-            text["mm_token_type_ids"] = (ids == IMAGE) + 2 * (ids == VIDEO)
-        return text
-
-    @property
-    def videos(self) -> list[Visual]:
-        return [visual for visual in self.visuals if visual.modality == "video"]
 
 
 Part = tuple[str, tuple[int, ...]]
@@ -226,28 +167,29 @@ def batch(rows: Sequence[Row]) -> dict[str, Tensor]:
 
 def _visual(kind: str, modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> Row:
     """A row of nothing but one visual, with what the processor writes around it."""
+    if kind in NEW:
+        assert modality == "video" or NEW[kind].images, f"no image layout for {kind}"
+        return NEW[kind].visual(modality, frames, h, w, generator)
     assert modality == "video" or kind in (*QWEN, "llava_onevision"), f"no image layout for {kind}"
     tokens, spelled = _spell(kind, modality, frames, h, w, generator)
     placeholder = IMAGE if modality == "image" or kind == "internvl" else VIDEO
     at = tuple(i for i, token in enumerate(spelled) if token == placeholder)
 
-    def pixels(frames: int, *shape: int) -> Tensor:
-        """Frames that share a background and differ in a changing part."""
-        background = torch.randn(1, *shape, generator=generator)
-        return 0.7 * background + 0.7 * torch.randn(frames, *shape, generator=generator)
-
     values = "pixel_values" if placeholder == IMAGE else "pixel_values_videos"
     size = PATCH * SIDE.get(kind, 0)
     if kind in QWEN:
-        patches = pixels(frames, h * w * MERGE**2, 3 * 2 * PATCH**2).flatten(0, 1)
+        patches = pixels(frames, h * w * MERGE**2, 3 * 2 * PATCH**2, generator=generator).flatten(0, 1)
         media = {values: patches, f"{modality}_grid_thw": torch.tensor([[frames, MERGE * h, MERGE * w]])}
         if kind == "qwen2_5_vl" and modality == "video":
             media["second_per_grid_ts"] = torch.tensor([0.4 if frames % 2 else 1.5])
     elif modality == "image":
-        media = {values: pixels(2, 3, size, size)[None], "image_sizes": torch.tensor([[size, size]])}
+        media = {
+            values: pixels(2, 3, size, size, generator=generator)[None],
+            "image_sizes": torch.tensor([[size, size]]),
+        }
         media["batch_num_images"] = torch.tensor([1])
     else:
-        media = {values: pixels(frames, 3, size, size)}
+        media = {values: pixels(frames, 3, size, size, generator=generator)}
         if kind in STACKED:
             media[values] = media[values][None]
     return Row(kind, spelled, [Visual(modality, frames, tokens, at)], media)
