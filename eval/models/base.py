@@ -80,6 +80,12 @@ class Engine(Protocol):
     def see(self, read: Any) -> Any:
         """Return a video as `answer_all` takes it, any number of times, from what `read` returned."""
 
+    def begin(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> None:
+        """Announce a question that `answer_all` will answer, so that work on it can begin while videos are read."""
+
+    def work(self) -> bool:
+        """Do a part of the work on announced questions; return False if there is none, or others do it."""
+
     def answer_all(
         self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
@@ -118,6 +124,13 @@ class EngineBase:
 
     def close(self) -> None:
         """See `Engine.close`."""
+
+    def begin(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> None:
+        """See `Engine.begin`. A model that computes in batches waits for the whole batch."""
+
+    def work(self) -> bool:
+        """See `Engine.work`."""
+        return False
 
     def check(self, compressor: Compressor) -> None:
         """See `Engine.check`."""

@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -71,6 +72,27 @@ def require_vllm() -> None:
         )
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A question that vLLM has: its prompt, and vLLM's name of the request."""
+
+    prompt: Prompt
+    request: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A video that was read, and its questions that vLLM has already, or that have no answer."""
+
+    read: Any
+    begun: dict[tuple[str, str], Begun | Unanswerable] = field(default_factory=dict)
+
+    @staticmethod
+    def key(question: str, generation: dict[str, Any]) -> tuple[str, str]:
+        """Return the name of a question in `begun`."""
+        return question, repr(sorted(generation.items()))
+
+
 class VllmEngine(EngineBase):
     """A checkpoint in vLLM, with one compressor; see `base.Engine`.
 
@@ -129,6 +151,8 @@ class VllmEngine(EngineBase):
             torch.set_num_threads = set_threads  # vLLM puts a function there that only warns, at every question
             set_threads(threads)  # and leaves one thread, whatever the model
             self.llm.apply_model(suit_threads)
+        self._here, self._seconds = here, 0.0  # since the last answers
+        self._done: dict[str, Any] = {}  # vLLM's outputs by request
         self._loaded = (model, dtype, self.attention)
 
     def sampled(self, sampling: FrameSampling) -> VllmEngine:
@@ -155,46 +179,71 @@ class VllmEngine(EngineBase):
         if compressor != self.serving.compressor:
             raise ValueError(f"this engine was started with {self.serving.compressor.spec}, not {compressor.spec}")
 
-    def see(self, read: Any) -> Any:
+    def see(self, read: Any) -> Seen:
         """See `Engine.see`. vLLM sees a video with its first question, and caches what it saw."""
-        return read
+        return Seen(read)
+
+    def begin(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor) -> None:
+        """See `Engine.begin`: hand the question to vLLM."""
+        self.check(compressor)
+        begin = time.perf_counter()
+        seen.begun[Seen.key(question, generation)] = self._begun(seen.read, question, self._sampling(generation))
+        self._seconds += time.perf_counter() - begin
+
+    def work(self) -> bool:
+        """See `Engine.work`. A vLLM in processes of its own works by itself, and this waits for its next tokens."""
+        if not (self._here and self.llm.llm_engine.has_unfinished_requests()):
+            return False
+        self._step()
+        return True
 
     def answer_all(
-        self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor
+        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """See `Engine.answer_all`."""
-        self.check(compressor)
-        prepared = [self._prepare(*one) for one in asked]
-        requests = [one.request for one in prepared if isinstance(one, Prompt)]
-        begin = time.perf_counter()
-        outputs = self._generate(requests, self._sampling(generation))
-        seconds = (time.perf_counter() - begin) / len(asked)
-        rest = iter(outputs)
+        key = [Seen.key(question, generation) for _, question in asked]
+        for (seen, question), name in zip(asked, key, strict=True):
+            if name not in seen.begun:
+                self.begin(seen, question, generation, compressor)
+        begun = [seen.begun[name] for (seen, _), name in zip(asked, key, strict=True)]
+        waiting = {one.request for one in begun if isinstance(one, Begun)}
+        while lacking := waiting - self._done.keys():
+            if not self.llm.llm_engine.has_unfinished_requests():
+                raise RuntimeError(f"vLLM has ended without answers to its requests {', '.join(sorted(lacking))}")
+            self._step()
+        seconds, self._seconds = self._seconds / len(asked), 0.0
+        outputs = {request: self._done.pop(request) for request in waiting}
+        for (seen, _), name in zip(asked, key, strict=True):
+            seen.begun.pop(name, None)
         return [
-            self._answer(read, prompt, next(rest), generation, seconds) if isinstance(prompt, Prompt) else prompt
-            for (read, _), prompt in zip(asked, prepared, strict=True)
+            self._answer(seen.read, one.prompt, outputs[one.request], generation, seconds)
+            if isinstance(one, Begun)
+            else one
+            for (seen, _), one in zip(asked, begun, strict=True)
         ]
 
-    def _prepare(self, read: Any, question: str) -> Prompt | Unanswerable:
-        try:
-            return self.prompts.prompt(read, question)
-        except Unanswerable as error:
-            return error
-
-    def _generate(self, requests: Sequence[dict[str, Any]], sampling: Any) -> list[Any]:
-        """Return vLLM's output of each request, or the error of one that is too long for the model."""
+    def _begun(self, read: Any, question: str, sampling: Any) -> Begun | Unanswerable:
+        """Hand a question to vLLM, or return why it has no answer."""
         from vllm.exceptions import VLLMValidationError
 
-        if not requests:
-            return []
         try:
-            return list(self.llm.generate(list(requests), sampling, use_tqdm=False))
+            prompt = self.prompts.prompt(read, question)
+            (request,) = self.llm.enqueue([prompt.request], sampling, use_tqdm=False)
+        except Unanswerable as error:
+            return error
         except VLLMValidationError as error:
-            if len(requests) == 1:
-                if any(words in str(error) for words in TOO_LONG):
-                    return [PromptTooLong(f"{error}: use fewer frames or a lower retention")]
-                raise
-        return [output for one in requests for output in self._generate([one], sampling)]
+            if any(words in str(error) for words in TOO_LONG):
+                return PromptTooLong(f"{error}: use fewer frames or a lower retention")
+            raise
+        return Begun(prompt, request.partition("-")[0])  # outputs have the name without its random end
+
+    def _step(self) -> None:
+        """Let vLLM make the next tokens of all questions that it has."""
+        begin = time.perf_counter()
+        for output in self.llm.llm_engine.step():
+            if output.finished:
+                self._done[output.request_id] = output
+        self._seconds += time.perf_counter() - begin
 
     def _sampling(self, generation: dict[str, Any]) -> Any:
         """Return vLLM's sampling settings for lmms-eval's generation arguments.

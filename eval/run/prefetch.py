@@ -26,11 +26,20 @@ START_SECONDS = 600.0
 """A reader must have imported what it needs after this many seconds."""
 
 
+def idle() -> bool:
+    """Have nothing to do while a file is read."""
+    return False
+
+
 class ReadNow:
     """Reads a video when it is wanted, in this process. A decoder that crashes ends the process."""
 
     def __init__(self, read: Read):
-        self.take = read
+        self._read = read
+
+    def take(self, file: str, meanwhile: Callable[[], bool] = idle) -> Any:
+        """Read a file. Nothing is done meanwhile."""
+        return self._read(file)
 
     def plan(self, files: Iterable[str]) -> None:
         """Do nothing."""
@@ -84,12 +93,17 @@ class ReadAhead:
         self._planned.extend(files)
         self._dispatch()
 
-    def take(self, file: str) -> Any:
-        """Return what was read of the next planned file, which must be `file`. Raises what reading it raised."""
+    def take(self, file: str, meanwhile: Callable[[], bool] = idle) -> Any:
+        """Return what was read of the next planned file, which must be `file`. Raises what reading it raised.
+
+        Args:
+            file: The file.
+            meanwhile: Called again and again until the file is read, as long as it returns True. Then this waits.
+        """
         reader = self._order.popleft()
         if reader.files[0] != file:
             raise ValueError(f"{file} is taken, but {reader.files[0]} was planned")
-        succeeded, result = self._receive(reader)
+        succeeded, result = self._receive(reader, meanwhile)
         reader.files.popleft()
         reader.sent -= 1
         self._dispatch()
@@ -101,11 +115,12 @@ class ReadAhead:
         """Kill the workers."""
         stop_all([reader.child for reader in self._readers], 0.0)
 
-    def _receive(self, reader: _Reader, retry: bool = True) -> tuple[bool, Any]:
+    def _receive(self, reader: _Reader, meanwhile: Callable[[], bool], retry: bool = True) -> tuple[bool, Any]:
         """Return whether the reader's next file was read, and the result or the error.
 
         Args:
             reader: Replaced if it crashes or takes too long.
+            meanwhile: See `take`.
             retry: Whether another reader may try if this one does not begin, which is no fault of the file.
         """
         try:
@@ -116,9 +131,11 @@ class ReadAhead:
                 return False, error
             with suppress(OSError):  # if it is dead, the next receive finds out
                 reader.child.connection.send(reader.files[0])
-            return self._receive(reader, retry=False)
+            return self._receive(reader, meanwhile, retry=False)
         except ChildDied:
             return False, self._replace(reader, "the process that read it died ({})")
+        while not reader.child.connection.poll(0) and meanwhile():
+            pass
         try:
             return reader.child.receive(max(0.0, begun + self._timeout - time.monotonic()), transfer.receive)
         except TimeoutError:

@@ -147,6 +147,8 @@ class Worker:
         for one in item.videos:
             encoded = self._encode(one.video)
             self.encoded |= {question.key: (one.video, encoded) for question in one.questions}
+            if not isinstance(encoded, Exception):
+                self._begin(encoded, one.questions)
 
     def answers(self, item: WorkItem) -> Iterator[tuple[int, Sample]]:
         """Answer the item that was encoded last, batch by batch; yields (setting, answer or failure)."""
@@ -155,12 +157,18 @@ class Worker:
                 for sample in self._answer([one for one in batch if setting in one.settings], setting):
                     yield setting, sample
 
+    def _begin(self, encoded: Any, questions: Sequence[Question]) -> None:
+        """Announce the questions about a video."""
+        for question in questions:
+            for setting in question.settings:
+                self.engine.begin(encoded, question.text, question.generation, self.compressors[setting])
+
     def _encode(self, video: str) -> Any:
         """Return the video as the engine's `see` gives it, or the error."""
         read: Any = None
         failure: Exception | None = None
         try:
-            read = self.reader.take(video)
+            read = self.reader.take(video, self.engine.work)
         except VideoError as error:
             failure = error
         if self.sharded:  # if one process cannot read the video, none may go on with it

@@ -123,6 +123,27 @@ def test_a_prompt_that_is_too_long(frames, words, data):
 
 
 @needs_vllm
+def test_questions_begin_while_videos_are_read(data):
+    """vLLM answers the questions that it has by work(). answer_all() takes these answers, and they are the same."""
+    protocol = protocol_for(str(DEMO_MODEL)).sampled(FrameSampling("uniform", max_frames=4))
+    spec = served(compressor("vidcom2@0.25"), protocol)
+    engine = VllmEngine(str(DEMO_MODEL), protocol, "cpu", "float32", spec)
+    video = str(sorted(data.rglob("*.mp4"))[-1])
+    seen, settings = engine.see(engine.read(video)), {"max_new_tokens": 4}
+    assert not engine.work()
+    engine.begin(seen, "What?", settings, spec)
+    while engine.work():
+        pass
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    asked = [(seen, "Who?"), (seen, "What?"), (seen, "What?")]
+    early = engine.answer_all(asked, settings, spec)
+    late = engine.answer_all([(engine.see(engine.read(video)), text) for _, text in asked], settings, spec)
+    engine.close()
+    assert [one.text for one in early] == [one.text for one in late]
+    assert early[1].text == early[2].text
+
+
+@needs_vllm
 @pytest.mark.slow
 def test_sweep(data, tmp_path):
     """Each compressor has an engine of its own."""

@@ -9,6 +9,7 @@ from weakref import ref
 import pytest
 import torch
 
+from eval.models.base import EngineBase
 from eval.results.sample import Answer, Reading
 from eval.run.worker import Question, VideoQuestions, Worker, WorkItem
 from vidcom2 import Dense
@@ -18,11 +19,12 @@ class Activations:
     """Stands for the tensors of a batch."""
 
 
-class Engine:
+class Engine(EngineBase):
     """Has memory for `fits` questions at a time, and for the videos that are not called large."""
 
     def __init__(self, fits: int):
         self.fits = fits
+        self.begun: list[str] = []  # questions announced
         self.in_memory: list[ref[Activations]] = []
         self.alive: list[int] = []  # of earlier calls' activations, whenever something is begun
 
@@ -31,6 +33,9 @@ class Engine:
 
     def check(self, compressor: Any) -> None:
         pass
+
+    def begin(self, seen: Any, *question: Any) -> None:
+        self.begun.append(question[0])
 
     def compute(self, fits: bool) -> None:
         self.alive.append(sum(one() is not None for one in self.in_memory))
@@ -60,6 +65,7 @@ def test_one_at_a_time(fits, error):
         (VideoQuestions("video", tuple(Question(("task", i), f"question {i}", {}, (0,)) for i in range(3))),)
     )
     worker.encode(item)
+    assert engine.begun == [f"question {i}" for i in range(3)]
     samples = [sample for _, sample in worker.answers(item)]
     assert [sample.error for sample in samples] == [error] * 3
     assert error or [sample.answer for sample in samples] == [f"question {i}" for i in range(3)]
@@ -72,5 +78,6 @@ def test_what_does_not_fit_when_it_is_seen():
     videos = ("large", "small")
     item = WorkItem(tuple(VideoQuestions(video, (Question((video, 0), "question", {}, (0,)),)) for video in videos))
     worker.encode(item)
+    assert engine.begun == ["question"]  # of the small one
     assert [sample.error for _, sample in worker.answers(item)] == ["CUDA out of memory", None]
     assert engine.alive == [0] * 3

@@ -19,6 +19,8 @@ def read(file: str) -> Any:
     (path.parent / f"{path.name}.read").write_text(str(os.getpid()))
     if what == "hang":
         time.sleep(3600)
+    if what == "slow":
+        time.sleep(0.5)
     if what == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "exit":
@@ -170,3 +172,25 @@ def test_processes_that_do_not_start(start, why, monkeypatch):
     monkeypatch.setattr("eval.run.prefetch._work", start)
     with pytest.raises(RuntimeError, match=f"a process that reads videos {why}"):
         ReadAhead(read, workers=1, timeout=60, ahead=1)
+
+
+def test_work_goes_on_until_the_file_is_read(tmp_path):
+    """As long as there is work. Without any, `take` waits."""
+    reader = ReadAhead(read, workers=1, timeout=30, ahead=1)
+    files = [str(tmp_path / f"slow-{i}") for i in range(2)]
+    reader.plan(files)
+    calls: list[float] = []
+
+    def work(left: bool) -> bool:
+        calls.append(time.monotonic())
+        time.sleep(0.01)
+        return left
+
+    try:
+        assert reader.take(files[0], lambda: work(True))["name"] == "slow-0"
+        assert len(calls) > 10
+        calls.clear()
+        assert reader.take(files[1], lambda: work(False))["name"] == "slow-1"
+        assert len(calls) == 1
+    finally:
+        reader.close()
