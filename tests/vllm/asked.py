@@ -46,8 +46,8 @@ SAME = Asked(ASKED[2].text, (8, 8))
 
 def asked_of(kind: str) -> tuple[Asked, ...]:
     """The prompts that a kind and its hooks can have."""
-    if kind.startswith("internvl"):  # the hooks tell no images from frames, and so no two videos
-        return ASKED[:2]
+    if kind == "internvl":  # the hooks take one video
+        return (*ASKED[:2], *ASKED[3:])
     if kind == "llava_next_video":  # vLLM's takes videos only
         return (*ASKED[:2], SAME)
     if kind == "llava_onevision":  # transformers' processor takes videos of one length
@@ -89,4 +89,6 @@ def prompt(kind: str, asked: Asked) -> str:
     slots = {"V": "<video>", "I": "<image>"}
     if kind in QWEN:
         slots = {name: f"<|vision_start|><|{pad}_pad|><|vision_end|>" for name, pad in (("V", "video"), ("I", "image"))}
+    if kind == "internvl":
+        slots["I"] = "<IMG_CONTEXT>"
     return re.sub("[VI]", lambda found: slots[found[0]], asked.text)

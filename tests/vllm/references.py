@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.video_utils import VideoMetadata
 
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
-from tests.vllm.asked import QWEN, TOKENS, asked_of, media, metadata, prompt, size_of
+from tests.vllm.asked import QWEN, TOKENS, Asked, asked_of, media, metadata, prompt, size_of
 from vidcom2 import Compressor, compressor
 from vidcom2.vllm.serving import serving
 
@@ -29,16 +30,18 @@ def answers(kind: str, checkpoint: Path, spec: str) -> list[list[int]]:
     chosen = serving(compressor(spec), numbering).compressor
     if chosen.drops:
         chosen = replace(chosen, positions=numbering)
-    made = {"llava_ov": of_tree, "llava_video": of_tree, "internvl_chat": by_hand}.get(kind, of_hooks)
+    ways = {"llava_ov": of_tree, "llava_video": of_tree, "internvl_chat": by_hand, "internvl": of_internvl}
     with torch.no_grad():
-        return list(made(kind, checkpoint, chosen))
+        return list(ways.get(kind, of_hooks)(kind, checkpoint, chosen))
 
 
-def of_hooks(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
+def of_hooks(
+    kind: str, checkpoint: Path, chosen: Compressor, prompts: Sequence[Asked] | None = None
+) -> Iterator[list[int]]:
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
     model.generation_config = PLAIN
-    for asked in asked_of(kind):
+    for asked in asked_of(kind) if prompts is None else prompts:
         videos, images = media(kind, asked)
         extra: dict[str, Any] = {}
         if kind in QWEN and videos:
@@ -52,26 +55,43 @@ def of_hooks(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[i
         yield ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+def of_internvl(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
+    """InternVL in transformers' layout: by hooks, and by hand where images stand beside videos, which hooks refuse."""
+    hooked = of_hooks(kind, checkpoint, chosen, [asked for asked in asked_of(kind) if not asked.images])
+    for asked, by_rows in zip(asked_of(kind), by_hand(kind, checkpoint, chosen), strict=True):
+        yield by_rows if asked.images else next(hooked)
+
+
 def by_hand(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
-    """OpenGVLab's InternVL, whose frames have no newline between them: rows put together one by one."""
-    origin = checkpoint / "transformers"
+    """InternVL, with rows put together one by one. In OpenGVLab's layout there is no newline between frames."""
+    origin, between = (checkpoint / "transformers", "") if kind == "internvl_chat" else (checkpoint, "\n")
     processor = AutoProcessor.from_pretrained(origin)
     model = AutoModelForImageTextToText.from_pretrained(origin, dtype=torch.float32).eval()
     model.generation_config = PLAIN
-    words = processor.tokenizer
-    embed = model.get_input_embeddings()
+
+    def rows_of(text: str) -> Tensor:
+        return model.get_input_embeddings()(processor.tokenizer(text, return_tensors="pt")["input_ids"][0])
+
+    def seen(pixels: Tensor) -> Tensor:
+        return model.model.get_image_features(pixels).pooler_output
+
+    def frames(video: Any) -> Iterator[Tensor]:
+        x = seen(processor.video_processor([video], return_tensors="pt")["pixel_values_videos"].flatten(0, 1))
+        kept = chosen.select(x)
+        for number, frame in enumerate(kept.apply(x).split(kept.budgets.tolist())):
+            yield from (rows_of(f"{between * (number > 0)}Frame{number + 1}: <img>"), frame, rows_of("</img>"))
+
     for asked in asked_of(kind):
-        parts = prompt(kind, asked).split("<video>")
-        rows = [embed(words(parts[0], return_tensors="pt")["input_ids"][0])] if parts[0] else []
-        for video, behind in zip(media(kind, asked)[0], parts[1:], strict=True):
-            pixels = processor.video_processor([video], return_tensors="pt")["pixel_values_videos"].flatten(0, 1)
-            x = model.model.get_image_features(pixels).pooler_output
-            kept = chosen.select(x)
-            for number, frame in enumerate(kept.apply(x).split(kept.budgets.tolist())):
-                for piece in (f"Frame{number + 1}: <img>", frame, "</img>"):
-                    text = isinstance(piece, str)
-                    rows.append(embed(words(piece, return_tensors="pt")["input_ids"][0]) if text else piece)
-            rows.append(embed(words(behind, return_tensors="pt")["input_ids"][0]))
+        videos, images = (iter(one) for one in media(kind, asked))
+        rows: list[Tensor] = []
+        for piece in re.split("(<video>|<image>|<IMG_CONTEXT>)", prompt(kind, asked)):
+            if piece == "<video>":
+                rows += frames(next(videos))
+            elif piece in ("<image>", "<IMG_CONTEXT>"):
+                tile = seen(processor.image_processor([next(images)], return_tensors="pt")["pixel_values"])[0]
+                rows += rows_of("<img>"), tile, rows_of("</img>")
+            elif piece:
+                rows.append(rows_of(piece))
         yield model.generate(inputs_embeds=torch.cat(rows)[None], do_sample=False, max_new_tokens=TOKENS)[0].tolist()
 
 
