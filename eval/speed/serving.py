@@ -138,6 +138,7 @@ def run_serving(arguments: argparse.Namespace, concurrent: list[int]) -> int:
     if arguments.json is not None:
         names = ("compressor", "duration", "zoom", "new_tokens", "repeats")
         model = {"model": Path(path).name, "random_weights": bool(arguments.random_weights), "dtype": dtype}
+        model["frames"] = frames_of(protocol)
         chosen = {**model, **{name: getattr(arguments, name) for name in names}, "videos": len(videos)}
         write_json(arguments.json, {**machine(device), **chosen, "notes": NOTES, "concurrent": results})
     return 0
