@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 
 from tests.vidcom2 import test_in_llm
 from tests.vidcom2.hf_slow import encode, lm_of, shorten
 from tests.vidcom2.hf_tiny import Row, batch, image, prompt, randomise, text, tiny, video
-from tests.vidcom2.kinds.qwen_omni import AUDIO, RATE, config, film, sound, with_sound
-from tests.vidcom2.rows import HIDDEN, ROPE, TEXT
+from tests.vidcom2.kinds.qwen_omni import AUDIO, RATE, film, sound, with_sound
+from tests.vidcom2.omni_tiny import whole_model
+from tests.vidcom2.rows import HIDDEN
 from tests.vidcom2.test_transformers import PRUNED, WHOLE, answers, assert_close, assert_follows, generate, references
 from vidcom2 import VidCom2, compressor
 
@@ -197,22 +197,6 @@ def test_positions_of_text_are_refused(kind):
 
 
 # ---- the whole model
-
-
-def whole_model(kind: str) -> Any:
-    thinker = config(kind, 2)
-    if kind == "qwen3_omni_moe_thinker":
-        return hf.Qwen3OmniMoeForConditionalGeneration._from_config(
-            hf.Qwen3OmniMoeConfig(thinker_config=thinker.to_dict(), enable_audio_output=False)
-        )
-    talker = {**TEXT, "embedding_size": HIDDEN, "head_dim": 12, "rope_parameters": {**ROPE, "mrope_section": [2, 2, 2]}}
-    dit = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8, "emb_dim": 8}
-    dit |= {"enc_channels": [8, 8, 8, 8, 24], "enc_emb_dim": 8, "enc_dim": 8, "enc_attention_channels": 4}
-    wave = {"dit_config": dit | {"enc_se_channels": 4}, "bigvgan_config": {"upsample_initial_channel": 64}}
-    settings = hf.Qwen2_5OmniConfig(thinker_config=thinker.to_dict(), talker_config=talker, token2wav_config=wave)
-    model = hf.Qwen2_5OmniForConditionalGeneration._from_config(settings)
-    model.speaker_map = {"Chelsie": {"bos_token": 1, "cond": torch.zeros(1), "ref_mel": torch.zeros(1)}}
-    return model
 
 
 @over_kinds

@@ -8,25 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.vidcom2.hf_slow import encode, lm_of, outer_of
 from tests.vidcom2.hf_tiny import Row, batch, tiny
-from tests.vidcom2.kinds.qwen_omni import AUDIO, AUDIO_END, AUDIO_START, MEL_FRAMES, MELS, RATE, film, with_sound
-from tests.vidcom2.rows import END, IMAGE, MERGE, PATCH, START, VIDEO, VOCAB, Visual
+from tests.vidcom2.kinds.qwen_omni import AUDIO, RATE, film, with_sound
+from tests.vidcom2.omni_tiny import tiny_processor
+from tests.vidcom2.rows import MERGE, PATCH, VIDEO, Visual
 from tests.vidcom2.test_transformers import PRUNED, assert_follows, generate, references
 from vidcom2.models.layouts import LAYOUTS, framed_videos
 
-SPECIAL = {
-    "image": ("<|IMAGE|>", IMAGE),
-    "video": ("<|VIDEO|>", VIDEO),
-    "audio": ("<|AUDIO|>", AUDIO),
-    "vision_bos": ("<|vision_bos|>", START),
-    "vision_eos": ("<|vision_eos|>", END),
-    "audio_bos": ("<|audio_bos|>", AUDIO_START),
-    "audio_eos": ("<|audio_eos|>", AUDIO_END),
-}
 FILM = "<|vision_bos|><|VIDEO|><|vision_eos|>"
 HEARD = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 over_kinds = pytest.mark.parametrize("kind", RATE)
@@ -34,20 +24,7 @@ over_kinds = pytest.mark.parametrize("kind", RATE)
 model_of = functools.cache(tiny)
 
 
-@functools.cache
-def processor_of(kind: str) -> Any:
-    vocab = {f"w{i}": i for i in range(VOCAB)}
-    for token, i in SPECIAL.values():
-        del vocab[f"w{i}"]
-        vocab[token] = i
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="w1"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    named = {f"{name}_token": token for name, (token, _) in SPECIAL.items()}
-    fast = hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", extra_special_tokens=named)
-    sizes = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
-    ears = hf.WhisperFeatureExtractor(feature_size=MELS, chunk_length=MEL_FRAMES // 100)
-    whole = hf.Qwen2_5OmniProcessor if kind == "qwen2_5_omni_thinker" else hf.Qwen3OmniMoeProcessor
-    return whole(hf.Qwen2VLImageProcessor(**sizes), hf.Qwen2VLVideoProcessor(**sizes), ears, fast)
+processor_of = functools.cache(tiny_processor)
 
 
 def process(kind: str, text: str, films: list[tuple[int, int, int]], fps: float, sounds: list[int], own: bool) -> Row:
