@@ -18,13 +18,16 @@ from eval.cli import main
 from tests.eval.qwen_tiny import make_qwen
 from tests.fixtures.checkpoint import make_checkpoint
 from tests.fixtures.mvbench import make_mvbench
+from tests.numbered import Encoding
+from tests.vidcom2.omni_tiny import make_omni, released_model
 from vidcom2 import METHODS, VidCom2, compressor
 from vidcom2.models.transformers import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ENCODED = "mm_encoder_outputs"
-"""Blocks with it are for transformers 5.23 and later, as the page says."""
+SOUND = "load_audio_from_video"
+"""Blocks with one of them are for transformers 5.23 and later, as the page says. Those with SOUND are run apart."""
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 COMMAND = re.compile(r"(?:(?:^|`)vidcom2|-m (?:vidcom2_)?eval) ((?:bench )?[a-z][a-z-]*)((?: [^\n`#]*)?)", re.MULTILINE)
 """A subcommand that a page prints, and its arguments."""
@@ -44,7 +47,7 @@ Run = Callable[..., dict[str, Any]]
 def blocks(page: Path) -> list[str]:
     printed = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     old = Version(transformers.__version__) < Version("5.23")
-    return [block for block in printed if not (old and ENCODED in block)]
+    return [block for block in printed if not (old and (ENCODED in block or SOUND in block))]
 
 
 @pytest.fixture
@@ -54,13 +57,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     before = [dict(registry) for registry in registries]
 
     def run(
-        page: str, stand_ins: dict[str, Path] | None = None, first: int | None = None, **given: Any
+        page: str, stand_ins: dict[str, Path] | None = None, first: int | None = None, sound: bool = False, **given: Any
     ) -> dict[str, Any]:
-        """first: so many blocks of the page only."""
+        """first: so many blocks of the page only. sound: only those with SOUND."""
         module = ModuleType("printed")
         vars(module).update(given)
         monkeypatch.setitem(sys.modules, "printed", module)
-        code = blocks(ROOT / page)
+        code = [block for block in blocks(ROOT / page) if (SOUND in block) == sound]
         for shown, ours in (stand_ins or {}).items():
             assert any(shown in block for block in code)
             code = [block.replace(f'"{shown}"', f'"{ours}"') for block in code]
@@ -163,6 +166,24 @@ def test_transformers(run, video, tmp_path, capsys, kind):
         with VidCom2(retention=0.15)(model):
             from_pixels = model.generate(**inputs, max_new_tokens=64)
         assert torch.equal(made["new"], from_pixels)
+
+
+@pytest.mark.skipif(Version(transformers.__version__) < Version("5.23"), reason="the processor has other arguments")
+def test_transformers_with_sound(run, tmp_path, capsys):
+    checkpoint, video = make_omni(tmp_path / "model"), tmp_path / "sound.mp4"
+    Encoding(sound=True)(video)
+    made = run("docs/transformers.md", {"Qwen/Qwen2.5-Omni-7B": checkpoint, "video.mp4": video}, sound=True)
+    _, tokens = capsys.readouterr().out.splitlines()
+    before, after = map(int, re.fullmatch(r"(\d+) -> (\d+)", tokens).groups())
+    assert before == made["inputs"]["video_grid_thw"][0].prod() // 4
+    assert len(made["video"].frames) == 2 * made["inputs"]["video_grid_thw"][0, 0] == 16
+    assert after < before / 2
+    assert len(made["sound"]) == pytest.approx(48000, abs=2048)  # AAC adds up to two blocks
+    # What the thinker's class loads of the whole model's file is the thinker.
+    thinker = released_model().thinker.state_dict()
+    assert made["model"].state_dict().keys() == thinker.keys()
+    for name, weight in made["model"].state_dict().items():
+        assert torch.equal(weight, thinker[name]), name
 
 
 def test_adding_a_method(run):

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from tests.vidcom2.hf_tiny import Row, Visual
+from tests.vidcom2.kinds import NEW
 from vidcom2 import Compressor
 
 MEDIA = {
     "video": ("pixel_values_videos", "video_grid_thw"),
     "image": ("pixel_values", "image_grid_thw", "image_sizes", "batch_num_images"),
+    "audio": ("input_features", "feature_attention_mask"),
 }
 
 
@@ -53,22 +55,32 @@ class Answer:
     logits: Tensor
 
 
+def outer_of(model: Any) -> Any:
+    """The part that encodes; the thinkers of Qwen-Omni do it themselves in 5.17."""
+    return model.model if hasattr(model.model, "language_model") else model
+
+
+def lm_of(model: Any) -> Any:
+    return getattr(model.model, "language_model", model.model)
+
+
 def encode(model: Any, row: Row) -> list[tuple[Visual, Tensor, list[Tensor]]]:
     """Each visual with its features [n, D], separators included, and its deepstack features."""
-    found = {}
+    found, outer = {}, outer_of(model)
     for modality in {visual.modality for visual in row.visuals}:
         # InternVL has one door for both.
-        door = modality if hasattr(model.model, f"get_{modality}_features") else "image"
+        door = modality if hasattr(outer, f"get_{modality}_features") else "image"
         pixels, *names = MEDIA[door]
         media = {name: row.media[name] for name in names if name in row.media}
-        out = getattr(model.model, f"get_{door}_features")(row.media[pixels], **media, return_dict=True)
-        features = torch.cat([part.reshape(-1, part.shape[-1]) for part in out.pooler_output])
+        out = getattr(outer, f"get_{door}_features")(row.media[pixels], **media, return_dict=True)
+        pooled = [out.last_hidden_state] if modality == "audio" else out.pooler_output
+        features = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])
         levels = getattr(out, "deepstack_features", None) or []
         deep = [level if isinstance(level, Tensor) else torch.cat(level) for level in levels]  # 5.17, later
         visuals = [visual for visual in row.visuals if visual.modality == modality]
         if len(features) < sum(len(visual.at) for visual in visuals):  # 5.17: a separator is put on by forward
             patches = features.split([len(visual.patches) for visual in visuals])
-            features = torch.cat([row for own in patches for row in (own, model.model.image_newline[None])])
+            features = torch.cat([row for own in patches for row in (own, outer.image_newline[None])])
         sizes = [len(visual.at) for visual in visuals]
         parts = zip(features.split(sizes), *(level.split(sizes) for level in deep), strict=True)
         found[modality] = [(v, own, levels) for v, (own, *levels) in zip(visuals, parts, strict=True)]
@@ -79,12 +91,15 @@ def encode(model: Any, row: Row) -> list[tuple[Visual, Tensor, list[Tensor]]]:
 def full_positions(model: Any, row: Row) -> Tensor:
     """Positions [L] or [3, L] in the sequence that keeps everything."""
     length = len(row.ids)
-    if not hasattr(model.model, "get_rope_index"):
+    outer = outer_of(model)
+    if not hasattr(outer, "get_rope_index"):
         return torch.arange(length)
     if not row.visuals:
         return torch.arange(length).expand(3, -1)
+    if row.kind in NEW and (rope := NEW[row.kind].rope) is not None:
+        return outer.get_rope_index(**rope(row))[0][:, 0]
     grids = {name: value for name, value in row.media.items() if not name.startswith("pixel")}
-    return model.model.get_rope_index(**row.text, **grids)[0][:, 0]
+    return outer.get_rope_index(**row.text, **grids)[0][:, 0]
 
 
 @torch.no_grad()
@@ -98,7 +113,8 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
     for visual, features, levels in encode(model, row):
         for i, place in enumerate(visual.at):
             rows[place] = features[i]
-            deep[place] = [level[i] for level in levels]
+            if levels:
+                deep[place] = [level[i] for level in levels]
         if visual.modality == "video":
             frames, m = visual.frames, visual.tokens
             chosen = compressor.select(features[: frames * m].view(frames, m, -1))
@@ -138,7 +154,7 @@ def follow(model: Any, prompt: Shortened, tokens: Sequence[int]) -> Tensor:
     if prompt.levels:
         visual = torch.cat([prompt.visual, torch.zeros(len(tokens), dtype=torch.bool)])
         deepstack = {"visual_pos_masks": visual[None], "deepstack_visual_embeds": prompt.levels}
-    hidden = model.model.language_model(
+    hidden = lm_of(model)(
         inputs_embeds=rows[None],
         position_ids=positions.unsqueeze(-2),
         # Explicit, as transformers would take gaps in the positions for the borders of packed sequences.

@@ -109,6 +109,7 @@ class Kind:
         images: Whether a prompt may have images beside videos.
         videos: Whether a prompt may have several videos.
         stacked: Whether the processor stacks all videos of a batch into one tensor, so that they have equal frames.
+        rope: Returns the arguments of get_rope_index for a row; None for its text and all its media but the pixels.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Kind:
     images: bool = True
     videos: bool = True
     stacked: bool = False
+    rope: Callable[[Row], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.typed:

@@ -48,7 +48,8 @@ class Hooks(Uncopied):
     Args:
         compressor: The compressor.
         model: The model, with or without its head.
-        outer: The part of it that holds `language_model`.
+        outer: The part of it that encodes videos and calls the language model. It may be the model itself.
+        lm: The language model.
         layout: How its family lays out videos.
 
     Raises:
@@ -56,10 +57,9 @@ class Hooks(Uncopied):
         TypeError: If the forward of its language model has no key-value cache by a known name.
     """
 
-    def __init__(self, compressor: Compressor, model: Any, outer: Any, layout: Layout):
+    def __init__(self, compressor: Compressor, model: Any, outer: Any, lm: Any, layout: Layout):
         if any(isinstance(getattr(hook, "__self__", None), Hooks) for hook in outer._forward_pre_hooks.values()):
             raise RuntimeError(f"{type(model).__name__} is compressed already; leave its with-block or detach it first")
-        lm: nn.Module = outer.language_model
         cache_name(lm)
         self.compressor, self.model, self.outer, self.layout = compressor, model, outer, layout
         self.positions = compressor.positions or "original"
@@ -74,7 +74,7 @@ class Hooks(Uncopied):
             outer.register_forward_hook(self.forget_call, always_call=True),
             lm.register_forward_pre_hook(self.before_language_model, with_kwargs=True),
         ]
-        if model is not outer:
+        if hasattr(model, "generate"):
             self.handles.append(model.register_forward_pre_hook(self.refuse_labels, with_kwargs=True))
             # generate() hands arguments from step to step by methods, which hooks do not reach.
             for name, wrapper in ((names.PREFILL, self.prefill), (names.UPDATE, self.update)):
@@ -143,6 +143,8 @@ class Hooks(Uncopied):
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
         encoded = kwargs.get(names.ENCODED) or {}
         if kwargs.get(pixels) is not None or encoded.get(modality) is not None:
+            if self.layout.check is not None:
+                self.layout.check(self.outer, kwargs)
             self.calls[get_ident()], self.records = kwargs, []
         elif not self.warned and not torch.compiler.is_compiling():
             self.warned = warn_of_images(kwargs, self.compressor.spec)

@@ -29,7 +29,8 @@ class InsideHooks(Hooks):
     Args:
         compressor: The method.
         model: The model, with or without its head.
-        outer: The part of it that holds `language_model`.
+        outer: The part of it that encodes videos and calls the language model. It may be the model itself.
+        lm: The language model.
         layout: How its family lays out videos.
 
     Raises:
@@ -37,16 +38,16 @@ class InsideHooks(Hooks):
         ValueError: If the method does not suit the language model.
     """
 
-    def __init__(self, compressor: InsideLLM, model: Any, outer: Any, layout: Layout):
-        super().__init__(compressor, model, outer, layout)
+    def __init__(self, compressor: InsideLLM, model: Any, outer: Any, lm: Any, layout: Layout):
+        super().__init__(compressor, model, outer, lm, layout)
         self.positions = compressor.numbers
         self.prompts: dict[int, int] = {}  # by thread: length of the prompt
         try:
-            self.layers = LayerHooks(compressor, outer.language_model, self.find, self.report)
+            self.layers = LayerHooks(compressor, lm, self.find, self.report)
         except BaseException:
             super().remove()
             raise
-        if model is not outer:
+        if hasattr(model, "generate"):
             self.undo.append(wrap(model, "generate", self.generate))
 
     def remove(self) -> None:
@@ -83,7 +84,7 @@ class InsideHooks(Hooks):
         if valid is None:
             valid = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         text = valid.clone()
-        for name in ("video_token_id", "image_token_id"):
+        for name in ("video_token_id", "image_token_id", "audio_token_id"):
             text &= called["input_ids"].to(text.device) != getattr(self.outer.config, name, None)
         return Prompt(videos, valid, text, self.prompts.get(get_ident(), length))
 

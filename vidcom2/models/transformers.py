@@ -1,8 +1,8 @@
-"""The family of transformers' own VideoLLMs: Qwen2-VL and newer, LLaVA-OneVision, LLaVA-NeXT-Video, InternVL.
+"""The family of transformers' own VideoLLMs: Qwen2-VL and newer, Qwen-Omni, LLaVA and InternVL.
 
 These models have an outer part (`model.model`) that encodes the videos and puts their features among the text's
-embeddings. Inside it is the language model (`model.model.language_model`). No forward is copied or replaced. A
-compressed generate() runs like this:
+embeddings. Inside it is the language model (`model.model.language_model`). In older releases the outer part may be the
+model itself; see `_parts`. No forward is copied or replaced. A compressed generate() runs like this:
 
 1. `Hooks.generating` notes that this thread is in generate().
 2. In the first step, the hook before the outer part (`Hooks.note_call`) keeps its arguments if they have a video. The
@@ -47,25 +47,30 @@ NEEDS = (
 
 def supports(model: Any) -> bool:
     """Return whether `model` is one of transformers' models that `LAYOUTS` knows, with or without its head."""
-    outer = _outer(model)
-    return outer is not None and _model_type(model) in LAYOUTS and has(outer, "language_model")
+    return _model_type(model) in LAYOUTS and _parts(model) is not None
 
 
 def attach(compressor: Compressor, model: Any) -> Hooks:
     """Put a compressor on a model that `supports` accepts; see `vidcom2.families.Family`."""
     names.warn_untested()
-    layout = LAYOUTS[str(_model_type(model))]
+    layout, parts = LAYOUTS[str(_model_type(model))], _parts(model)
+    assert parts is not None
     if isinstance(compressor, InsideLLM):
-        return InsideHooks(compressor, model, _outer(model), layout)
-    return Hooks(compressor, model, _outer(model), layout)
+        return InsideHooks(compressor, model, *parts, layout)
+    return Hooks(compressor, model, *parts, layout)
 
 
 def _model_type(model: Any) -> str | None:
     return getattr(model.config, "model_type", None) if has(model, "config") else None
 
 
-def _outer(model: Any) -> Any:
-    """The part of a model that holds `language_model`: the model itself, if it has no head."""
+def _parts(model: Any) -> tuple[Any, Any] | None:
+    """Return the outer part of a model and the language model inside it; None if it has none."""
     if has(model, "language_model") and not has(model, "lm_head"):
-        return model
-    return model.model if has(model, "model") else None
+        return model, model.language_model
+    if not has(model, "model"):
+        return None
+    if has(model.model, "language_model"):
+        return model.model, model.model.language_model
+    # In transformers 5.17 the thinkers of Qwen-Omni encode the videos themselves.
+    return (model, model.model) if has(model, "visual", "lm_head") and has(model.model, "layers") else None

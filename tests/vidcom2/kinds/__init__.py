@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.vidcom2.kinds import qwen3_vl_moe
+from tests.vidcom2.kinds import qwen3_vl_moe, qwen_omni
 from tests.vidcom2.rows import Kind
 
-NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND,)}
+NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND, qwen_omni.QWEN2_5, qwen_omni.QWEN3)}
 """By `config.model_type`."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
+from vidcom2.models.layouts.omni import check_omni, omni_frames
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
 from vidcom2.models.layouts.qwen import qwen2_frames, qwen3_frames, runs
 
@@ -14,6 +15,8 @@ LAYOUTS: dict[str, Layout] = {
     "qwen2_5_vl": Layout("video_token_id", qwen2_frames),
     "qwen3_vl": Layout("video_token_id", qwen3_frames),
     "qwen3_vl_moe": Layout("video_token_id", qwen3_frames),
+    "qwen2_5_omni_thinker": Layout("video_token_id", omni_frames, check=check_omni),
+    "qwen3_omni_moe_thinker": Layout("video_token_id", omni_frames, check=check_omni),
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),

@@ -57,6 +57,8 @@ class Layout:
             the placeholders are split by the videos' lengths; see `lengths`.
         inputs: Name of the outer model's argument with the pixels, and the key of encoded videos in its argument
             `mm_encoder_outputs`.
+        check: Gets the outer model and the arguments of a call with a video, and raises ValueError for what the model
+            would take without a word but answer wrongly.
     """
 
     token: str
@@ -64,6 +66,7 @@ class Layout:
     separators: int = 0
     split: Callable[[Any, dict[str, Any], Tensor, Tensor], Iterator[Tensor]] | None = None
     inputs: tuple[str, str] = ("pixel_values_videos", "video")
+    check: Callable[[Any, dict[str, Any]], None] | None = None
 
 
 def framed_videos(layout: Layout, outer: Any, called: dict[str, Any], positions: Tensor) -> Iterator[FramedVideo]:

@@ -14,6 +14,11 @@ def qwen2_frames(outer: Any, video: Video) -> int:
     several frames can share a time.
     """
     require_mrope(outer, video)
+    return grid_frames(video)
+
+
+def grid_frames(video: Video) -> int:
+    """Count the tokens with the height and width of the first one."""
     place = video.positions[-2:]
     return int((place == place[:, :1]).all(dim=0).sum())
 
@@ -31,10 +36,10 @@ def runs(outer: Any, video: Video) -> int:
     return 1 + int((video.columns.diff() > 1).sum())
 
 
-def require_mrope(outer: Any, video: Video) -> None:
+def require_mrope(outer: Any, video: Video, needs: str = "mm_token_type_ids") -> None:
     """Refuse a video that has the positions of text.
 
-    generate() gives it these without a word where `mm_token_type_ids` is missing.
+    transformers gives it these without a word where the argument `needs` is missing.
 
     Raises:
         ValueError: If the positions count up like those of text.
@@ -42,6 +47,6 @@ def require_mrope(outer: Any, video: Video) -> None:
     positions = video.positions if video.positions.ndim == 2 else video.positions[None]
     if len(video.columns) > 1 and bool((positions == positions[:1, :1] + video.columns - video.columns[0]).all()):
         raise ValueError(
-            f"{type(outer).__name__} got text positions for a video: pass mm_token_type_ids, which the processor "
-            "returns with input_ids"
+            f"{type(outer).__name__} got text positions for a video: pass {needs}, which the processor returns with "
+            "input_ids"
         )
