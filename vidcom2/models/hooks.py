@@ -143,6 +143,8 @@ class Hooks(Uncopied):
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
         encoded = kwargs.get(names.ENCODED) or {}
         if kwargs.get(pixels) is not None or encoded.get(modality) is not None:
+            if self.layout.check is not None:
+                self.layout.check(self.outer, kwargs)
             self.calls[get_ident()], self.records = kwargs, []
         elif not self.warned and not torch.compiler.is_compiling():
             self.warned = warn_of_images(kwargs, self.compressor.spec)

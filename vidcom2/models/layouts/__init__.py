@@ -8,6 +8,8 @@ from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
 from vidcom2.models.layouts.qwen import qwen2_frames, qwen3_frames, runs
+from vidcom2.models.layouts.stacked import VIDEO_LLAVA
+from vidcom2.models.layouts.video_llama_3 import VIDEO_LLAMA_3
 
 LAYOUTS: dict[str, Layout] = {
     "qwen2_vl": Layout("video_token_id", qwen2_frames),
@@ -16,6 +18,8 @@ LAYOUTS: dict[str, Layout] = {
     "qwen3_vl_moe": Layout("video_token_id", qwen3_frames),
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
+    "video_llava": VIDEO_LLAVA,
+    "video_llama_3": VIDEO_LLAMA_3,
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }
 """Layouts by `config.model_type`. Add a line for a model of your own."""

@@ -57,6 +57,8 @@ class Layout:
             the placeholders are split by the videos' lengths; see `lengths`.
         inputs: Name of the outer model's argument with the pixels, and the key of encoded videos in its argument
             `mm_encoder_outputs`.
+        check: Gets the outer model and the arguments of a call with a video, and raises ValueError for what the model
+            would take without a word but answer wrongly.
     """
 
     token: str
@@ -64,6 +66,7 @@ class Layout:
     separators: int = 0
     split: Callable[[Any, dict[str, Any], Tensor, Tensor], Iterator[Tensor]] | None = None
     inputs: tuple[str, str] = ("pixel_values_videos", "video")
+    check: Callable[[Any, dict[str, Any]], None] | None = None
 
 
 def framed_videos(layout: Layout, outer: Any, called: dict[str, Any], positions: Tensor) -> Iterator[FramedVideo]:
@@ -124,7 +127,8 @@ def lengths(layout: Layout, outer: Any, called: dict[str, Any]) -> list[int]:
         return [features.shape[:-1].numel() for features in encoded.pooler_output]
     grid = called.get("video_grid_thw")
     if grid is not None:
-        return (grid.prod(dim=-1) // outer.visual.spatial_merge_size**2).tolist()
+        merge = called.get("video_merge_sizes")  # VideoLLaMA 3 has one for each video
+        return (grid.prod(dim=-1) // (outer.visual.spatial_merge_size if merge is None else merge) ** 2).tolist()
     videos = len(called[pixels])
     total = int((called["input_ids"] == getattr(outer.config, layout.token)).sum())
     return [total // videos] * videos  # one tensor of videos: all have as many frames
