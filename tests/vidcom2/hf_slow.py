@@ -53,6 +53,11 @@ class Answer:
     logits: Tensor
 
 
+def lm_of(model: Any) -> Any:
+    """The language model, which has another name in SmolVLM."""
+    return model.model.text_model if hasattr(model.model, "text_model") else model.model.language_model
+
+
 def encode(model: Any, row: Row) -> list[tuple[Visual, Tensor, list[Tensor]]]:
     """Each visual with its features [n, D], separators included, and its deepstack features."""
     found = {}
@@ -144,7 +149,7 @@ def follow(model: Any, prompt: Shortened, tokens: Sequence[int]) -> Tensor:
     if prompt.levels:
         visual = torch.cat([prompt.visual, torch.zeros(len(tokens), dtype=torch.bool)])
         deepstack = {"visual_pos_masks": visual[None], "deepstack_visual_embeds": prompt.levels}
-    hidden = model.model.language_model(
+    hidden = lm_of(model)(
         inputs_embeds=rows[None],
         position_ids=positions.unsqueeze(-2),
         # Explicit, as transformers would take gaps in the positions for the borders of packed sequences.

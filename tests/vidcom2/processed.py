@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tests.vidcom2.hf_slow import lm_of
 from vidcom2.models.caches import positions_of
 from vidcom2.models.layouts import LAYOUTS, framed_videos
 
@@ -52,7 +53,7 @@ def assert_finds_the_frames(model: Any, inputs: Mapping[str, Tensor], expected: 
         for video in framed_videos(LAYOUTS[model.config.model_type], outer, dict(inputs), positions):
             found.append(embeds[video.row, video.columns].unflatten(0, (video.frames, -1)))
 
-    handle = outer.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    handle = lm_of(model).register_forward_pre_hook(look, with_kwargs=True)
     try:
         outer(**inputs)
     finally:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tests.golden import listed, load, path
 from tests.llava import tiny as llava_tiny
 from tests.llava.slow import Sample, inputs_of
-from tests.vidcom2.hf_slow import shorten
+from tests.vidcom2.hf_slow import lm_of, shorten
 from tests.vidcom2.hf_tiny import STACKED, Row, batch, image, prompt, text, tiny, video
 from tests.vidcom2.kinds import NEW
 from tests.vidcom2.layers_slow import Dense, Outcome, pick, run
@@ -224,7 +224,7 @@ class Native:
     def __init__(self, kind: str):
         self.kind = kind
         self.model, self.eager = tiny(kind, layers=LAYERS), tiny(kind, "eager", layers=LAYERS)
-        self.lm = self.eager.model.language_model
+        self.lm = lm_of(self.eager)
 
     def rows(self, case: str) -> list[Row]:
         a, b, c = (video(3, 2, 3), video(5, 3, 2), video(4, 3, 3))

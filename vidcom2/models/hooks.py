@@ -48,7 +48,8 @@ class Hooks(Uncopied):
     Args:
         compressor: The compressor.
         model: The model, with or without its head.
-        outer: The part of it that holds `language_model`.
+        outer: The part of it that encodes videos and calls the language model.
+        lm: The language model.
         layout: How its family lays out videos.
 
     Raises:
@@ -56,10 +57,9 @@ class Hooks(Uncopied):
         TypeError: If the forward of its language model has no key-value cache by a known name.
     """
 
-    def __init__(self, compressor: Compressor, model: Any, outer: Any, layout: Layout):
+    def __init__(self, compressor: Compressor, model: Any, outer: Any, lm: Any, layout: Layout):
         if any(isinstance(getattr(hook, "__self__", None), Hooks) for hook in outer._forward_pre_hooks.values()):
             raise RuntimeError(f"{type(model).__name__} is compressed already; leave its with-block or detach it first")
-        lm: nn.Module = outer.language_model
         cache_name(lm)
         self.compressor, self.model, self.outer, self.layout = compressor, model, outer, layout
         self.positions = compressor.positions or "original"

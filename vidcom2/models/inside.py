@@ -29,7 +29,8 @@ class InsideHooks(Hooks):
     Args:
         compressor: The method.
         model: The model, with or without its head.
-        outer: The part of it that holds `language_model`.
+        outer: The part of it that encodes videos and calls the language model.
+        lm: The language model.
         layout: How its family lays out videos.
 
     Raises:
@@ -37,12 +38,12 @@ class InsideHooks(Hooks):
         ValueError: If the method does not suit the language model.
     """
 
-    def __init__(self, compressor: InsideLLM, model: Any, outer: Any, layout: Layout):
-        super().__init__(compressor, model, outer, layout)
+    def __init__(self, compressor: InsideLLM, model: Any, outer: Any, lm: Any, layout: Layout):
+        super().__init__(compressor, model, outer, lm, layout)
         self.positions = compressor.numbers
         self.prompts: dict[int, int] = {}  # by thread: length of the prompt
         try:
-            self.layers = LayerHooks(compressor, outer.language_model, self.find, self.report)
+            self.layers = LayerHooks(compressor, lm, self.find, self.report)
         except BaseException:
             super().remove()
             raise

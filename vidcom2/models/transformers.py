@@ -36,6 +36,9 @@ from vidcom2.models.inside import InsideHooks
 from vidcom2.models.layouts import INTERNVL_ONE_VIDEO, LAYOUTS, Layout, Video
 from vidcom2.unwrap import has
 
+LANGUAGE_MODELS = ("language_model", "text_model")
+"""Names of the language model in the outer part. SmolVLM has the latter."""
+
 __all__ = ["INTERNVL_ONE_VIDEO", "LAYOUTS", "NEEDS", "Layout", "Video", "attach", "supports"]
 
 NEEDS = (
@@ -47,25 +50,27 @@ NEEDS = (
 
 def supports(model: Any) -> bool:
     """Return whether `model` is one of transformers' models that `LAYOUTS` knows, with or without its head."""
-    outer = _outer(model)
-    return outer is not None and _model_type(model) in LAYOUTS and has(outer, "language_model")
+    return _model_type(model) in LAYOUTS and _parts(model) is not None
 
 
 def attach(compressor: Compressor, model: Any) -> Hooks:
     """Put a compressor on a model that `supports` accepts; see `vidcom2.families.Family`."""
     names.warn_untested()
-    layout = LAYOUTS[str(_model_type(model))]
-    if isinstance(compressor, InsideLLM):
-        return InsideHooks(compressor, model, _outer(model), layout)
-    return Hooks(compressor, model, _outer(model), layout)
+    layout, parts = LAYOUTS[str(_model_type(model))], _parts(model)
+    assert parts is not None
+    hooks = InsideHooks if isinstance(compressor, InsideLLM) else Hooks
+    return hooks(compressor, model, *parts, layout)  # type: ignore[arg-type]
 
 
 def _model_type(model: Any) -> str | None:
     return getattr(model.config, "model_type", None) if has(model, "config") else None
 
 
-def _outer(model: Any) -> Any:
-    """The part of a model that holds `language_model`: the model itself, if it has no head."""
-    if has(model, "language_model") and not has(model, "lm_head"):
-        return model
-    return model.model if has(model, "model") else None
+def _parts(model: Any) -> tuple[Any, Any] | None:
+    """Return the outer part of a model, the model itself if it has no head, and its language model; None without."""
+    for name in LANGUAGE_MODELS:
+        if has(model, name) and not has(model, "lm_head"):
+            return model, getattr(model, name)
+        if has(model, "model") and has(model.model, name):
+            return model.model, getattr(model.model, name)
+    return None

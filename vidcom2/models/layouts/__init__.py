@@ -8,7 +8,8 @@ from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
 from vidcom2.models.layouts.qwen import qwen2_frames, qwen3_frames, runs
-from vidcom2.models.layouts.stacked import VIDEO_LLAVA
+from vidcom2.models.layouts.smolvlm import SMOLVLM
+from vidcom2.models.layouts.stacked import PERCEPTION_LM, VIDEO_LLAVA
 from vidcom2.models.layouts.video_llama_3 import VIDEO_LLAMA_3
 
 LAYOUTS: dict[str, Layout] = {
@@ -20,6 +21,8 @@ LAYOUTS: dict[str, Layout] = {
     "llava_next_video": Layout("video_token_id", next_video_frames),
     "video_llava": VIDEO_LLAVA,
     "video_llama_3": VIDEO_LLAMA_3,
+    "smolvlm": SMOLVLM,
+    "perception_lm": PERCEPTION_LM,
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }
 """Layouts by `config.model_type`. Add a line for a model of your own."""

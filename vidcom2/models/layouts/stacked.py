@@ -42,3 +42,13 @@ def video_llava_frames(outer: Any, video: Video) -> int:
 VIDEO_LLAVA = Layout("video_token_id", video_llava_frames, split=stacked_videos)
 """The class token of a frame counts as one of its tokens. The language model gets it as a row like the patches, and a
 compressor may drop it."""
+
+
+def perception_lm_frames(outer: Any, video: Video) -> int:
+    """Count the frames of PerceptionLM: pooling divides both sides of the patch grid, rounding down."""
+    height, width = outer.vision_tower.timm_model.patch_embed.grid_size
+    ratio = outer.config.projector_pooling_ratio
+    return len(video.columns) // ((height // ratio) * (width // ratio))
+
+
+PERCEPTION_LM = Layout("video_token_id", perception_lm_frames, split=stacked_videos)
