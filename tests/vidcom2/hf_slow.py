@@ -17,8 +17,8 @@ from tests.vidcom2.kinds import NEW
 from vidcom2 import Compressor
 
 MEDIA = {
-    "video": ("pixel_values_videos", "video_grid_thw"),
-    "image": ("pixel_values", "image_grid_thw", "image_sizes", "batch_num_images"),
+    "video": ("pixel_values_videos", "video_grid_thw", "video_merge_sizes"),
+    "image": ("pixel_values", "image_grid_thw", "image_merge_sizes", "image_sizes", "batch_num_images"),
     "audio": ("input_features", "feature_attention_mask"),
 }
 
@@ -57,35 +57,43 @@ class Answer:
 
 def outer_of(model: Any) -> Any:
     """The part that encodes; the thinkers of Qwen-Omni do it themselves in 5.17."""
-    return model.model if hasattr(model.model, "language_model") else model
+    return model.model if hasattr(model.model, "language_model") or hasattr(model.model, "text_model") else model
 
 
 def lm_of(model: Any) -> Any:
-    return getattr(model.model, "language_model", model.model)
+    """The language model, which has another name in SmolVLM."""
+    return getattr(model.model, "text_model", getattr(model.model, "language_model", model.model))
 
 
 def encode(model: Any, row: Row) -> list[tuple[Visual, Tensor, list[Tensor]]]:
     """Each visual with its features [n, D], separators included, and its deepstack features."""
-    found, outer = {}, outer_of(model)
-    for modality in {visual.modality for visual in row.visuals}:
-        # InternVL has one door for both.
-        door = modality if hasattr(outer, f"get_{modality}_features") else "image"
-        pixels, *names = MEDIA[door]
-        media = {name: row.media[name] for name in names if name in row.media}
-        out = getattr(outer, f"get_{door}_features")(row.media[pixels], **media, return_dict=True)
-        pooled = [out.last_hidden_state] if modality == "audio" else out.pooler_output
+    found: dict[Any, Any] = {}
+    outer = outer_of(model)
+
+    def media_of(visual: Visual) -> tuple[str, ...]:
+        """InternVL and SmolVLM have one argument for images and for the frames of videos."""
+        own = MEDIA[visual.modality]
+        return own if own[0] in row.media else MEDIA["image"]
+
+    for media in {media_of(visual) for visual in row.visuals}:
+        visuals = [visual for visual in row.visuals if media_of(visual) == media]
+        door = visuals[0].modality if hasattr(outer, f"get_{visuals[0].modality}_features") else "image"
+        pixels, *names = media
+        values = row.media[pixels] if pixels in row.media else row.media["pixel_values_images"]  # Video-LLaVA in 5.17
+        settings = {name: row.media[name] for name in names if name in row.media}
+        out = getattr(outer, f"get_{door}_features")(values, **settings, return_dict=True)
+        pooled = [out.last_hidden_state] if door == "audio" else out.pooler_output
         features = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])
         levels = getattr(out, "deepstack_features", None) or []
         deep = [level if isinstance(level, Tensor) else torch.cat(level) for level in levels]  # 5.17, later
-        visuals = [visual for visual in row.visuals if visual.modality == modality]
         if len(features) < sum(len(visual.at) for visual in visuals):  # 5.17: a separator is put on by forward
             patches = features.split([len(visual.patches) for visual in visuals])
             features = torch.cat([row for own in patches for row in (own, outer.image_newline[None])])
         sizes = [len(visual.at) for visual in visuals]
         parts = zip(features.split(sizes), *(level.split(sizes) for level in deep), strict=True)
-        found[modality] = [(v, own, levels) for v, (own, *levels) in zip(visuals, parts, strict=True)]
-    order = {modality: iter(items) for modality, items in found.items()}
-    return [next(order[visual.modality]) for visual in row.visuals]
+        found[media] = [(v, own, levels) for v, (own, *levels) in zip(visuals, parts, strict=True)]
+    order = {media: iter(items) for media, items in found.items()}
+    return [next(order[media_of(visual)]) for visual in row.visuals]
 
 
 def full_positions(model: Any, row: Row) -> Tensor:

@@ -25,6 +25,7 @@ from tests.llava import tiny as llava_tiny
 from tests.llava.slow import Sample, inputs_of
 from tests.vidcom2.hf_slow import lm_of, shorten
 from tests.vidcom2.hf_tiny import STACKED, Row, batch, image, prompt, text, tiny, video
+from tests.vidcom2.kinds import NEW
 from tests.vidcom2.layers_slow import Dense, Outcome, pick, run
 from tests.vidcom2.test_transformers import assert_close, traces
 from vidcom2 import METHODS, Attachment, FrameAdjustment, VidCom2, compressor
@@ -227,7 +228,7 @@ class Native:
 
     def rows(self, case: str) -> list[Row]:
         a, b, c = (video(3, 2, 3), video(5, 3, 2), video(4, 3, 3))
-        if self.kind in STACKED:
+        if self.kind in STACKED or (self.kind in NEW and NEW[self.kind].stacked):
             a = b = c = video(3)
         parts = {
             "one": [[text(5), c, text(6)]],

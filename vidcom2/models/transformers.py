@@ -36,6 +36,9 @@ from vidcom2.models.inside import InsideHooks
 from vidcom2.models.layouts import INTERNVL_ONE_VIDEO, LAYOUTS, Layout, Video
 from vidcom2.unwrap import has
 
+LANGUAGE_MODELS = ("language_model", "text_model")
+"""Names of the language model in the outer part. SmolVLM has the latter."""
+
 __all__ = ["INTERNVL_ONE_VIDEO", "LAYOUTS", "NEEDS", "Layout", "Video", "attach", "supports"]
 
 NEEDS = (
@@ -65,12 +68,13 @@ def _model_type(model: Any) -> str | None:
 
 
 def _parts(model: Any) -> tuple[Any, Any] | None:
-    """Return the outer part of a model and the language model inside it; None if it has none."""
-    if has(model, "language_model") and not has(model, "lm_head"):
-        return model, model.language_model
-    if not has(model, "model"):
-        return None
-    if has(model.model, "language_model"):
-        return model.model, model.model.language_model
+    """Return the outer part of a model, the model itself if it has no head, and its language model; None without."""
+    for name in LANGUAGE_MODELS:
+        if has(model, name) and not has(model, "lm_head"):
+            return model, getattr(model, name)
+        if has(model, "model") and has(model.model, name):
+            return model.model, getattr(model.model, name)
     # In transformers 5.17 the thinkers of Qwen-Omni encode the videos themselves.
-    return (model, model.model) if has(model, "visual", "lm_head") and has(model.model, "layers") else None
+    if has(model, "visual", "lm_head", "model") and has(model.model, "layers"):
+        return model, model.model
+    return None

@@ -9,6 +9,9 @@ from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_vid
 from vidcom2.models.layouts.omni import check_omni, omni_frames
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
 from vidcom2.models.layouts.qwen import qwen2_frames, qwen3_frames, runs
+from vidcom2.models.layouts.smolvlm import SMOLVLM
+from vidcom2.models.layouts.stacked import PERCEPTION_LM, VIDEO_LLAVA
+from vidcom2.models.layouts.video_llama_3 import VIDEO_LLAMA_3
 
 LAYOUTS: dict[str, Layout] = {
     "qwen2_vl": Layout("video_token_id", qwen2_frames),
@@ -19,6 +22,10 @@ LAYOUTS: dict[str, Layout] = {
     "qwen3_omni_moe_thinker": Layout("video_token_id", omni_frames, check=check_omni),
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
+    "video_llava": VIDEO_LLAVA,
+    "video_llama_3": VIDEO_LLAMA_3,
+    "smolvlm": SMOLVLM,
+    "perception_lm": PERCEPTION_LM,
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }
 """Layouts by `config.model_type`. Add a line for a model of your own."""

@@ -127,7 +127,8 @@ def lengths(layout: Layout, outer: Any, called: dict[str, Any]) -> list[int]:
         return [features.shape[:-1].numel() for features in encoded.pooler_output]
     grid = called.get("video_grid_thw")
     if grid is not None:
-        return (grid.prod(dim=-1) // outer.visual.spatial_merge_size**2).tolist()
+        merge = called.get("video_merge_sizes")  # VideoLLaMA 3 has one for each video
+        return (grid.prod(dim=-1) // (outer.visual.spatial_merge_size if merge is None else merge) ** 2).tolist()
     videos = len(called[pixels])
     total = int((called["input_ids"] == getattr(outer.config, layout.token)).sum())
     return [total // videos] * videos  # one tensor of videos: all have as many frames
