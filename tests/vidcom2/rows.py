@@ -87,7 +87,10 @@ class Row:
         ids = torch.tensor([self.ids])
         text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.kind in TYPED:
-            text["mm_token_type_ids"] = (ids == IMAGE) + 2 * (ids == VIDEO)
+            types = torch.zeros_like(ids)
+            for visual in self.visuals:
+                types[0, list(visual.at)] = 2 if visual.modality == "video" else 1
+            text["mm_token_type_ids"] = types
         return text
 
     @property

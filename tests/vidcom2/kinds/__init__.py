@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.vidcom2.kinds import qwen3_vl_moe
+from tests.vidcom2.kinds import glm4v, qwen3_vl_moe
 from tests.vidcom2.rows import Kind
 
-NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND,)}
+NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND, *glm4v.KINDS)}
 """By `config.model_type`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vidcom2.models.layouts.glm4v import GLM4V
 from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
@@ -14,6 +15,9 @@ LAYOUTS: dict[str, Layout] = {
     "qwen2_5_vl": Layout("video_token_id", qwen2_frames),
     "qwen3_vl": Layout("video_token_id", qwen3_frames),
     "qwen3_vl_moe": Layout("video_token_id", qwen3_frames),
+    "glm4v": GLM4V,
+    "glm4v_moe": GLM4V,
+    "glm46v": GLM4V,
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
