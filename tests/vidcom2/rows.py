@@ -112,6 +112,8 @@ class Kind:
         images: Whether a prompt may have images beside videos.
         videos: Whether a prompt may have several videos.
         stacked: Whether the processor stacks all videos of a batch into one tensor, so that they have equal frames.
+        extra: Returns further arguments of the language model (its mask too, if that is not causal), given the model,
+            the rows' token ids, and the number of the frame or image that each row is of (None for text).
     """
 
     name: str
@@ -122,6 +124,7 @@ class Kind:
     images: bool = True
     videos: bool = True
     stacked: bool = False
+    extra: Callable[[Any, Sequence[int], Sequence[int | None]], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.typed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.vidcom2.kinds import glm4v, qwen3_vl_moe
+from tests.vidcom2.kinds import gemma4, glm4v, qwen3_vl_moe
 from tests.vidcom2.rows import Kind
 
-NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND, *glm4v.KINDS)}
-"""By `config.model_type`."""
+NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND, *glm4v.KINDS, *gemma4.KINDS)}
+"""By name, which is `config.model_type` where a type has one kind only."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vidcom2.models.layouts.gemma4 import GEMMA4
 from vidcom2.models.layouts.glm4v import GLM4V
 from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
@@ -18,6 +19,7 @@ LAYOUTS: dict[str, Layout] = {
     "glm4v": GLM4V,
     "glm4v_moe": GLM4V,
     "glm46v": GLM4V,
+    "gemma4": GEMMA4,
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
