@@ -15,10 +15,24 @@ from torch import Tensor
 from tests.vidcom2.hf_tiny import Row, Visual
 from tests.vidcom2.kinds import NEW
 from vidcom2 import Compressor
+from vidcom2.models.transformers import LAYOUTS
 
 MEDIA = {
-    "video": ("pixel_values_videos", "video_grid_thw", "video_merge_sizes"),
-    "image": ("pixel_values", "image_grid_thw", "image_merge_sizes", "image_sizes", "batch_num_images"),
+    "video": (
+        "pixel_values_videos",
+        "video_grid_thw",
+        "video_merge_sizes",
+        "video_position_ids",
+        "num_frames_per_video",
+    ),
+    "image": (
+        "pixel_values",
+        "image_grid_thw",
+        "image_merge_sizes",
+        "image_sizes",
+        "batch_num_images",
+        "image_position_ids",
+    ),
     "audio": ("input_features", "feature_attention_mask"),
 }
 
@@ -37,13 +51,17 @@ class Counts:
 class Shortened:
     """What the LLM sees of a prompt: rows [L', D] and positions [L'] or [3, L'].
 
-    visual: which rows are visual; levels: deepstack features of those rows, per level.
+    visual: which rows are visual; levels: deepstack features of those rows, per level. kind, ids, groups: the kind of
+    model, the rows' token ids, and the number of the frame or image that each is of, None for text.
     """
 
     rows: Tensor
     positions: Tensor
     visual: Tensor
     levels: list[Tensor]
+    kind: str
+    ids: list[int]
+    groups: list[int | None]
     counts: list[Counts] = field(default_factory=list)
 
 
@@ -113,13 +131,14 @@ def full_positions(model: Any, row: Row) -> Tensor:
 @torch.no_grad()
 def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
     """Drop from the prompt's rows those patch tokens of each video that the compressor does not select."""
-    table = model.get_input_embeddings().weight
-    rows = [table[token] for token in row.ids]
+    rows = list(model.get_input_embeddings()(torch.tensor(row.ids)))
+    groups: list[int | None] = [None] * len(rows)
     kept = [True] * len(rows)
     deep: dict[int, list[Tensor]] = {}
     counts = []
-    for visual, features, levels in encode(model, row):
+    for number, (visual, features, levels) in enumerate(encode(model, row)):
         for i, place in enumerate(visual.at):
+            groups[place] = 1000 * number + i // visual.tokens
             rows[place] = features[i]
             if levels:
                 deep[place] = [level[i] for level in levels]
@@ -137,7 +156,7 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
             counts.append(Counts(sum(kept[: visual.at[0]]), [m] * frames, after, len(visual.at) - frames * m))
     places = [place for place, stays in enumerate(kept) if stays]
     positions = full_positions(model, row)[..., places]
-    if compressor.positions == "repack":
+    if (compressor.positions or LAYOUTS[model.config.model_type].positions) == "repack":
         positions = torch.arange(len(places)).expand(*positions.shape[:-1], -1)  # mRoPE's three alike, as for text
     seen = [place for place in places if place in deep]
     depth = len(deep[seen[0]]) if seen else 0
@@ -146,6 +165,9 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
         positions,
         torch.tensor([place in deep for place in places]),
         [torch.stack([deep[place][level] for place in seen]) for level in range(depth)],
+        row.kind,
+        [row.ids[place] for place in places],
+        [groups[place] for place in places],
         counts,
     )
 
@@ -153,22 +175,22 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
 @torch.no_grad()
 def follow(model: Any, prompt: Shortened, tokens: Sequence[int]) -> Tensor:
     """[V]: the logits of what comes after the prompt and `tokens`."""
-    table = model.get_input_embeddings().weight
-    rows = torch.cat([prompt.rows, table[torch.tensor(tokens, dtype=torch.long)]])
+    rows = torch.cat([prompt.rows, model.get_input_embeddings()(torch.tensor(tokens, dtype=torch.long))])
     # As generate() counts on: from the last position, also where a long video's last frame is at a later one.
     more = prompt.positions[..., -1:] + 1 + torch.arange(len(tokens))
     positions = torch.cat([prompt.positions, more], dim=-1)
-    deepstack = {}
+    # Explicit, as transformers would take gaps in the positions for the borders of packed sequences.
+    others: dict[str, Any] = {"attention_mask": torch.ones(1, len(rows), dtype=torch.long)}
     if prompt.levels:
         visual = torch.cat([prompt.visual, torch.zeros(len(tokens), dtype=torch.bool)])
-        deepstack = {"visual_pos_masks": visual[None], "deepstack_visual_embeds": prompt.levels}
+        others |= {"visual_pos_masks": visual[None], "deepstack_visual_embeds": prompt.levels}
+    if prompt.kind in NEW and (extra := NEW[prompt.kind].extra) is not None:
+        others |= extra(model, [*prompt.ids, *tokens], [*prompt.groups, *(None for _ in tokens)])
     hidden = lm_of(model)(
         inputs_embeds=rows[None],
         position_ids=positions.unsqueeze(-2),
-        # Explicit, as transformers would take gaps in the positions for the borders of packed sequences.
-        attention_mask=torch.ones(1, len(rows), dtype=torch.long),
         use_cache=False,
-        **deepstack,
+        **others,
     ).last_hidden_state
     return model.lm_head(hidden[0, -1])
 

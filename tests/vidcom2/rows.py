@@ -87,7 +87,10 @@ class Row:
         ids = torch.tensor([self.ids])
         text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.kind in TYPED:
-            text["mm_token_type_ids"] = (ids == IMAGE) + 2 * (ids == VIDEO)
+            types = torch.zeros_like(ids)
+            for visual in self.visuals:
+                types[0, list(visual.at)] = 2 if visual.modality == "video" else 1
+            text["mm_token_type_ids"] = types
         return text
 
     @property
@@ -110,6 +113,8 @@ class Kind:
         videos: Whether a prompt may have several videos.
         stacked: Whether the processor stacks all videos of a batch into one tensor, so that they have equal frames.
         rope: Returns the arguments of get_rope_index for a row; None for its text and all its media but the pixels.
+        extra: Returns further arguments of the language model (its mask too, if that is not causal), given the model,
+            the rows' token ids, and the number of the frame or image that each row is of (None for text).
     """
 
     name: str
@@ -121,6 +126,7 @@ class Kind:
     videos: bool = True
     stacked: bool = False
     rope: Callable[[Row], dict[str, Any]] | None = None
+    extra: Callable[[Any, Sequence[int], Sequence[int | None]], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.typed:

@@ -20,6 +20,7 @@ from vidcom2.models.calls import Calls, Uncopied
 from vidcom2.models.images import warn_of_images
 from vidcom2.models.layouts.layout import Layout, framed_videos
 from vidcom2.models.masks import extend, pad_left
+from vidcom2.models.moved import Moved
 from vidcom2.models.names import (
     cache_name,
     cache_of,
@@ -31,7 +32,6 @@ from vidcom2.models.names import (
     valid_before,
 )
 from vidcom2.models.pruning import (
-    Moved,
     choose,
     original_positions,
     records_of,
@@ -62,9 +62,10 @@ class Hooks(Uncopied):
             raise RuntimeError(f"{type(model).__name__} is compressed already; leave its with-block or detach it first")
         cache_name(lm)
         self.compressor, self.model, self.outer, self.layout = compressor, model, outer, layout
-        self.positions = compressor.positions or "original"
+        self.positions = compressor.positions or layout.positions
         self.signature = inspect.signature(outer.forward)
         self.calls: dict[int, dict[str, Any]] = {}  # by thread: the outer part's arguments, while it runs on a video
+        self.masks: dict[int, Any] = {}  # by thread: the mask that the outer part got, if it builds others of it
         self.records: list[Record] = []
         self.attached, self.forwarded, self.warned = True, False, False
         self.generating = Calls(model, self.forget)
@@ -141,6 +142,8 @@ class Hooks(Uncopied):
         pixels, modality = self.layout.inputs
         if args:
             kwargs = self.signature.bind_partial(*args, **kwargs).arguments
+        if self.layout.finish is not None and not torch.compiler.is_compiling():
+            self.masks[get_ident()] = kwargs.get("attention_mask")
         encoded = kwargs.get(names.ENCODED) or {}
         if kwargs.get(pixels) is not None or encoded.get(modality) is not None:
             if self.layout.check is not None:
@@ -153,6 +156,8 @@ class Hooks(Uncopied):
         """After the outer part."""
         if self.calls:
             self.calls.pop(get_ident(), None)
+        if self.masks and not torch.compiler.is_compiling():
+            self.masks.pop(get_ident(), None)
 
     @property
     def called(self) -> dict[str, Any] | None:
@@ -167,17 +172,26 @@ class Hooks(Uncopied):
         """Drop video tokens from a prefill's arguments, or mend those of a step on a pruned cache."""
         called = self.called
         if called is not None:
-            return (), self.prune(module, called, kwargs)
+            shorter = self.prune(module, called, kwargs | self.masked(kwargs))
+            return None if shorter is None else ((), shorter)
         if torch.compiler.is_compiling():
             return None
         cache = cache_of(kwargs)
         if isinstance(cache, Pruned):
-            return (), self.keep_in_step(cache, kwargs)
+            return (), self.keep_in_step(cache, kwargs | self.masked(kwargs))
         return None
 
+    def masked(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the mask that the outer part got, where it has built others of it for the language model.
+
+        Those count the rows of the full sequence, and need not tell which rows are padding.
+        """
+        known = isinstance(kwargs.get("attention_mask"), dict) and get_ident() in self.masks
+        return {"attention_mask": self.masks[get_ident()]} if known else {}
+
     @torch.compiler.disable
-    def prune(self, lm: Any, called: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return a prefill's arguments without the video tokens that the compressor drops."""
+    def prune(self, lm: Any, called: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """Return a prefill's arguments without the video tokens that the compressor drops; None if it drops none."""
         embeds = together(kwargs)
         length = embeds.shape[1]
         cache = cache_of(kwargs)
@@ -188,7 +202,7 @@ class Hooks(Uncopied):
         if not choice.merges and not isinstance(cache, Pruned) and bool(choice.stay.all()):
             here = torch.arange(length, device=embeds.device).expand(embeds.shape[:2])
             self.records = records_of(choice.videos, Moved(here, choice.stay), self.compressor.spec, self.positions)
-            return kwargs
+            return None
 
         valid = valid_rows(kwargs, length, cache)
         moved = Moved(*pad_left(choice.stay if valid is None else choice.stay & valid))
@@ -209,6 +223,8 @@ class Hooks(Uncopied):
             cache.shift += length - moved.live.shape[1]
             cache.expect(moved.live)
             kwargs["attention_mask"] = cache.mask(moved.live)
+        if self.layout.finish is not None:
+            self.layout.finish(self.outer, called, kwargs, moved, rows)
         return kwargs | one_sequence(lm, kwargs["position_ids"], rows)
 
     def number(self, positions: Tensor, moved: Moved, cache: Any, rows: int) -> Tensor:

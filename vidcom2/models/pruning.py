@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.models.layouts.layout import FramedVideo
+from vidcom2.models.moved import Moved
 from vidcom2.records import Record
 
 
@@ -45,27 +46,6 @@ def choose(compressor: Compressor, embeds: Tensor, videos: Iterable[FramedVideo]
             with_merged[video.row, columns] = kept.features.to(embeds.dtype)
         kept_videos.append((video, kept))
     return Choice(stay, with_merged, with_merged is not embeds, kept_videos)
-
-
-@dataclass(frozen=True)
-class Moved:
-    """Where the rows that stay go.
-
-    Attributes:
-        order: int64 [B, N'], the column that each row comes from.
-        live: bool [B, N'], which rows are no padding.
-    """
-
-    order: Tensor
-    live: Tensor
-
-    def pick(self, x: Tensor) -> Tensor:
-        """Return the rows that stay of x [..., B, N]."""
-        return x.gather(-1, self.order.expand(*x.shape[:-2], *self.order.shape))
-
-    def pick_rows(self, x: Tensor) -> Tensor:
-        """Return the rows that stay of x [B, N, D]."""
-        return x.gather(1, self.order[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def original_positions(positions: Tensor, moved: Moved, rows: int) -> Tensor:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from tests.vidcom2.kinds import perception_lm, qwen3_vl_moe, qwen_omni, smolvlm, video_llama_3, video_llava
+from tests.vidcom2.kinds import (
+    gemma4,
+    glm4v,
+    perception_lm,
+    qwen3_vl_moe,
+    qwen_omni,
+    smolvlm,
+    video_llama_3,
+    video_llava,
+)
 from tests.vidcom2.rows import Kind
 
-KINDS = [qwen3_vl_moe.KIND, qwen_omni.QWEN2_5, qwen_omni.QWEN3, smolvlm.KIND, video_llama_3.KIND, video_llava.KIND]
+KINDS = [qwen3_vl_moe.KIND, qwen_omni.QWEN2_5, qwen_omni.QWEN3, *glm4v.KINDS, *gemma4.KINDS, smolvlm.KIND]
+KINDS += [video_llama_3.KIND, video_llava.KIND]
 if find_spec("timm") is not None:  # which has the vision tower
     KINDS.append(perception_lm.KIND)
 
 NEW: dict[str, Kind] = {kind.name: kind for kind in KINDS}
-"""By `config.model_type`."""
+"""By name, which is `config.model_type` where a type has one kind only."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vidcom2.models.layouts.gemma4 import GEMMA4
+from vidcom2.models.layouts.glm4v import GLM4V
 from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
 from vidcom2.models.layouts.omni import check_omni, omni_frames
@@ -20,6 +22,10 @@ LAYOUTS: dict[str, Layout] = {
     "qwen3_vl_moe": Layout("video_token_id", qwen3_frames),
     "qwen2_5_omni_thinker": Layout("video_token_id", omni_frames, check=check_omni),
     "qwen3_omni_moe_thinker": Layout("video_token_id", omni_frames, check=check_omni),
+    "glm4v": GLM4V,
+    "glm4v_moe": GLM4V,
+    "glm46v": GLM4V,
+    "gemma4": GEMMA4,
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
     "video_llava": VIDEO_LLAVA,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from vidcom2.models import names
+from vidcom2.models.moved import Moved
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ class Layout:
             `mm_encoder_outputs`.
         check: Gets the outer model and the arguments of a call with a video, and raises ValueError for what the model
             would take without a word but answer wrongly.
+        lengths: Counts the placeholder tokens of each video of a call with pixels, given the outer model and the call's
+            arguments. With None, the videos' grids tell, or all videos are equal.
+        finish: Shortens what the family's language model gets beside embeddings, positions, mask and deepstack
+            features. It gets the outer model, the arguments of its call, those of the language model (the other ones
+            shortened, the mask being bool [B, rows + N'] or None), where the rows went, and how many rows the cache
+            has.
+        positions: Which positions the tokens that stay get unless the compressor says.
     """
 
     token: str
@@ -67,6 +75,9 @@ class Layout:
     split: Callable[[Any, dict[str, Any], Tensor, Tensor], Iterator[Tensor]] | None = None
     inputs: tuple[str, str] = ("pixel_values_videos", "video")
     check: Callable[[Any, dict[str, Any]], None] | None = None
+    lengths: Callable[[Any, dict[str, Any]], list[int]] | None = None
+    finish: Callable[[Any, dict[str, Any], dict[str, Any], Moved, int], None] | None = None
+    positions: Literal["repack", "original"] = "original"
 
 
 def framed_videos(layout: Layout, outer: Any, called: dict[str, Any], positions: Tensor) -> Iterator[FramedVideo]:
@@ -125,6 +136,8 @@ def lengths(layout: Layout, outer: Any, called: dict[str, Any]) -> list[int]:
     encoded = (called.get(names.ENCODED) or {}).get(modality)
     if encoded is not None:
         return [features.shape[:-1].numel() for features in encoded.pooler_output]
+    if layout.lengths is not None:
+        return layout.lengths(outer, called)
     grid = called.get("video_grid_thw")
     if grid is not None:
         merge = called.get("video_merge_sizes")  # VideoLLaMA 3 has one for each video
