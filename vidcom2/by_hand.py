@@ -79,10 +79,10 @@ def plain_budgets(budgets: Any) -> Budgets:
     if not isinstance(budgets, Sequence) or isinstance(budgets, str):
         raise ValueError(f"budgets={budgets!r} must be one entry per frame, or a function of T and M that returns them")
     for t, entry in enumerate(budgets):
-        whole = isinstance(entry, Integral) and not isinstance(entry, bool) and entry >= 0
+        whole = isinstance(entry, Integral) and not isinstance(entry, bool) and int(entry) >= 0
         if entry is not None and not whole:
             raise ValueError(
-                f"budgets has {entry!r} for frame {t}; give a number of tokens, or None for a frame that shares the rest"
+                f"budgets has {entry!r} for frame {t}; write a number of tokens, or None to share the rest"
             )
     if all(entry is None for entry in budgets):
         raise ValueError(f"budgets={budgets!r} names no frame, so it has no effect: leave it out")
@@ -115,7 +115,9 @@ class Asked:
         stay = torch.zeros(frames, dtype=torch.int64) if self.mask is None else self._masked(frames, m)
         budgets = [m if k is None and n == m else k for k, n in zip(given, stay.tolist(), strict=True)]
         free = [t for t in range(frames) if budgets[t] is None]
-        least = torch.tensor([max(self.least, n) if k is None else k for k, n in zip(budgets, stay.tolist())])
+        least = torch.tensor(
+            [max(self.least, n) if k is None else k for k, n in zip(budgets, stay.tolist(), strict=True)]
+        )
         most = torch.tensor([m if k is None else k for k in budgets])
         self._check(budgets, stay.tolist(), m)
         wanted, need = total_budget(self.retention, frames, m), int(least.sum())
@@ -134,8 +136,8 @@ class Asked:
         given = plain_budgets(self.budgets(frames, m)) if callable(self.budgets) else self.budgets
         if len(given) != frames:
             raise ImpossibleBudgets(
-                f"budgets has {len(given)} entries, and this video has {frames} frames: give one for each (a model that "
-                "merges neighbouring frames has one for each merged frame)"
+                f"budgets has {len(given)} entries, and this video has {frames} frames: give one for each "
+                "(a model that merges neighbouring frames has one for each merged frame)"
             )
         return given
 
@@ -167,12 +169,13 @@ class Asked:
         named = [k for k in budgets if k is not None]
         least = [max(self.least, n) for k, n in zip(budgets, stay, strict=True) if k is None]
         parts = [f"{sum(named)} in {len(named)} frames with budgets of their own"] * bool(named)
-        parts += [f"{sum(least)} in {len(least)} other frames, which keep at least {self.least} each"] * bool(least)
+        others = "others" if named else "frames"
+        parts += [f"{sum(least)} in {len(least)} {others}, which keep at least {self.least} each"] * bool(least)
         whole = len(budgets) * m
         enough = math.ceil(need / whole * 1e4) / 1e4
         return (
-            f"{need} tokens are asked for by hand ({'; '.join(parts)}), and retention={self.retention} keeps {wanted} of "
-            f"{whole}: raise retention to {enough}, or ask for less"
+            f"{need} tokens are asked for by hand ({'; '.join(parts)}), and retention={self.retention} keeps {wanted} "
+            f"of {whole}: raise retention to {enough}, or ask for less"
         )
 
 

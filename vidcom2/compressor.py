@@ -172,10 +172,11 @@ class Compressor:
             ValueError: The method takes none, or has some already, or they are impossible.
         """
         if not self.takes_budgets():
-            raise ValueError(f"{self.name} takes no budgets by hand; the table in docs/methods.md says which methods do")
+            raise ValueError(f"{self.name} takes no budgets by hand; docs/methods.md says which methods do")
         if getattr(self, "budgets", None) is not None:
             raise ValueError(f"{self.spec} has budgets already: leave one of the two out")
-        return dataclasses.replace(self, budgets=budgets)
+        changed: Any = {"budgets": budgets}
+        return dataclasses.replace(self, **changed)
 
     @property
     def spec(self) -> str:

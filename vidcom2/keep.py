@@ -44,8 +44,12 @@ class Span:
         share = 1.0 if amount == "full" else float(amount[:-1]) / 100 if amount.endswith("%") else None
         tokens = int(amount) if share is None else 0
         if (share is not None and not 0 < share <= 1) or (share is None and tokens < 1):
-            raise ValueError(f"{text!r} keeps {amount} of a frame: give a share above 0 % and up to 100 %, or 1 token or more")
+            raise ValueError(f"{text!r} keeps {amount} of a frame: write 1 to 100 %, or 1 token or more")
         return cls(start, end, share, tokens)
+
+    def holds(self, second: float) -> bool:
+        """Return whether a frame that is shown at this second is in the span."""
+        return self.start <= second <= self.end
 
     def budget(self, m: int) -> int:
         """Return how many of its M tokens a frame keeps."""
@@ -90,7 +94,7 @@ class Keep:
                 these is.
         """
         steps = [tuple(times[i : i + together]) for i in range(0, len(times), together)]
-        inside = [tuple(n for n, s in enumerate(self.spans) if any(s.start <= t <= s.end for t in step)) for step in steps]
+        inside = (tuple(n for n, span in enumerate(self.spans) if any(map(span.holds, step))) for step in steps)
         return KeptFrames(self, tuple(inside))
 
     def __str__(self) -> str:
@@ -122,8 +126,8 @@ class KeptFrames:
         """
         if frames != len(self.inside):
             raise ImpossibleBudgets(
-                f"the times of {len(self.inside)} frames were given for {self.keep}, and this video has {frames} frames: "
-                "does the model merge neighbouring ones (together=)?"
+                f"the times of {len(self.inside)} frames were given for {self.keep}, and this video has {frames} "
+                "frames: does the model merge neighbouring ones (together=)?"
             )
         return tuple(max((self.keep.spans[n].budget(m) for n in own), default=None) for own in self.inside)
 

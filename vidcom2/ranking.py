@@ -64,7 +64,7 @@ class Ranking(Compressor):
             object.__setattr__(self, "mask", TokenMask.of(self.mask))
         if said := self.said:
             if self.retention == 1:
-                raise ValueError(f"retention=1 keeps every token, so {said} has no effect: lower it, or leave {said} out")
+                raise ValueError(f"retention=1 keeps every token, so {said} has no effect: leave one of them out")
             if getattr(self, "form", None) == "released":
                 raise ValueError(f"{self.name}.released has fixed budgets and cannot take {said}; {self.name} can")
             if self.mask is not None and not self.ranks_alone:

@@ -22,7 +22,7 @@ method by its name, `vidcom2@0.25`, with `@0.25` for R. [How to add a method](ad
 | stage | where tokens are dropped: before the LLM, or between its layers |
 | presets | other forms of the method, written `name.preset`, such as `vidcom2.released` |
 | +fca | whether the method can take VidCom²'s budgets for the frames, written `name+fca` |
-| by hand | whether a caller can give frames budgets (`budgets`, `min_per_frame`, `--keep`), and name tokens that must stay |
+| by hand | whether a caller can give frames their budgets (`--keep`), and name tokens that must stay (`mask`) |
 | attention | whether it ranks tokens by the LLM's attention |
 | video | whether it compares frames with each other |
 | adaptive | whether the content of a frame decides how many of its tokens stay |

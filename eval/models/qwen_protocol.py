@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from llava.video import EXACT, FrameSampling, open_video, require, stamped
+from vidcom2 import Keep
 
 from ..results.sample import Reading
 from .reading import reading_of
@@ -37,6 +38,7 @@ class QwenProtocol:
         system: The system prompt. None: the chat template's own.
         max_new_tokens: Length of an answer, if the task does not say it.
         decoder: What reads videos, see `llava.video.read_video`.
+        keep: Seconds of every video of which the caller keeps more; None for none.
         default_dtype: Dtype of the model on GPUs.
     """
 
@@ -50,6 +52,7 @@ class QwenProtocol:
     system: str | None = None
     max_new_tokens: int = 128
     decoder: str = EXACT
+    keep: Keep | None = None
     default_dtype: ClassVar[str] = "bfloat16"
 
     @property
@@ -128,6 +131,7 @@ class Read:
         file: Path of the video.
         frames: float [T, 3, H, W], 0 to 255.
         metadata: qwen_vl_utils' description of the frames.
+        shown_at: Seconds at which a player shows the T frames.
         total: Number of frames in the file.
         fps: Frames per second of the file.
         seconds: What reading took, by stage.
@@ -137,6 +141,7 @@ class Read:
     file: str
     frames: torch.Tensor
     metadata: dict[str, Any]
+    shown_at: list[float]
     total: int
     fps: float
     seconds: dict[str, float]
@@ -155,9 +160,10 @@ class Reader:
         with open_video(video_file, self.protocol.decoder) as video:
             choose = partial(self._choose, video_file)
             indices, pictures = video.sample(choose)
+            shown_at = video.times(indices)
             metadata = {
                 "fps": video.fps,
-                "frames_indices": stamped(indices, video.times(indices), video.fps),
+                "frames_indices": stamped(indices, shown_at, video.fps),
                 "total_num_frames": len(video),
                 "video_backend": video.name,
             }
@@ -165,8 +171,9 @@ class Reader:
             timer.switch(None)
             reading = reading_of(video_file, video, choose, pictures)
         if self.protocol.simple:
-            frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
-        return Read(video_file, frames, metadata, len(video), video.fps, timer.seconds, reading)
+            some = np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))
+            frames, shown_at = frames[some], [shown_at[i] for i in some]
+        return Read(video_file, frames, metadata, shown_at, len(video), video.fps, timer.seconds, reading)
 
     def _asked(self, video_file: str, total: int) -> dict[str, Any]:
         """Return the message's options for the video."""
