@@ -29,6 +29,8 @@ class QwenProtocol:
     Attributes:
         harness_name: The lmms-eval wrapper with the same frames and prompts. Tasks choose their prompts by it.
         frames: Largest number of frames per video. They are evenly spaced.
+        rate: Take so many per second, within its bounds, instead of `frames`. qwen_vl_utils spreads their number evenly
+            over the video, and takes an even one.
         simple: Do as lmms-eval's older wrapper qwen2_vl: read two frames per second and take some of these, do not tell
             the processor their times, and end an answer at the task's stop texts.
         patch: Side of a patch in pixels. The sides of frames are multiples of twice that.
@@ -44,6 +46,7 @@ class QwenProtocol:
 
     harness_name: str
     frames: int = 32
+    rate: FrameSampling | None = None
     simple: bool = False
     patch: int = 14
     resized: bool = False
@@ -58,17 +61,22 @@ class QwenProtocol:
     @property
     def sampling(self) -> str:
         """Which frames are used, in words, for settings.json."""
+        if self.rate is not None:
+            return str(self.rate)
         return f"2 per second, at most {self.frames}" if self.simple else f"uniform:{self.frames}"
 
     def sampled(self, sampling: FrameSampling) -> QwenProtocol:
-        """Return a copy with another number of frames.
+        """Return a copy with other frames.
 
         Raises:
             ValueError: qwen_vl_utils would change this sampling.
         """
-        if sampling.kind != "uniform" or sampling.max_frames % 2:
-            raise ValueError(f"--sampling {sampling} is not for {self.harness_name}: use uniform:N with an even N")
-        return replace(self, frames=sampling.max_frames)
+        if sampling.max_frames % 2 or (sampling.min_frames or 2) % 2:
+            raise ValueError(
+                f"--sampling {sampling} is not for {self.harness_name}, which takes frames in pairs: write even "
+                "numbers of frames, such as uniform:16 or fps:2,max=64,min=8"
+            )
+        return replace(self, frames=sampling.max_frames, rate=sampling if sampling.kind == "fps" else None)
 
     def read_by(self, decoder: str | None = None, preprocess: str | None = None) -> QwenProtocol:
         """Return a copy with another decoder. None keeps the protocol's own.
@@ -95,7 +103,9 @@ class QwenProtocol:
         video = {"type": "video", "video": video_file, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         if self.simple:
             question = question.replace("<image>", "")
-        else:
+        if self.rate is not None:
+            video |= {"fps": self.rate.fps, "max_frames": self.frames, "min_frames": self.rate.min_frames or 2}
+        elif not self.simple:
             video["nframes"] = max(2, min(self.frames, total_frames) // 2 * 2)
         content = [video, {"type": "text", "text": question}]
         system = [] if self.system is None else [{"role": "system", "content": self.system}]

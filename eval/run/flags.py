@@ -219,8 +219,8 @@ def add_questions(on: argparse._ArgumentGroup) -> None:
     )
     on.add_argument(
         "--sampling",
-        help="which frames of a video are used, such as uniform:16 or fps:1.0:max64 (default: as lmms-eval's wrapper "
-        "for the model)",
+        help="which frames of a video are used, such as uniform:16, fps:1,max=64 or fps:2,max=64,min=8 (2 per second, "
+        "but 8 to 64 in all; default: as lmms-eval's wrapper for the model)",
     )
     on.add_argument(
         "--decoder",
