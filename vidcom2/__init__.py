@@ -7,10 +7,12 @@
 """
 
 from vidcom2.attachment import Attachment
+from vidcom2.by_hand import ImpossibleBudgets
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import NotFinite
 from vidcom2.frame_adjustment import FrameAdjustment
 from vidcom2.inside import InsideLLM
+from vidcom2.keep import Keep
 from vidcom2.methods.dense import Dense
 from vidcom2.methods.vidcom2 import Explanation, VidCom2
 from vidcom2.models.transformers import Layout
@@ -29,7 +31,9 @@ __all__ = [
     "Dense",
     "Explanation",
     "FrameAdjustment",
+    "ImpossibleBudgets",
     "InsideLLM",
+    "Keep",
     "Kept",
     "Layout",
     "NotFinite",

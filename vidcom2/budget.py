@@ -59,19 +59,31 @@ def token_budgets(share: Tensor, tokens_per_frame: int, rounding: Rounding, rete
     frames, m = share.shape[0], tokens_per_frame
     wanted = share * m
     if rounding == "exact":
-        return _largest_remainder(wanted, m, total_budget(retention, frames, m))
+        least = torch.ones(frames, dtype=torch.int64, device=share.device)
+        return fill(wanted, least, m * least, m, total_budget(retention, frames, m) - frames)
     rounded = (wanted - _SLACK).ceil() if rounding == "ceil" else wanted.round()
     return rounded.long().clamp(1, m)
 
 
-def _largest_remainder(wanted: Tensor, m: int, total: int) -> Tensor:
-    """Hand out `total` tokens: one to each frame, then each to the frame that is furthest below its wish.
+def fill(wanted: Tensor, least: Tensor, most: Tensor, m: int, rest: int) -> Tensor:
+    """Give each frame its `least`, then `rest` more tokens, each to the frame that is furthest below its wish.
 
-    Token j of a frame, counted from 0, exceeds the wish by j + 1 - wanted. Taking the total - T smallest of these
-    numbers is Hamilton's method. It also gives what full frames cannot take to the others. Among equal numbers, the
-    earlier frame comes first.
+    Token j of a frame, counted from 0, exceeds the wish by j + 1 - wanted. Taking the smallest of these numbers is
+    Hamilton's method. It also gives what full frames cannot take to the others. Among equal numbers, the earlier frame
+    comes first. Nothing here waits for the device.
+
+    Args:
+        wanted: Float [T], how many tokens each frame wishes for.
+        least: int64 [T], the fewest tokens of each frame.
+        most: int64 [T], the most.
+        m: The largest of `most`, or more.
+        rest: How many tokens to hand out. The frames have room for them.
+
+    Returns:
+        k_t, int64 [T].
     """
-    frames = wanted.shape[0]
-    excess = torch.arange(2, m + 1, device=wanted.device) - wanted[:, None]  # [T, M - 1]
-    winners = excess.flatten().argsort(stable=True)[: total - frames] // max(1, m - 1)
-    return torch.ones(frames, dtype=torch.int64, device=wanted.device).index_add_(0, winners, torch.ones_like(winners))
+    token = torch.arange(m, device=wanted.device)
+    excess = token + 1 - wanted[:, None]  # [T, m]
+    excess = excess.masked_fill((token < least[:, None]) | (token >= most[:, None]), torch.inf)
+    winners = excess.flatten().argsort(stable=True)[:rest] // m
+    return least.index_add(0, winners, torch.ones_like(winners))

@@ -23,11 +23,14 @@ class Kept:
         index: int64 [N], the kept positions in the flattened T·M tokens, ascending.
         budgets: int64 [T], how many tokens of each frame stay. They sum to N.
         features: [N, D], the kept tokens of a method that merges. None means the tokens at `index`, unchanged.
+        by_hand: The tokens that the caller asked of each frame, None where nothing was asked. Empty if the caller had
+            no say.
     """
 
     index: Tensor
     budgets: Tensor
     features: Tensor | None = None
+    by_hand: tuple[int | None, ...] = ()
 
     def __repr__(self) -> str:
         merged = ", merged" if self.features is not None else ""
@@ -154,9 +157,33 @@ class Compressor:
         """Whether `name+fca` exists: whether the method has a setting `fca` (see `FrameAdjustment`)."""
         return any(f.name == "fca" for f in setting_fields(cls))
 
+    @classmethod
+    def takes_budgets(cls) -> bool:
+        """Whether a caller can give frames budgets by hand, by a setting `budgets` (see `Ranking`)."""
+        return any(f.name == "budgets" for f in setting_fields(cls))
+
+    def with_budgets(self, budgets: Any) -> Compressor:
+        """Return a copy with a caller's budgets for the frames.
+
+        Args:
+            budgets: See `Ranking`.
+
+        Raises:
+            ValueError: The method takes none, or has some already, or they are impossible.
+        """
+        if not self.takes_budgets():
+            raise ValueError(f"{self.name} takes no budgets by hand; docs/methods.md says which methods do")
+        if getattr(self, "budgets", None) is not None:
+            raise ValueError(f"{self.spec} has budgets already: leave one of the two out")
+        changed: Any = {"budgets": budgets}
+        return dataclasses.replace(self, **changed)
+
     @property
     def spec(self) -> str:
-        """The shortest text that `vidcom2.compressor` turns back into this object. It names results and caches."""
+        """The shortest text that `vidcom2.compressor` turns back into this object. It names results and caches.
+
+        A mask, or budgets that are a function, stand there by a name in `<>`, which cannot be turned back.
+        """
         fca = getattr(self, "fca", None) if self.takes_fca() else None
         changed = changed_settings(self, skip=("retention", "fca"))
         if fca is not None:
@@ -165,7 +192,7 @@ class Compressor:
         return f"{self.name}{'+fca' if fca else ''}@{self.retention}{pairs}"
 
     def __repr__(self) -> str:
-        if "name" in vars(type(self)):  # registered, so the text builds an equal object
+        if "name" in vars(type(self)) and "=<" not in self.spec:  # the text builds an equal object
             return f"compressor({self.spec!r})"
         return f"<{type(self).__name__} {self.spec}>"
 
@@ -202,5 +229,7 @@ def keep_all(x: Tensor) -> Kept:
 
 
 def _short(value: Any) -> Any:
-    """2 for 2.0, as one writes it; any other value unchanged."""
+    """2 for 2.0, as one writes it, and a name for a function; any other value unchanged."""
+    if callable(value):
+        return f"<{getattr(value, '__qualname__', value)}>"
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vidcom2.budget import ROUNDINGS, Rounding, frame_retention, token_budgets
+from vidcom2.by_hand import Limits
 from vidcom2.settings import check_choice, check_numbers, plain_numbers
 from vidcom2.uniqueness import Similarity, cosine, gaussian
 
@@ -68,7 +69,7 @@ class FrameAdjustment:
         if fca is not None and not isinstance(fca, FrameAdjustment):
             raise ValueError(f"fca={fca!r} must be a FrameAdjustment or None; in a spec, write {name}+fca")
 
-    def budgets(self, x: Tensor, retention: float) -> Tensor:
+    def budgets(self, x: Tensor, retention: float, limits: Limits | None = None) -> Tensor:
         """Return the tokens that each frame may keep.
 
         This does not wait for the device, so it cannot refuse NaN. The caller has to check the features.
@@ -76,11 +77,13 @@ class FrameAdjustment:
         Args:
             x: Features [T, M, D].
             retention: R in (0, 1].
+            limits: What a caller asks for by hand; None for nothing. The frames without a budget of the caller share
+                what is left, as if they were the whole video, and the sum is exact whatever `rounding` says.
 
         Returns:
-            int64 [T], each in [1, M], on the device of x.
+            int64 [T], each in [1, M] (a caller may give a frame 0), on the device of x.
         """
-        return self.budgets_from(self.measure(x), retention)
+        return self.budgets_from(self.measure(x), retention, limits)
 
     def measure(self, x: Tensor) -> Similarity:
         """Return how similar each token of x [T, M, D] is to the mean of its video and to that of its frame."""
@@ -88,10 +91,13 @@ class FrameAdjustment:
             return gaussian(x, self.window, self.channels)
         return cosine(x, self.window)
 
-    def budgets_from(self, similarity: Similarity, retention: float) -> Tensor:
+    def budgets_from(self, similarity: Similarity, retention: float, limits: Limits | None = None) -> Tensor:
         """Return `budgets`, int64 [T], from what `measure` found."""
-        shares = self.shares(self.uniqueness(similarity), retention)
-        return token_budgets(shares, similarity.video.shape[1], self.rounding, retention)
+        uniqueness, m = self.uniqueness(similarity), similarity.video.shape[1]
+        if limits is None:
+            return token_budgets(self.shares(uniqueness, retention), m, self.rounding, retention)
+        free = uniqueness[limits.free.to(uniqueness.device)]
+        return limits.share(m * self.shares(free, limits.retention) if len(free) else free)
 
     def uniqueness(self, similarity: Similarity) -> Tensor:
         """Return u_t [T], the uniqueness of each frame."""

@@ -24,6 +24,8 @@ class Record:
         cut: Visual tokens lost because the sequence was longer than the model's `tokenizer_model_max_length`.
         layers: For methods inside the LLM, the visual tokens that each layer processed, with merged tokens and
             separators. Empty for all others.
+        by_hand: The patch tokens that the caller asked of each frame, None where nothing was asked. Empty if the
+            caller had no say; see `vidcom2.Ranking`.
     """
 
     sample: int
@@ -37,6 +39,7 @@ class Record:
     separators_after: int
     cut: int = 0
     layers: tuple[int, ...] = ()
+    by_hand: tuple[int | None, ...] = ()
 
     @property
     def tokens_before(self) -> int:

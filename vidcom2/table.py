@@ -22,6 +22,7 @@ method by its name, `vidcom2@0.25`, with `@0.25` for R. [How to add a method](ad
 | stage | where tokens are dropped: before the LLM, or between its layers |
 | presets | other forms of the method, written `name.preset`, such as `vidcom2.released` |
 | +fca | whether the method can take VidCom²'s budgets for the frames, written `name+fca` |
+| by hand | whether a caller can give frames their budgets (`--keep`), and name tokens that must stay (`mask`) |
 | attention | whether it ranks tokens by the LLM's attention |
 | video | whether it compares frames with each other |
 | adaptive | whether the content of a frame decides how many of its tokens stay |
@@ -36,6 +37,7 @@ COLUMNS = (
     "stage",
     "presets",
     "+fca",
+    "by hand",
     "attention",
     "video",
     "adaptive",
@@ -65,6 +67,7 @@ def row(method: type[Compressor]) -> tuple[str, ...]:
         method.stage,
         ", ".join(method.presets) or "none",
         yes(method.takes_fca()),
+        "no" if not method.takes_budgets() else "budgets, mask" if getattr(method, "ranks_alone", False) else "budgets",
         yes(method.needs_attention),
         yes(method.video_specific),
         yes(method.frame_adaptive),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import torch
 from transformers import LogitsProcessor
 
 from llava.video import FrameSampling
-from vidcom2 import Compressor, NotFinite
+from vidcom2 import Compressor, ImpossibleBudgets, NotFinite
 
 from ..results.sample import Answer
 
@@ -45,8 +46,10 @@ class Engine(Protocol):
         model: The model, of a transformers class.
         device: The device of its inputs.
         attention: The LLM's attention implementation in use.
+        protocol: How videos are seen and asked about.
     """
 
+    protocol: Any
     model: Any
     device: torch.device
     attention: str
@@ -86,6 +89,9 @@ class Engine(Protocol):
     def work(self) -> bool:
         """Do a part of the work on announced questions; return False if there is none, or others do it."""
 
+    def shown_at(self, seen: Any) -> tuple[Sequence[float], int]:
+        """Return the seconds at which the frames of a video are shown, and how many the model merges into one."""
+
     def answer_all(
         self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
@@ -115,6 +121,25 @@ class EngineBase:
     model: Any
     _loaded: tuple[str, str, str]
     answer_all: Callable[..., list[Answer | Unanswerable]]
+    shown_at: Callable[[Any], tuple[Sequence[float], int]]
+
+    def by_hand(self, compressor: Compressor, seen: Any) -> Compressor:
+        """Return a compressor with the budgets that the protocol's `keep` gives the frames of a video.
+
+        It is unchanged if no frame is in a span, or if it drops nothing.
+
+        Args:
+            compressor: The compressor.
+            seen: The video. `shown_at` tells at which seconds its frames are shown, and how many of them the model
+                merges into one.
+
+        Raises:
+            ValueError: The method takes no budgets.
+        """
+        if self.protocol.keep is None or not compressor.drops:
+            return compressor
+        frames = self.protocol.keep.at(*self.shown_at(seen))
+        return compressor.with_budgets(frames) if frames.matched else compressor
 
     @property
     def identity(self) -> str:
@@ -145,16 +170,27 @@ class EngineBase:
 
 
 def one_by_one(answer_all: Callable[..., list[Answer | Unanswerable]]) -> Callable[..., list[Answer | Unanswerable]]:
-    """Decorate an engine's answer_all: if a compressor meets NaN in a batch, the questions are answered one by one."""
+    """Decorate an engine's answer_all: answer the questions of a batch one by one where that is needed.
+
+    That is so if the caller keeps seconds of the videos by hand, which gives each video budgets of its own, and if a
+    compressor meets NaN or budgets that a video cannot have. A question that meets them by itself has no answer.
+    """
 
     @wraps(answer_all)
-    def answered(self: Any, asked: Sequence[Any], *arguments: Any) -> list[Answer | Unanswerable]:
-        try:
-            return answer_all(self, asked, *arguments)
-        except NotFinite:
-            if len(asked) == 1:
+    def answered(
+        self: Any, asked: Sequence[Any], generation: dict[str, Any], compressor: Compressor
+    ) -> list[Answer | Unanswerable]:
+        if len(asked) == 1:
+            try:
+                return answer_all(self, asked, generation, self.by_hand(compressor, asked[0][0]))
+            except NotFinite:
                 return [NoNumbers()]
-        return [answer for one in asked for answer in self.answer_all([one], *arguments)]
+            except ImpossibleBudgets as error:
+                return [Unanswerable(str(error))]
+        with suppress(NotFinite, ImpossibleBudgets):
+            if self.protocol.keep is None or not compressor.drops:
+                return answer_all(self, asked, generation, compressor)
+        return [answer for one in asked for answer in self.answer_all([one], generation, compressor)]
 
     return answered
 

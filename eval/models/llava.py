@@ -16,7 +16,7 @@ from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.on_device import preprocess_on_device, resized
 from llava.model.visual_inputs import Encoded
 from llava.video import EXACT, FrameSampling, open_video, require, sample_video
-from vidcom2 import Compressor, Record
+from vidcom2 import Compressor, Keep, Record
 
 from ..results.sample import Answer, Reading
 from .base import EngineBase, Numbers, PromptTooLong, Unanswerable, generate_arguments, in_batch, one_by_one
@@ -37,6 +37,7 @@ class LlavaProtocol:
         decoder: What reads videos, see `llava.video.read_video`.
         preprocess: "exact": frames are resized by PIL where they are read, as in the wrappers. "fast": the same pixels
             are computed on the model's device.
+        keep: Seconds of every video of which the caller keeps more; None for none.
         default_dtype: Dtype of the model on GPUs.
     """
 
@@ -47,6 +48,7 @@ class LlavaProtocol:
     time_instruction: bool = False
     decoder: str = EXACT
     preprocess: str = "exact"
+    keep: Keep | None = None
     default_dtype: ClassVar[str] = "float16"
 
     def prompt(self, question: str, times: list[float], duration: float) -> str:
@@ -132,7 +134,8 @@ class Read:
         pixels: The distinct frames: [F, 3, S, S] for the tower, uint8 [F, S, S, 3] if they were only resized, or uint8
             [F, H, W, 3] for "fast" preprocessing.
         rows: For each of the T sampled frames, its index among the F.
-        times: Times of the T frames, in seconds.
+        times: Times of the T frames that the prompt names, in seconds.
+        shown_at: Seconds at which a player shows the T frames.
         duration: Length of the video, in seconds.
         seconds: What reading took, by stage.
         reading: How the video was read.
@@ -141,6 +144,7 @@ class Read:
     pixels: torch.Tensor
     rows: list[int]
     times: list[float]
+    shown_at: list[float]
     duration: float
     seconds: dict[str, float]
     reading: Reading
@@ -180,7 +184,7 @@ class Reader:
         else:
             pixels = self.processor.preprocess(video.distinct, return_tensors="pt")["pixel_values"].to(self.dtype)
         timer.switch(None)
-        return Read(pixels, video.rows, video.times, video.duration, timer.seconds, reading)
+        return Read(pixels, video.rows, video.times, video.shown_at, video.duration, timer.seconds, reading)
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,10 @@ class LlavaEngine(EngineBase):
         other = copy.copy(self)
         other.protocol, other.read = self.protocol.sampled(sampling), replace(self.read, sampling=sampling)
         return other
+
+    def shown_at(self, seen: Seen) -> tuple[list[float], int]:
+        """Return the seconds at which the frames of a video are shown, and 1: each frame has tokens of its own."""
+        return seen.read.shown_at, 1
 
     @torch.inference_mode()
     def see(self, read: Read) -> Seen:

@@ -93,6 +93,10 @@ class QwenEngine(EngineBase):
         other.read = Reader(other.protocol)
         return other
 
+    def shown_at(self, seen: Seen) -> tuple[list[float], int]:
+        """Return the seconds at which the frames of a video are shown, and how many the model merges into one."""
+        return seen.read.shown_at, self.model.config.vision_config.temporal_patch_size
+
     def see(self, read: Read) -> Seen:
         """See `Engine.see`. The tower runs with the first question: only the model's own call prepares its input."""
         return Seen(read, StageTimer(self.device, read.seconds))

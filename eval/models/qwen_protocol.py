@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from llava.video import EXACT, FrameSampling, open_video, require, stamped
+from vidcom2 import Keep
 
 from ..results.sample import Reading
 from .reading import reading_of
@@ -28,6 +29,8 @@ class QwenProtocol:
     Attributes:
         harness_name: The lmms-eval wrapper with the same frames and prompts. Tasks choose their prompts by it.
         frames: Largest number of frames per video. They are evenly spaced.
+        rate: Take so many per second, within its bounds, instead of `frames`. qwen_vl_utils spreads their number evenly
+            over the video, and takes an even one.
         simple: Do as lmms-eval's older wrapper qwen2_vl: read two frames per second and take some of these, do not tell
             the processor their times, and end an answer at the task's stop texts.
         patch: Side of a patch in pixels. The sides of frames are multiples of twice that.
@@ -37,11 +40,13 @@ class QwenProtocol:
         system: The system prompt. None: the chat template's own.
         max_new_tokens: Length of an answer, if the task does not say it.
         decoder: What reads videos, see `llava.video.read_video`.
+        keep: Seconds of every video of which the caller keeps more; None for none.
         default_dtype: Dtype of the model on GPUs.
     """
 
     harness_name: str
     frames: int = 32
+    rate: FrameSampling | None = None
     simple: bool = False
     patch: int = 14
     resized: bool = False
@@ -50,22 +55,28 @@ class QwenProtocol:
     system: str | None = None
     max_new_tokens: int = 128
     decoder: str = EXACT
+    keep: Keep | None = None
     default_dtype: ClassVar[str] = "bfloat16"
 
     @property
     def sampling(self) -> str:
         """Which frames are used, in words, for settings.json."""
+        if self.rate is not None:
+            return str(self.rate)
         return f"2 per second, at most {self.frames}" if self.simple else f"uniform:{self.frames}"
 
     def sampled(self, sampling: FrameSampling) -> QwenProtocol:
-        """Return a copy with another number of frames.
+        """Return a copy with other frames.
 
         Raises:
             ValueError: qwen_vl_utils would change this sampling.
         """
-        if sampling.kind != "uniform" or sampling.max_frames % 2:
-            raise ValueError(f"--sampling {sampling} is not for {self.harness_name}: use uniform:N with an even N")
-        return replace(self, frames=sampling.max_frames)
+        if sampling.max_frames % 2 or (sampling.min_frames or 2) % 2:
+            raise ValueError(
+                f"--sampling {sampling} is not for {self.harness_name}, which takes frames in pairs: write even "
+                "numbers of frames, such as uniform:16 or fps:2,max=64,min=8"
+            )
+        return replace(self, frames=sampling.max_frames, rate=sampling if sampling.kind == "fps" else None)
 
     def read_by(self, decoder: str | None = None, preprocess: str | None = None) -> QwenProtocol:
         """Return a copy with another decoder. None keeps the protocol's own.
@@ -92,7 +103,9 @@ class QwenProtocol:
         video = {"type": "video", "video": video_file, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         if self.simple:
             question = question.replace("<image>", "")
-        else:
+        if self.rate is not None:
+            video |= {"fps": self.rate.fps, "max_frames": self.frames, "min_frames": self.rate.min_frames or 2}
+        elif not self.simple:
             video["nframes"] = max(2, min(self.frames, total_frames) // 2 * 2)
         content = [video, {"type": "text", "text": question}]
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
@@ -128,6 +141,7 @@ class Read:
         file: Path of the video.
         frames: float [T, 3, H, W], 0 to 255.
         metadata: qwen_vl_utils' description of the frames.
+        shown_at: Seconds at which a player shows the T frames.
         total: Number of frames in the file.
         fps: Frames per second of the file.
         seconds: What reading took, by stage.
@@ -137,6 +151,7 @@ class Read:
     file: str
     frames: torch.Tensor
     metadata: dict[str, Any]
+    shown_at: list[float]
     total: int
     fps: float
     seconds: dict[str, float]
@@ -155,9 +170,10 @@ class Reader:
         with open_video(video_file, self.protocol.decoder) as video:
             choose = partial(self._choose, video_file)
             indices, pictures = video.sample(choose)
+            shown_at = video.times(indices)
             metadata = {
                 "fps": video.fps,
-                "frames_indices": stamped(indices, video.times(indices), video.fps),
+                "frames_indices": stamped(indices, shown_at, video.fps),
                 "total_num_frames": len(video),
                 "video_backend": video.name,
             }
@@ -165,8 +181,9 @@ class Reader:
             timer.switch(None)
             reading = reading_of(video_file, video, choose, pictures)
         if self.protocol.simple:
-            frames = frames[np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))]
-        return Read(video_file, frames, metadata, len(video), video.fps, timer.seconds, reading)
+            some = np.unique(np.linspace(0, len(frames) - 1, self.protocol.frames, dtype=int))
+            frames, shown_at = frames[some], [shown_at[i] for i in some]
+        return Read(video_file, frames, metadata, shown_at, len(video), video.fps, timer.seconds, reading)
 
     def _asked(self, video_file: str, total: int) -> dict[str, Any]:
         """Return the message's options for the video."""

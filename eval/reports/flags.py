@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..benchmarks import BENCHMARKS
-from ..run.flags import add_demo, spec_help
+from ..run.flags import add_demo, add_keep, spec_help
 
 FRAMES, VIDEOS = 6, 200
 """Frames that a report shows of a video, and videos that it shows frames of."""
@@ -100,6 +100,7 @@ def add_see(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--frames", type=int, metavar="T", default=16, help="frames to take from the video (default: %(default)s)"
     )
+    add_keep(what)
     to = parser.add_argument_group("where to")
     to.add_argument(
         "--output",

@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from llava.video import FrameSampling, VideoError, open_video, read_video
-from vidcom2 import Attachment, Compressor, Dense, Kept, VidCom2, compressor, method_names
+from vidcom2 import Attachment, Compressor, Dense, Keep, Kept, VidCom2, compressor, method_names
 from vidcom2.methods.holitom import HoliTom
 from vidcom2.models.layers import LayerHooks
 
@@ -62,6 +62,9 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
     method = drawable(arguments.compressor)
     model = arguments.model or str(DEMO_MODEL)
     protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))
+    if arguments.keep:
+        protocol = replace(protocol, keep=Keep.parse(",".join(arguments.keep)))
+        method.with_budgets(lambda frames, m: None)  # raises ValueError if it takes none
     try:
         with open_video(arguments.video):
             pass
@@ -133,6 +136,10 @@ class Watched(Compressor):
         """The method's spec."""
         return self.method.spec
 
+    def with_budgets(self, budgets: Any) -> Watched:
+        """Watch the method with a caller's budgets; the notes go into the same list."""
+        return replace(self, method=self.method.with_budgets(budgets))
+
     def select(self, x: Tensor) -> Kept:
         """Select as the method does, and note what it keeps of x, [T, M, D]."""
         kept = self.method.select(x)
@@ -186,6 +193,13 @@ def watch(engine: Engine, video_file: str, question: str, method: Compressor) ->
     engine.check(method)
     watched = Watched.of(method)
     seen = engine.see(engine.read(video_file))
+    keep = engine.protocol.keep
+    if keep is not None and not keep.at(*engine.shown_at(seen)).matched:
+        times, _ = engine.shown_at(seen)
+        raise ValueError(
+            f"--keep {keep}: none of the {len(times)} frames taken from {video_file} lies there; they are shown from "
+            f"{times[0]:g}s to {times[-1]:g}s: name other seconds, or take more --frames"
+        )
     engine.answer(seen, question, {"max_new_tokens": 1}, watched)
     features, index = watched.notes[0]
     frames, (rows, columns), covered = seen_by(engine, video_file, seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # commands that only read results start without torch
@@ -91,6 +91,7 @@ class Sample:
         seconds: Seconds by stage (STAGES).
         positions: Positions of the kept tokens, "original" or "repack".
         reading: How the video was read. None where it was not read.
+        by_hand: Tokens of each frame that the caller kept by hand, by the frame's number from 0, as a text.
         asked: Digest of the question, its video and its right answer, see `run.lmms.asked`.
     """
 
@@ -107,6 +108,7 @@ class Sample:
     seconds: dict[str, float]
     positions: str | None = None
     reading: Reading | None = None
+    by_hand: dict[str, int] = field(default_factory=dict)
     asked: str = ""
 
     @property
@@ -130,6 +132,7 @@ class Sample:
             seconds=answer.seconds,
             positions=next((record.positions for record in answer.records), None),
             reading=answer.reading,
+            by_hand={str(t): k for one in answer.records for t, k in enumerate(one.by_hand) if k is not None},
         )
 
     @classmethod

@@ -38,6 +38,7 @@ class ScoredSample:
         tokens_after: Visual tokens that the LLM saw. Inside the LLM, the mean over its layers.
         positions: Positions of the kept tokens, "original" or "repack".
         reading: How the video was read. None where it was not read.
+        by_hand: Tokens of each frame that the caller kept by hand, by the frame's number from 0, as a text.
         seconds: Seconds by stage (`sample.STAGES`).
     """
 
@@ -58,6 +59,7 @@ class ScoredSample:
     tokens_after: float = 0
     positions: str | None = None
     reading: Reading | None = None
+    by_hand: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -150,6 +152,21 @@ class Videos:
 
 
 @dataclass(frozen=True)
+class ByHand:
+    """What the caller kept by hand, over the answered questions.
+
+    Attributes:
+        questions: Number of questions with such a frame in their video.
+        frames: Number of such frames.
+        tokens: Tokens that these frames kept by hand.
+    """
+
+    questions: int = 0
+    frames: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Seconds:
     """Seconds of one stage over the answered questions."""
 
@@ -199,6 +216,11 @@ class RunSettings:
     def sampling(self) -> str:
         """How frames are taken from a video, such as "uniform:32"."""
         return self.settings["sampling"]
+
+    @property
+    def keep(self) -> str | None:
+        """Seconds of the videos of which the caller kept more, such as "12s-15s:full". None for none."""
+        return self.settings.get("keep")
 
     @property
     def dtype(self) -> str:
@@ -270,6 +292,7 @@ class Summary:
         samples: Number of questions.
         visual_tokens: What the videos cost the LLM.
         videos: How the videos were read.
+        by_hand: What the caller kept by hand.
         seconds: By stage (`sample.STAGES`).
         failures: The questions that failed.
         harness_scores: lmms-eval's own score by task, a fraction.
@@ -283,6 +306,7 @@ class Summary:
     samples: int
     visual_tokens: VisualTokens
     videos: Videos = Videos()
+    by_hand: ByHand = ByHand()
     seconds: dict[str, Seconds]
     failures: list[Failure]
     harness_scores: dict[str, float | None] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from ..benchmarks import BENCHMARKS, Benchmark
 from .files import write_json, write_whole
 from .sample import LABELS, STAGES, Sample
 from .schema import (
+    ByHand,
     CategoryScore,
     Failure,
     Parsers,
@@ -85,6 +86,7 @@ def _joined(benchmark: Benchmark, task: str, logged: dict[str, Any], sample: Sam
         tokens_after=sample.tokens_after,
         positions=sample.positions,
         reading=sample.reading,
+        by_hand=sample.by_hand,
         seconds={stage: round(value, 6) for stage, value in sample.seconds.items()},
     )
 
@@ -116,6 +118,11 @@ def summarise(
         samples=len(samples),
         visual_tokens=visual_tokens(answered),
         videos=videos(samples),
+        by_hand=ByHand(
+            questions=sum(bool(sample.by_hand) for sample in answered),
+            frames=sum(len(sample.by_hand) for sample in answered),
+            tokens=sum(sum(sample.by_hand.values()) for sample in answered),
+        ),
         seconds={stage: _seconds([sample.seconds[stage] for sample in answered]) for stage in STAGES},
         failures=[Failure(s.task, s.doc_id, s.video, s.error) for s in samples if s.error],
         harness_scores=dict(harness_scores or {}),
@@ -214,6 +221,8 @@ def notes(summary: Summary) -> list[str]:
     """Return the lines below the table: what was run, what it cost, what failed."""
     run, tokens = summary.run, summary.visual_tokens
     lines = [f"{run.model}, {run.compressor}, {run.sampling}, {run.dtype}, {run.attention}"]
+    if run.keep is not None:
+        lines.append(about_keep(summary, run.keep))
     if tokens.retention is not None:
         lines.append(f"visual tokens per sample: {tokens_in_words(tokens)}")
         stages = ", ".join(f"{LABELS[stage]} {seconds.mean:.3f}" for stage, seconds in summary.seconds.items())
@@ -227,6 +236,14 @@ def notes(summary: Summary) -> list[str]:
         overall = ", ".join(f"{name} {value:.1f}" for name, value in summary.parsers.overall.items())
         lines.append(f"parsers score {summary.parsers.differ} answers differently; overall: {overall}")
     return lines + [f"FAILED {f.task} question {f.doc_id}: {f.error}" for f in summary.failures]
+
+
+def about_keep(summary: Summary, keep: str) -> str:
+    """Say in a line in how many questions --keep named a frame. It is in capitals if it did not in all."""
+    answered, kept = summary.samples - len(summary.failures), summary.by_hand
+    lacking = answered - kept.questions
+    said = f"--keep {keep}: {kept.frames} frames of {kept.questions} questions kept {kept.tokens} tokens by hand"
+    return f"{said}; NO FRAME lies there in the videos of {lacking} other questions" if lacking else said
 
 
 def tokens_in_words(tokens: VisualTokens) -> str:

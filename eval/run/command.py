@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ def prepare_run(arguments: argparse.Namespace) -> Callable[[], int]:
     """
     config = run_config(arguments, chosen_compressor(arguments.compressor, arguments.retention, environment()))
     config = replace(config, compressor=as_run(config, config.compressor))
+    require_keeping(config.keep, [config.compressor])
     if arguments.output is None:
         config = replace(config, output=config.output / folder(config.compressor.spec))
     config.check()
@@ -47,10 +48,21 @@ def prepare_sweep(arguments: argparse.Namespace) -> Callable[[], int]:
     """
     config = run_config(arguments)
     chosen = [as_run(config, one) for one in split_specs(arguments.compressors)]
+    require_keeping(config.keep, chosen)
     sweep = Sweep(config, list(dict.fromkeys(chosen)))
     sweep.check()
     world = join(arguments, config)
     return lambda: status(sweep.run(world))
+
+
+def require_keeping(keep: str | None, compressors: Sequence[Compressor]) -> None:
+    """Refuse --keep where no compressor drops anything. Beside others, a dense run keeps every second anyway.
+
+    Raises:
+        ValueError: None drops anything.
+    """
+    if keep is not None and not any(one.drops for one in compressors):
+        raise ValueError(f"--keep {keep} has no effect on {compressors[0].spec}, which keeps every token: leave it out")
 
 
 def join(arguments: argparse.Namespace, config: RunConfig) -> World:
@@ -132,6 +144,7 @@ def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) 
         "compressor": chosen or Dense(),
         "output": arguments.output or Path("outputs") / benchmark.name / get_model_name_from_path(model),
         "dtype": arguments.dtype or ("float32" if device == "cpu" else protocol_for(model).default_dtype),
+        "keep": ",".join(arguments.keep) if getattr(arguments, "keep", None) else None,
         "device": device,
         "workers": arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
         "tensor_parallel": (1 if (n := arguments.tensor_parallel_size) is None else n) if vllm else None,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from llava.model.builder import resolve_attention, resolve_dtype
 from llava.video import FrameSampling
-from vidcom2 import Compressor
+from vidcom2 import Compressor, Keep
 
 from ..benchmarks import Benchmark, select_tasks
 from ..benchmarks.edition import edition
@@ -43,6 +43,8 @@ class RunConfig:
     """Questions per task. None: all."""
     sampling: str | None = None
     """Which frames are used, such as "uniform:16". None: as the model's protocol says."""
+    keep: str | None = None
+    """Seconds of every video of which more is kept, such as "12s-15s:full"; see `vidcom2.Keep`. None: none."""
     attn: str | None = None
     """Attention implementation of the LLM. None: the best that is installed."""
     dtype: str = "float16"
@@ -79,6 +81,8 @@ class RunConfig:
             ValueError, OSError: The model has no protocol, or its protocol cannot have this sampling.
         """
         protocol = protocol_for(self.model).read_by(self.decoder, self.preprocess)
+        if self.keep is not None:
+            protocol = replace(protocol, keep=Keep.parse(self.keep))
         return protocol if self.sampling is None else protocol.sampled(FrameSampling.parse(self.sampling))
 
     def check(self) -> None:
@@ -96,6 +100,7 @@ class RunConfig:
             FrameSampling.parse(self.sampling)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
+        self._check_by_hand()
         if self.parser not in PARSERS:
             raise ValueError(f"--parser {self.parser!r} is unknown; there are {', '.join(PARSERS)}")
         if self.batch_size < 1:
@@ -155,6 +160,33 @@ class RunConfig:
         """What answers: "torch", "deepspeed" or "vllm"."""
         return "deepspeed" if self.zero3 is not None else "torch" if self.tensor_parallel is None else "vllm"
 
+    def _check_by_hand(self) -> None:
+        """Check what the caller keeps by hand.
+
+        Raises:
+            ValueError: It is written wrongly, or the engine, the batches or the method cannot have it.
+        """
+        if self.engine == "deepspeed" and (said := "--keep" if self.keep else getattr(self.compressor, "said", "")):
+            raise ValueError(
+                f"{said} can be impossible for a single video, and the processes of --engine deepspeed have to do the "
+                "same calls: leave it out, or use --engine torch"
+            )
+        if self.keep is None:
+            return
+        keep = Keep.parse(self.keep)
+        if self.engine == "vllm":
+            raise ValueError(f"--keep {keep} is not for --engine vllm, whose totals may not depend on the video")
+        if self.batch_size > 1:
+            raise ValueError(
+                f"--batch-size {self.batch_size} has no effect with --keep, which gives each video budgets of its own: "
+                "leave it out"
+            )
+        if self.compressor.drops:
+            try:
+                self.compressor.with_budgets(keep.at([keep.spans[0].start]))
+            except ValueError as error:
+                raise ValueError(f"--keep {keep}: {error}") from error
+
     def _check_served(self) -> None:
         """Check what only vLLM needs, and what it cannot have.
 
@@ -205,6 +237,7 @@ class RunConfig:
             "compressor": self.compressor.spec,
             "compressor_settings": self.compressor.settings if self.compressor.drops else {},
             **protocol.describe(),
+            **({"keep": str(Keep.parse(self.keep))} if self.keep and self.compressor.drops else {}),
             "dtype": self.dtype,
             "attention": "vllm" if self.engine == "vllm" else resolve_attention(self.attn),
             "device": self.device,

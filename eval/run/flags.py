@@ -81,6 +81,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="share of the visual tokens to keep, if the spec does not say it (env: R_RATIO; default: the method's "
         "own, 0.25)",
     )
+    add_keep(what)
     add_demo(what, "run", "evaluate a small model that comes along, dense and compressed")
     parser.set_defaults(start="run.command:prepare_run", default_of=parser.get_default)
     parser.epilog = f"""\
@@ -99,6 +100,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `sweep`."""
     what = add_evaluation(parser, "outputs/BENCHMARK/MODEL")
     what.add_argument("--compressors", metavar="SPEC,...", required=True, help="the compressors to evaluate")
+    add_keep(what)
     add_demo(what, "sweep", "evaluate a small model that comes along, dense and with the compressors")
     parser.set_defaults(start="run.command:prepare_sweep", default_of=parser.get_default)
     parser.epilog = f"""\
@@ -114,6 +116,17 @@ examples:
 {DEMO}
 
 {OUTCOME}"""
+
+
+def add_keep(group: argparse._ArgumentGroup) -> None:
+    """Declare --keep."""
+    group.add_argument(
+        "--keep",
+        metavar="SPAN,...",
+        action="append",
+        help="seconds of the video whose frames keep a number of tokens that you say: 12s-15s:full, 12s-15s:50%% or "
+        "12s-15s:20 (tokens per frame); the other frames share the rest of the retention",
+    )
 
 
 OUTCOME = f"""\
@@ -206,8 +219,8 @@ def add_questions(on: argparse._ArgumentGroup) -> None:
     )
     on.add_argument(
         "--sampling",
-        help="which frames of a video are used, such as uniform:16 or fps:1.0:max64 (default: as lmms-eval's wrapper "
-        "for the model)",
+        help="which frames of a video are used, such as uniform:16, fps:1,max=64 or fps:2,max=64,min=8 (2 per second, "
+        "but 8 to 64 in all; default: as lmms-eval's wrapper for the model)",
     )
     on.add_argument(
         "--decoder",

@@ -145,5 +145,6 @@ def spliced_visuals(
                 separators_before=visual.separators[0],
                 separators_after=visual.separators[1],
                 cut=len(visual.rows) - left,
+                by_hand=visual.by_hand,
             )
             yield SplicedVisual(record, torch.arange(first, first + left), visual.frame[:left])

@@ -35,6 +35,7 @@ class VisualRows:
         length: L, the rows without compression.
         frames: For each frame, its patches before and after compression.
         separators: Newlines before and after compression.
+        by_hand: See `vidcom2.Record`.
     """
 
     rows: Tensor
@@ -43,6 +44,7 @@ class VisualRows:
     length: int
     frames: tuple[tuple[int, int], ...]
     separators: tuple[int, int]
+    by_hand: tuple[int | None, ...] = ()
 
 
 # ---- videos
@@ -164,6 +166,7 @@ def arrange_video(features: Tensor, newline: Tensor | None, newlines: str, kept:
         length=len(layout),
         frames=tuple(zip((m,) * frames, after, strict=True)),
         separators=(int((layout == NEWLINE).sum()), len(newlines_at)),
+        by_hand=() if kept is None else kept.by_hand,
     )
 
 

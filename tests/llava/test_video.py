@@ -81,6 +81,45 @@ def test_other_rates_take_llava_vids_frames_but_true_times(total: int, avg_fps: 
     np.testing.assert_allclose(times, np.array(indices) / avg_fps, rtol=0.2)
 
 
+@given(totals, rates, st.sampled_from([0.2, 0.5, 1.0, 2.0, 4.0]), st.integers(1, 32), st.integers(0, 96))
+def test_bounds_of_a_rate(total: int, avg_fps: float, fps: float, least: int, more: int) -> None:
+    """From `min` to `max` frames whatever the video; between them the rate as without a bound; beyond them uniform."""
+    sampling = FrameSampling("fps", fps=fps, max_frames=least + more, min_frames=least)
+    indices, times = sampling.indices_and_times(total, avg_fps)
+    assert least <= len(indices) <= least + more
+    assert indices == sorted(indices)
+    assert indices[0] >= 0
+    assert indices[-1] < total
+    every = max(1, round(avg_fps / fps))
+    strided = list(range(0, total, every))
+    if least <= len(strided) <= least + more:
+        assert indices == strided
+    else:
+        count = least if len(strided) < least else least + more
+        assert indices == FrameSampling("uniform", max_frames=count).indices(total, avg_fps)
+    # The times are those of the frames, but at 1 per second a stride is a second, as in llava_vid: within half a frame
+    # per second.
+    np.testing.assert_allclose(times, np.array(indices) / avg_fps, rtol=1e-9 if fps != 1 else 0.5 / avg_fps + 0.05)
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    assert FrameSampling.parse("fps:1.0:max64") == FrameSampling.parse("fps:1,max=64")
+    assert str(FrameSampling.parse("fps:0.5:max8")) == "fps:0.5,max=8"
+
+
+def test_ten_seconds_and_an_hour_by_rate() -> None:
+    sampling = FrameSampling.parse("fps:2,max=64,min=8")
+    indices, times = sampling.indices_and_times(250, 25.0)  # ten seconds: 12 frames apart, 2.08 per second
+    assert (len(indices), times[1], times[-1]) == (21, 0.48, 9.6)
+    indices, times = sampling.indices_and_times(90000, 25.0)  # an hour
+    assert (len(indices), indices[-1]) == (64, 89999)
+    assert times[-1] == pytest.approx(3599.96)
+    indices, times = sampling.indices_and_times(50, 25.0)  # two seconds: five frames would be too few
+    assert (len(indices), times[-1]) == (8, 1.96)
+    assert sampling.indices_and_times(3600, 1.0)[1][-1] == 3599.0  # an hour of one frame per second
+    assert sampling.indices(12, 0.5) == list(range(12))  # a video slower than the rate: every frame
+
+
 def test_short_videos_repeat_frames_and_long_ones_fall_back_to_uniform() -> None:
     assert FrameSampling("uniform", max_frames=6).indices(3, 24.0) == [0, 0, 0, 1, 1, 2]
     assert FrameSampling("fps", fps=1.0, max_frames=4).indices(96, 24.0) == [0, 24, 48, 72]  # 4 of at most 4
@@ -104,9 +143,10 @@ def test_impossible_videos_are_errors(kind: str, total: int, avg_fps: float) -> 
     ("sampling", "text"),
     [
         (FrameSampling("uniform", max_frames=32), "uniform:32"),
-        (FrameSampling("fps", fps=1.0, max_frames=64), "fps:1.0:max64"),
-        (FrameSampling("fps", fps=1, max_frames=64), "fps:1.0:max64"),
-        (FrameSampling("fps", fps=0.1, max_frames=8), "fps:0.1:max8"),
+        (FrameSampling("fps", fps=1.0, max_frames=64), "fps:1,max=64"),
+        (FrameSampling("fps", fps=1, max_frames=64), "fps:1,max=64"),
+        (FrameSampling("fps", fps=0.1, max_frames=8), "fps:0.1,max=8"),
+        (FrameSampling("fps", fps=2, max_frames=64, min_frames=8), "fps:2,max=64,min=8"),
     ],
 )
 def test_text_form(sampling: FrameSampling, text: str) -> None:
@@ -133,6 +173,13 @@ def test_text_form(sampling: FrameSampling, text: str) -> None:
         "fps:-1:max8",
         "fps:1.0:max0",
         "fps:one:max8",
+        "fps:1",
+        "fps:1,min=8",
+        "fps:1,max=8,min=9",
+        "fps:1,max=8,min=0",
+        "fps:1,min=4,max=8",
+        "fps:1,max=8,",
+        "uniform:8,min=2",
     ],
 )
 def test_bad_text_is_an_error_that_quotes_it(text: str) -> None:
@@ -157,6 +204,8 @@ def test_a_number_that_does_not_say_what_it_counts_is_an_error() -> None:
         ({"max_frames": 8, "fps": 2.0}, "fps=2.0 is for the kind 'fps'"),
         ({"kind": "fps", "max_frames": 8}, "such as fps=1.0, not None"),
         ({"kind": "fps", "max_frames": 8, "fps": "1"}, "not '1'"),
+        ({"max_frames": 8, "min_frames": 2}, "min_frames=2 is for the kind 'fps'"),
+        ({"kind": "fps", "fps": 1.0, "max_frames": 8, "min_frames": 9}, "from 1 to max_frames=8, not 9"),
     ],
 )
 def test_a_sampling_that_cannot_be_meant(settings: dict[str, Any], said: str) -> None:

@@ -265,7 +265,7 @@ def test_a_ranking_is_its_scores_and_budgets(made):
     x = video(6, 10, 8)
     scores, budgets, finite = made.rank(x)
     assert torch.equal(scores, made.scores(x))
-    assert torch.equal(budgets, made.budgets(x))
+    assert torch.equal(budgets, made.frame_budgets(x))
     assert bool(finite)
     assert torch.equal(made.select(x).index, made.keep(x, scores, budgets, int(budgets.sum())).index)
 

@@ -87,10 +87,10 @@ class DyCoke(Ranking):
         other[0] = x[0].mean(dim=0)
         return -cosine_similarity(x, other, dim=-1)
 
-    def budgets(self, x: Tensor) -> Tensor:
+    def own_budgets(self, x: Tensor) -> Tensor:
         """Return k_t as `form` says, int64 [T]."""
         if self.fca is not None:
-            return super().budgets(x)
+            return super().own_budgets(x)
         frames, m = x.shape[:2]
         budgets = torch.zeros(frames, dtype=torch.int64)
         place = torch.arange(frames)
@@ -113,7 +113,7 @@ class DyCoke(Ranking):
         """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
         if self.retention == 1 or self.form == "mended":
             return super().total(frames, m)
-        return int(self.budgets(torch.empty(frames, m, 0)).sum())
+        return int(self.own_budgets(torch.empty(frames, m, 0)).sum())
 
     def _released_n(self, frames: int, m: int, whole: int, compared: int) -> int:
         if self.merging is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,11 +23,13 @@ class Uniform(Ranking):
     Before the LLM. k_t is R·M, rounded so that the total is round(R·T·M).
     """
 
+    ranks_alone: ClassVar[bool] = False
+
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return scores that are 1 for the tokens m_j and 0 for the others, with the budgets."""
         frames, m = x.shape[:2]
-        budgets = self.budgets(x)
+        budgets = self.frame_budgets(x)
         j = torch.arange(m, device=x.device)
-        middle = (2 * j + 1) * m // (2 * budgets[:, None])  # [T, M]; from j = k_t on, beyond the frame
+        middle = (2 * j + 1) * m // (2 * budgets[:, None].clamp_min(1))  # [T, M]; from j = k_t on, beyond the frame
         scores = torch.zeros((frames, m + 1), device=x.device).scatter_(1, middle.clamp_max(m), 1)[:, :m]
         return scores, budgets, all_finite(x)

@@ -113,7 +113,7 @@ class VidCom2(Ranking):
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return scores, budgets, and whether x is finite, all from one measurement."""
         similarity = self.fca.measure(x)
-        budgets = self.fca.budgets_from(similarity, self.retention)
+        budgets = self.fca.budgets_from(similarity, self.retention, self.limits(*x.shape[:2]))
         return self._scores(similarity), budgets, similarity.checksum.isfinite()
 
     def _scores(self, similarity: Similarity) -> Tensor:

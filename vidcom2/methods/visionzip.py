@@ -51,6 +51,7 @@ class VisionZip(Ranking):
     venue: ClassVar[str] = "CVPR 2025"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.04467"
     merges: ClassVar[bool] = True
+    ranks_alone: ClassVar[bool] = False
     reachable: ClassVar[str] = "any; `released`: multiples of 1/M, rounded down"
 
     def __post_init__(self) -> None:
@@ -69,10 +70,10 @@ class VisionZip(Ranking):
         """Build the adoption by the authors of VidCom²: every frame keeps max(1, int(R·M)) tokens."""
         return cls(retention, **{"form": "released", **settings})
 
-    def budgets(self, x: Tensor) -> Tensor:
+    def own_budgets(self, x: Tensor) -> Tensor:
         """Return k_t as `form` says, int64 [T]."""
         if self.form == "mended":
-            return super().budgets(x)
+            return super().own_budgets(x)
         frames, m = x.shape[:2]
         return torch.full((frames,), max(1, int(m * self.retention)), device=x.device)
 
@@ -80,7 +81,7 @@ class VisionZip(Ranking):
         """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
         if self.retention == 1 or self.form == "mended":
             return super().total(frames, m)
-        return int(self.budgets(torch.empty(frames, m, 0)).sum())
+        return int(self.own_budgets(torch.empty(frames, m, 0)).sum())
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the tokens' lengths |x|, [T, M]."""

@@ -115,6 +115,7 @@ def records_of(
                 frames_after=tuple(kept.budgets.tolist()),
                 separators_before=separators,
                 separators_after=separators,
+                by_hand=kept.by_hand,
             )
         )
     return records

@@ -114,8 +114,8 @@ def serving(asked: Compressor, numbering: Numbering) -> Serving:
         numbering: How the model numbers the kept tokens.
 
     Raises:
-        ValueError: The method works inside the LLM, keeps a number of tokens that depends on the video, or asks for
-            another numbering.
+        ValueError: The method works inside the LLM, keeps a number of tokens that depends on the video, asks for
+            another numbering, or has budgets of the caller.
     """
     if isinstance(asked, InsideLLM):
         raise ValueError(
@@ -125,6 +125,11 @@ def serving(asked: Compressor, numbering: Numbering) -> Serving:
     if asked.positions not in (None, numbering):
         raise ValueError(
             f"{asked.spec}: this model numbers kept tokens as positions={numbering} in vLLM: leave positions out"
+        )
+    if said := getattr(asked, "said", ""):
+        raise ValueError(
+            f"{asked.spec}: {said} can be impossible for one of the videos that a server gets, which is known only "
+            f"inside vLLM: leave {said} out, or use the model's own code"
         )
     exact = replace(asked, rounding="exact") if isinstance(asked, VidCom2) else asked
     if exact.total(1, 1) is None:

@@ -23,7 +23,7 @@ def prepare(*arguments: str):
         (("--compressor", "fastv@0.25"), "drops tokens between the layers of the LLM"),
         (("--random-weights", "llava-8b"), "--random-weights 'llava-8b' is neither"),
         (("--dtype", "int8"), "int8"),
-        (("--sampling", "fps:1.0:max8"), "a server takes a number of frames, not fps:1.0:max8"),
+        (("--sampling", "fps:1.0:max8"), "a server takes a number of frames, not fps:1,max=8"),
     ],
 )
 def test_bad_arguments(arguments, message, monkeypatch):
