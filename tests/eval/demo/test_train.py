@@ -259,6 +259,7 @@ class Interrupted(Training):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
     Training(tmp_path / "whole", 3, "cpu", PLAN).run()
     for _ in ("after the vision lesson", "after the first lesson of the LLM"):

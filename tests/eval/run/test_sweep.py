@@ -191,7 +191,7 @@ PROCESSES = {
 }
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("processes", ["two of ours", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_where_it_was(processes, onevision, mvbench, tasks, tmp_path):
     """SIGKILL to the whole process group in the midst of a real run, which is then started again."""
     flags = ["--tasks", tasks, "--model", str(onevision), "--data", str(mvbench), "--compressors", "none,vidcom2@0.15"]

@@ -21,7 +21,14 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("compressor", [Dense(), VidCom2(0.25), VidCom2(0.5, rounding="exact", positions="original")])
+@pytest.mark.parametrize(
+    "compressor",
+    [
+        pytest.param(Dense(), marks=pytest.mark.slow),
+        VidCom2(0.25),
+        pytest.param(VidCom2(0.5, rounding="exact", positions="original"), marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("name", "time_instruction"), [("llava_onevision", False), ("llava_vid", False), ("llava_vid", True)]
 )
