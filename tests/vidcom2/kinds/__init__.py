@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.vidcom2.kinds import qwen3_vl_moe
+from tests.vidcom2.kinds import qwen3_5, qwen3_vl_moe
 from tests.vidcom2.rows import Kind
 
-NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND,)}
+NEW: dict[str, Kind] = {kind.name: kind for kind in (qwen3_vl_moe.KIND, *qwen3_5.KINDS)}
 """By `config.model_type`."""
