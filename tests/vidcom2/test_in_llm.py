@@ -254,7 +254,7 @@ class Native:
 FAMILIES = {
     "llava": Llava,
     "llava-grid": functools.partial(Llava, "grid"),
-    **{kind: functools.partial(Native, kind) for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")},
+    **{kind: functools.partial(Native, kind) for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava_onevision")},
 }
 SPECS = ("fastv@0.5", "pdrop@0.4", "sparsevlm@0.5", "sparsevlm@0.4:version=2:heads=3")
 CASES = ("one", "padded", "text_only", "two", "image")
@@ -386,7 +386,7 @@ def test_everything_kept_is_the_model_as_it_was(family, name):
     assert torch.equal(torch.stack(out.logits), torch.stack(bare.logits))
 
 
-NATIVE = ("qwen2_vl", "qwen3_vl", "llava_onevision")
+NATIVE = ("qwen2_vl", "qwen3_vl", "qwen3_5", "llava_onevision")
 over_native = pytest.mark.parametrize("family", NATIVE)
 
 

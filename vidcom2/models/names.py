@@ -10,7 +10,7 @@ The hooks and the llava tree ask this file for:
 - transformers' private methods that the hooks wrap.
 
 A cache must have `get_seq_length`, `get_query_offset`, `get_mask_sizes`, `crop`, `reorder_cache`,
-`batch_repeat_interleave`, `batch_select_indices` and `is_compileable`. caches.py replaces some of them in subclasses.
+`batch_repeat_interleave`, `batch_select_indices`, `is_compileable` and `is_linear`. caches.py replaces some of them in subclasses.
 """
 
 from __future__ import annotations
@@ -188,6 +188,17 @@ def causal_mask(lm: Any, hidden: Tensor, valid: Tensor | None, cache: Any, layer
         layer_idx=layer if cache is not None else None,
         **{cache_name(create_causal_mask): cache},
     )
+
+
+def linear_layers(lm: Any) -> frozenset[int]:
+    """Return which layers of a language model have linear attention: a recurrent state, no keys and no values."""
+    kinds = getattr(lm.config, "layer_types", None) or []
+    return frozenset(i for i, kind in enumerate(kinds) if kind == "linear_attention")
+
+
+def recurrent(cache: Any) -> bool:
+    """Return whether a key-value cache also holds recurrent states, those of layers with linear attention."""
+    return any(cache.is_linear)
 
 
 def new_cache(lm: Any) -> Any:
