@@ -5,6 +5,7 @@ It knows where a video's tokens are from the builder of tests/vidcom2/hf_tiny.py
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,12 +34,13 @@ class Counts:
 
 @dataclass
 class Shortened:
-    """What the LLM sees of a prompt: rows [L', D] and positions [L'] or [3, L'].
+    """What the LLM sees of a prompt: rows [L', D], their token ids [L'], and positions [L'] or [3, L'].
 
     visual: which rows are visual; levels: deepstack features of those rows, per level.
     """
 
     rows: Tensor
+    ids: Tensor
     positions: Tensor
     visual: Tensor
     levels: list[Tensor]
@@ -119,6 +121,7 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
     depth = len(deep[seen[0]]) if seen else 0
     return Shortened(
         torch.stack([rows[place] for place in places]),
+        torch.tensor([row.ids[place] for place in places]),
         positions,
         torch.tensor([place in deep for place in places]),
         [torch.stack([deep[place][level] for place in seen]) for level in range(depth)],
@@ -134,17 +137,20 @@ def follow(model: Any, prompt: Shortened, tokens: Sequence[int]) -> Tensor:
     # As generate() counts on: from the last position, also where a long video's last frame is at a later one.
     more = prompt.positions[..., -1:] + 1 + torch.arange(len(tokens))
     positions = torch.cat([prompt.positions, more], dim=-1)
-    deepstack = {}
+    others: dict[str, Any] = {}
     if prompt.levels:
         visual = torch.cat([prompt.visual, torch.zeros(len(tokens), dtype=torch.bool)])
-        deepstack = {"visual_pos_masks": visual[None], "deepstack_visual_embeds": prompt.levels}
-    hidden = model.model.language_model(
+        others = {"visual_pos_masks": visual[None], "deepstack_visual_embeds": prompt.levels}
+    lm = model.model.language_model
+    if "ple_input_ids" in inspect.signature(lm.forward).parameters:
+        others["ple_input_ids"] = torch.cat([prompt.ids, torch.tensor(tokens, dtype=torch.long)])[None]
+    hidden = lm(
         inputs_embeds=rows[None],
         position_ids=positions.unsqueeze(-2),
         # Explicit, as transformers would take gaps in the positions for the borders of packed sequences.
         attention_mask=torch.ones(1, len(rows), dtype=torch.long),
         use_cache=False,
-        **deepstack,
+        **others,
     ).last_hidden_state
     return model.lm_head(hidden[0, -1])
 

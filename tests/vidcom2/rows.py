@@ -108,6 +108,7 @@ class Kind:
         typed: Whether the processor returns mm_token_type_ids.
         images: Whether a prompt may have images beside videos.
         videos: Whether a prompt may have several videos.
+        attentions: The attn_implementation that it works with in the installed transformers.
         stacked: Whether the processor stacks all videos of a batch into one tensor, so that they have equal frames.
     """
 
@@ -119,6 +120,7 @@ class Kind:
     images: bool = True
     videos: bool = True
     stacked: bool = False
+    attentions: Sequence[str] = ("sdpa", "eager")
 
     def __post_init__(self) -> None:
         if self.typed:

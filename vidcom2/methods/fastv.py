@@ -74,7 +74,9 @@ class FastV(InsideLLM):
                 most = math.ceil(self.retention * layers) - 1
                 can = [i + 1 for i in range(layers) if i not in linear]  # values of k
                 fewer = max((i for i in can if i <= most), default=0)
-                remedy = f"; fastv@{self.retention}:k={fewer} can" if fewer else f", and even k={can[0]} would be too many"
+                remedy = f", and even k={can[0]} would be too many"
+                if fewer:
+                    remedy = f"; fastv@{self.retention}:k={fewer} can"
                 raise self.unreachable(k / layers, layers, f"k={k} layers have all tokens{remedy}")
             return (Stage(rank, k, max(1, round(tokens * share))),)
         return (Stage(rank, k, round(tokens * share)),)

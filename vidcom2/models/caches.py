@@ -188,7 +188,7 @@ class Layered(RowsFollow):
 
     def rows(self, layer_idx: int) -> int:
         """Return the rows that are there."""
-        return super().get_seq_length(layer_idx)  # type: ignore[misc,no-any-return]
+        return super().get_seq_length(layer_idx)  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Return transformers' sizes of the mask.

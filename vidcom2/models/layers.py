@@ -2,9 +2,10 @@
 
 No forward is copied. `LayerHooks` needs a language model with
 
-- `layers`, each with `input_layernorm` and `self_attn` (with `q_proj`, `k_proj`, `head_dim`, `scaling`, `num_key_value_groups`, and, if it
-  norms the heads, `q_norm` and `k_norm`). A layer is called with `position_embeddings`, `attention_mask` and the
-  key-value cache. Layers with linear attention, which config.layer_types names, need none of these modules;
+- `layers`, each with `input_layernorm` and `self_attn` (with `q_proj`, `k_proj`, `head_dim`, `scaling`,
+  `num_key_value_groups` and, if it norms the heads, `q_norm` and `k_norm`). A layer is called with
+  `position_embeddings`, `attention_mask` and the key-value cache. Layers that `config.layer_types` says have linear
+  attention need none of these modules;
 - `rotary_emb`.
 
 In a prefill (prefill.py) the hook before a layer ranks the video's tokens by attention rows that it computes from that
@@ -86,6 +87,12 @@ class LayerHooks(Uncopied):
                 f"attn_implementation={config._attn_implementation!r}: load it with 'eager', or use attention='rows'"
             )
         kinds = getattr(config, "layer_types", None) or []
+        if "indexed_attention" in kinds:
+            raise ValueError(
+                f"{method.name} cannot drop tokens inside {type(self.lm).__name__}: its layers with indexed attention "
+                "share one list of positions, and choose the tokens they attend to. Use a method that drops tokens "
+                "before the LLM, such as vidcom2"
+            )
         if stages and "sliding_attention" in kinds[stages[0].cut :]:
             raise ValueError(f"{method.name} cannot shorten {type(self.lm).__name__}'s layers with a sliding window")
 

@@ -16,6 +16,7 @@ LAYOUTS: dict[str, Layout] = {
     "qwen3_vl_moe": Layout("video_token_id", qwen3_frames),
     "qwen3_5": Layout("video_token_id", qwen3_frames),
     "qwen3_5_moe": Layout("video_token_id", qwen3_frames),
+    "qwen4_exp": Layout("video_token_id", qwen3_frames),
     "llava_onevision": Layout("video_token_id", onevision_frames, separators=1),
     "llava_next_video": Layout("video_token_id", next_video_frames),
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
