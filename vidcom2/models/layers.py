@@ -87,7 +87,7 @@ class LayerHooks(Uncopied):
                 f"attn_implementation={config._attn_implementation!r}: load it with 'eager', or use attention='rows'"
             )
         kinds = getattr(config, "layer_types", None) or []
-        if "indexed_attention" in kinds:
+        if any(kind in names.INDEXED for kind in kinds):
             raise ValueError(
                 f"{method.name} cannot drop tokens inside {type(self.lm).__name__}: its layers with indexed attention "
                 "share one list of positions, and choose the tokens they attend to. Use a method that drops tokens "

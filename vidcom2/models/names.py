@@ -39,7 +39,10 @@ a step's output."""
 DEEPSTACK = "_deepstack_process"
 """Method of Qwen3-VL's language model that adds features to visual rows between the layers. Others have none."""
 
-ATTENDING = ("full_attention", "indexed_attention")
+INDEXED = ("indexed_attention", "qwen_sparse_attention")
+"""Kinds of layers that choose which rows they attend to; in 5.17 Qwen4-Exp's have the second name."""
+
+ATTENDING = ("full_attention", *INDEXED)
 """Kinds of layers, in a config's `layer_types` and in a dict of masks, that attend to all rows or choose among all."""
 
 HASHED_IDS = "ple_input_ids"
