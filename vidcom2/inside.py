@@ -5,7 +5,7 @@ vidcom2/models/layers.py attaches them to a model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -57,6 +57,10 @@ class InsideLLM(Compressor):
     Tokens are dropped in the prefill. Separators (newlines) and images stay. Each video of a prompt is ranked for
     itself. A subclass defines `_schedule`; it may override `scores`, `raters` and `merge`.
 
+    Some LLMs have linear attention in most layers, such as Qwen3.5 in three of four. These have no attention rows, so a
+    stage that would rank in one ranks in the next layer with full attention. Layers of both kinds process fewer tokens
+    from then on, and both count for R. The recurrent state of an earlier linear layer has seen the dropped tokens.
+
     Args:
         retention: R is a mean over the LLM's layers: the patch tokens that a layer really processes, merged ones
             included, over the patch tokens without compression. The schedule is solved for R within one token per
@@ -97,20 +101,33 @@ class InsideLLM(Compressor):
 
     # ---- when and how many
 
-    def schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
+    def schedule(self, layers: int, tokens: int, linear: Collection[int] = ()) -> tuple[Stage, ...]:
         """Return the stages; there are none for R = 1.
 
         Args:
             layers: Number of layers of the LLM.
             tokens: Patch tokens of the video. The layers of the stages do not depend on it.
+            linear: The layers with linear attention, which cannot rank.
 
         Raises:
             ValueError: The method cannot reach the retention; the message says the lowest one that it can.
         """
-        return () if self.retention == 1 else self._schedule(layers, tokens)
+        return () if self.retention == 1 else self._schedule(layers, tokens, linear)
 
-    def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
+    def _schedule(self, layers: int, tokens: int, linear: Collection[int]) -> tuple[Stage, ...]:
         raise NotImplementedError
+
+    def rankers(self, wanted: Sequence[int], layers: int, linear: Collection[int]) -> tuple[int, ...]:
+        """Return the layers that rank: for each wanted one itself or, if it is linear, the next that is not.
+
+        Raises:
+            ValueError: There is none.
+        """
+        full = [i for i in range(layers) if i not in linear]
+        if linear and (not full or wanted[-1] > full[-1]):
+            last = f"the last with full attention is layer {full[-1]}" if full else "none has full attention"
+            raise ValueError(f"{self.name} would rank in layer {wanted[-1]}, but of this LLM's {layers} layers {last}")
+        return tuple(min(i for i in full if i >= layer) if linear else layer for layer in wanted)
 
     def limit(self, keep: int, present: int) -> int:
         """Return how many of `present` tokens a stage keeps if its `keep` is this."""
@@ -130,13 +147,13 @@ class InsideLLM(Compressor):
             counts.append(tokens)
         return tuple(counts)
 
-    def check(self, layers: int) -> None:
-        """Check the settings against the number of layers of an LLM.
+    def check(self, layers: int, linear: Collection[int] = ()) -> None:
+        """Check the settings against the number of layers of an LLM, and its layers with linear attention.
 
         Raises:
             ValueError: The settings do not suit it.
         """
-        stages = self.schedule(layers, NOMINAL)
+        stages = self.schedule(layers, NOMINAL, linear)
         amounts = sum(self.processed(stages, layers, NOMINAL)) / layers / NOMINAL
         if abs(amounts - self.retention) > EXPLICIT_TOLERANCE:
             raise ValueError(
@@ -259,6 +276,19 @@ def layer_numbers(setting: str, value: Any) -> None:
     whole = isinstance(value, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
     if not whole or not value or value[0] < 0 or any(a >= b for a, b in pairwise(value)):
         raise ValueError(f"{setting}={value!r} must be a tuple of ascending layer numbers, such as (8, 16, 24)")
+
+
+def require_apart(setting: str, given: Sequence[int], rankers: Sequence[int]) -> None:
+    """Check that layers given by hand still differ after the linear ones among them have moved.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if len(set(rankers)) < len(given):
+        raise ValueError(
+            f"{setting}={tuple(given)!r} are stages at {tuple(rankers)}, the next layers with full attention, which "
+            "rank: name each of these once"
+        )
 
 
 def shares_of(setting: str, value: Any) -> None:

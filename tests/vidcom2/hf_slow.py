@@ -5,6 +5,7 @@ It knows where a video's tokens are from the builder of tests/vidcom2/hf_tiny.py
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,9 +185,12 @@ def follow(model: Any, prompt: Shortened, tokens: Sequence[int]) -> Tensor:
     if prompt.levels:
         visual = torch.cat([prompt.visual, torch.zeros(len(tokens), dtype=torch.bool)])
         others |= {"visual_pos_masks": visual[None], "deepstack_visual_embeds": prompt.levels}
+    ids, lm = [*prompt.ids, *tokens], lm_of(model)
+    if "ple_input_ids" in inspect.signature(lm.forward).parameters:
+        others["ple_input_ids"] = torch.tensor(ids)[None]
     if prompt.kind in NEW and (extra := NEW[prompt.kind].extra) is not None:
-        others |= extra(model, [*prompt.ids, *tokens], [*prompt.groups, *(None for _ in tokens)])
-    hidden = lm_of(model)(
+        others |= extra(model, ids, [*prompt.groups, *(None for _ in tokens)])
+    hidden = lm(
         inputs_embeds=rows[None],
         position_ids=positions.unsqueeze(-2),
         use_cache=False,

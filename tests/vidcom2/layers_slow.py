@@ -52,12 +52,18 @@ class Outcome:
     frames: list[list[int]] = field(default_factory=list)
 
 
-def through(layer: Any, lm: Any, slots: list[Slot]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """What a layer makes of the rows [n, D], its attention map [heads, n, n], and the rotary embedding it used."""
+def through(layer: Any, lm: Any, slots: list[Slot]) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
+    """What a layer makes of the rows [n, D], its attention map [heads, n, n], and the rotary embedding it used.
+
+    A layer with linear attention has no map, and needs no mask for a single sequence.
+    """
     hidden = torch.stack([slot.hidden for slot in slots])[None]
     positions = torch.stack([slot.position for slot in slots], dim=-1).unsqueeze(-2)
     rotary = lm.rotary_emb(hidden, positions)
     n = len(slots)
+    if not hasattr(layer, "self_attn"):
+        out = layer(hidden, attention_mask=None, position_embeddings=rotary, position_ids=None, past_key_values=None)
+        return out[0], None, (rotary[0][0], rotary[1][0])
     mask = torch.full((n, n), torch.finfo(hidden.dtype).min).triu(1)[None, None]
     maps = []
     handle = layer.self_attn.register_forward_hook(lambda module, args, output: maps.append(output[1][0]))
@@ -77,12 +83,15 @@ def find_raters(method: InsideLLM, dense: Dense, video: int) -> list[int]:
     return [i for i, value in zip(asked, likeness, strict=True) if value > likeness.mean()] or asked
 
 
-def grade(method: InsideLLM, attention: Tensor, rotary: tuple[Tensor, Tensor], raters: list[int], at: list[int]):
-    """The score of each row in `at`."""
+def grade(
+    method: InsideLLM, attention: Tensor, rotary: tuple[Tensor, Tensor], size: int, raters: list[int], at: list[int]
+):
+    """The score of each row in `at`, of heads of `size` channels; those that the rotary embedding lacks stay as is."""
     part = attention[:, raters][:, :, at]
     if isinstance(method, SparseVLM) and method.version == 2:
         cos, sin = rotary
-        part = part / ((cos[raters] @ cos[at].T + sin[raters] @ sin[at].T) / cos.shape[-1] ** 0.5)
+        still = size - cos.shape[-1]
+        part = part / ((cos[raters] @ cos[at].T + sin[raters] @ sin[at].T + still) / size**0.5)
         sums = [float(head.sum()) for head in part]
         part = part[sorted(range(len(sums)), key=lambda h: -sums[h])[: method.heads]]
     return part.mean(dim=(0, 1)).tolist()
@@ -126,6 +135,8 @@ def recycle(slots: list[Slot], scores: list[float]) -> list[Slot]:
 def run(lm: Any, dense: Dense, method: InsideLLM, after: Tensor) -> Outcome:
     """The language model on a prompt and what follows it, rows [t, D]."""
     repack, layers = method.numbers == "repack", len(lm.layers)
+    full = [layer.self_attn for layer in lm.layers if hasattr(layer, "self_attn")]
+    linear = [i for i, layer in enumerate(lm.layers) if not hasattr(layer, "self_attn")]
     more = dense.positions[..., -1:] + 1 + torch.arange(len(after))
     positions = torch.cat([dense.positions, more], dim=-1)
     slots = [Slot(i, row, positions[..., i]) for i, row in enumerate([*dense.rows, *after])]
@@ -133,7 +144,7 @@ def run(lm: Any, dense: Dense, method: InsideLLM, after: Tensor) -> Outcome:
     for v, (columns, frames, _) in enumerate(dense.videos):
         for i, column in enumerate(columns):
             slots[column].video, slots[column].frame = v, i // (len(columns) // frames)
-        plans.append(method.schedule(layers, len(columns)))
+        plans.append(method.schedule(layers, len(columns), linear))
         x = dense.rows[columns].view(frames, -1, dense.rows.shape[-1])
         fca = method.fca
         budgets.append([fca and fca.budgets(x, stage.keep / len(columns)).tolist() for stage in plans[-1]])
@@ -141,11 +152,12 @@ def run(lm: Any, dense: Dense, method: InsideLLM, after: Tensor) -> Outcome:
     ranked: dict[int, list[float]] = {}
     outcome = Outcome(dense.rows, [[] for _ in dense.videos])
 
-    def rank(attention: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    def rank(attention: Tensor | None, rotary: tuple[Tensor, Tensor]) -> None:
+        assert attention is not None, "a linear layer ranks"
         for v, own in enumerate(raters):
             at = [i for i, slot in enumerate(slots) if slot.video == v]
             rows = [i for i, slot in enumerate(slots) if slot.number in own]
-            ranked[v] = grade(method, attention, rotary, rows, at)
+            ranked[v] = grade(method, attention, rotary, full[0].head_dim, rows, at)
 
     def drop(stage: int) -> None:
         for v, plan in enumerate(plans):

@@ -111,6 +111,7 @@ class Kind:
         typed: Whether the processor returns mm_token_type_ids.
         images: Whether a prompt may have images beside videos.
         videos: Whether a prompt may have several videos.
+        attentions: The attn_implementation that it works with in the installed transformers.
         stacked: Whether the processor stacks all videos of a batch into one tensor, so that they have equal frames.
         rope: Returns the arguments of get_rope_index for a row; None for its text and all its media but the pixels.
         extra: Returns further arguments of the language model (its mask too, if that is not causal), given the model,
@@ -127,6 +128,7 @@ class Kind:
     stacked: bool = False
     rope: Callable[[Row], dict[str, Any]] | None = None
     extra: Callable[[Any, Sequence[int], Sequence[int | None]], dict[str, Any]] | None = None
+    attentions: Sequence[str] = ("sdpa", "eager")
 
     def __post_init__(self) -> None:
         if self.typed:

@@ -24,9 +24,16 @@ from vidcom2 import VidCom2
 
 LACKS = {"image": "images", "two": "videos", "uneven": "videos"}
 """What a kind must take for a case."""
-MATRIX = [(k, case) for k in NEW for case in CASES if case not in LACKS or getattr(NEW[k], LACKS[case])]
-over_matrix = pytest.mark.parametrize(("kind", "case"), MATRIX)
-over_attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+EAGER = ("padded", "image")
+"""Cases that the quick tests also have with eager attention."""
+MATRIX = [
+    pytest.param(k, attention, case, marks=pytest.mark.slow if attention == "eager" and case not in EAGER else [])
+    for k in NEW
+    for attention in NEW[k].attentions
+    for case in CASES
+    if case not in LACKS or getattr(NEW[k], LACKS[case])
+]
+over_matrix = pytest.mark.parametrize(("kind", "attention", "case"), MATRIX)
 over_kinds = pytest.mark.parametrize("kind", NEW)
 
 model_of = functools.cache(tiny)
@@ -38,7 +45,6 @@ def rows_of(kind: str, case: str) -> list[Row]:
 
 
 @over_matrix
-@over_attention
 def test_answers_equal_the_reference(kind, attention, case):
     model, rows = model_of(kind, attention), rows_of(kind, case)
     inputs = batch(rows)
@@ -51,7 +57,6 @@ def test_answers_equal_the_reference(kind, attention, case):
 
 
 @over_matrix
-@over_attention
 def test_everything_kept_is_the_model_as_it_was(kind, attention, case):
     """Bit for bit; and it is what the reference says when nothing is dropped, so the reference can be trusted."""
     model, inputs = model_of(kind, attention), batch(rows_of(kind, case))

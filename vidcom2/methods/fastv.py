@@ -5,6 +5,7 @@ Models", https://arxiv.org/abs/2403.06764, section 4.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +29,7 @@ class FastV(InsideLLM):
     one does not, so generate() without a cache gives the same answer.
 
     Args:
-        k: K; the paper uses 2.
+        k: K; the paper uses 2. If layer K - 1 has linear attention, K is as much larger as it takes to rank.
         keep: f, instead of solving for it. `retention` must then be the mean that it leads to.
         attention: "rows" computes the one attention row. "eager" takes it from the layer's attention map, as the
             authors' code does, at its cost in memory and time; load the model with attn_implementation="eager".
@@ -61,15 +62,21 @@ class FastV(InsideLLM):
         """Whether `keep` says how many tokens stay."""
         return self.keep is not None
 
-    def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
-        if self.k >= layers:
-            raise ValueError(f"k={self.k} leaves none of the {layers} layers of this LLM to be shortened")
+    def _schedule(self, layers: int, tokens: int, linear: Collection[int]) -> tuple[Stage, ...]:
+        (rank,) = self.rankers((self.k - 1,), layers, linear)
+        k = rank + 1
+        if k >= layers:
+            raise ValueError(f"k={k} leaves none of the {layers} layers of this LLM to be shortened")
         share = self.keep
         if share is None:
-            share = (self.retention * layers - self.k) / (layers - self.k)
+            share = (self.retention * layers - k) / (layers - k)
             if share <= 0:
-                fewer = math.ceil(self.retention * layers) - 1
-                remedy = f"; fastv@{self.retention}:k={fewer} can" if fewer else ", and even k=1 would be too many"
-                raise self.unreachable(self.k / layers, layers, f"k={self.k} layers have all tokens{remedy}")
-            return (Stage(self.k - 1, self.k, max(1, round(tokens * share))),)
-        return (Stage(self.k - 1, self.k, round(tokens * share)),)
+                most = math.ceil(self.retention * layers) - 1
+                can = [i + 1 for i in range(layers) if i not in linear]  # values of k
+                fewer = max((i for i in can if i <= most), default=0)
+                remedy = f", and even k={can[0]} would be too many"
+                if fewer:
+                    remedy = f"; fastv@{self.retention}:k={fewer} can"
+                raise self.unreachable(k / layers, layers, f"k={k} layers have all tokens{remedy}")
+            return (Stage(rank, k, max(1, round(tokens * share))),)
+        return (Stage(rank, k, round(tokens * share)),)

@@ -5,10 +5,11 @@ https://arxiv.org/abs/2410.17247, section 3.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from vidcom2.inside import InsideLLM, Stage, layer_numbers, shares_of
+from vidcom2.inside import InsideLLM, Stage, layer_numbers, require_apart, shares_of
 from vidcom2.specs import register
 
 
@@ -29,7 +30,7 @@ class PDrop(InsideLLM):
     in the prompt. There is no attention="eager", since the published code computes the one attention row, too.
 
     Args:
-        layers: The l_i; None takes those above.
+        layers: The l_i; None takes those above. If one has linear attention, the next layer that has not takes over.
         ratios: The share kept from each l_i on, instead of f^i. `retention` must then be the mean that they lead to,
             and token counts are truncated, as in the authors' code.
     """
@@ -64,16 +65,23 @@ class PDrop(InsideLLM):
         """Whether `ratios` say how many tokens stay."""
         return self.ratios is not None
 
-    def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
-        at = self.layers or tuple(sorted({max(1, layers * i // 4) for i in (1, 2, 3)}))
-        if at[-1] >= layers:
-            raise ValueError(f"layers={at!r} are too many for an LLM of {layers} layers")
+    def _schedule(self, layers: int, tokens: int, linear: Collection[int]) -> tuple[Stage, ...]:
+        wanted = self.layers or tuple(max(1, layers * i // 4) for i in (1, 2, 3))
+        if wanted[-1] >= layers:
+            raise ValueError(f"layers={wanted!r} are too many for an LLM of {layers} layers")
+        at = self.rankers(wanted, layers, linear)
+        if self.layers is not None:
+            require_apart("layers", self.layers, at)
+        at = tuple(sorted(set(at)))
         if self.ratios is not None:
             return tuple(Stage(i, i, int(tokens * r)) for i, r in zip(at, self.ratios, strict=True))
         if self.retention * layers <= at[0]:
-            latest = math.ceil(self.retention * layers) - 1
-            example = f"drop earlier, for example with layers={_earlier(layers, latest)}"
-            remedy = example if latest else "no stage can be before layer 1"
+            most = math.ceil(self.retention * layers) - 1
+            can = [i for i in range(1, layers) if i not in linear]
+            latest = max((i for i in can if i <= most), default=0)
+            earlier = sorted(set(self.rankers(_earlier(layers, latest), layers, linear))) if latest else []
+            example = f"drop earlier, for example with layers={tuple(earlier)}"
+            remedy = example if latest else f"no stage can be before layer {can[0]}"
             raise self.unreachable(at[0] / layers, layers, remedy)
         spans = [b - a for a, b in zip((0, *at), (*at, layers), strict=True)]
         low, high = 0.0, 1.0

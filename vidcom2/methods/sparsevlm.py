@@ -4,6 +4,7 @@ https://arxiv.org/abs/2410.04417, section 3, in the two versions that the author
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidcom2.clustering import centres, nearest_centre
-from vidcom2.inside import InsideLLM, Merged, Stage, layer_numbers, shares_of
+from vidcom2.inside import InsideLLM, Merged, Stage, layer_numbers, require_apart, shares_of
 from vidcom2.settings import check_choice
 from vidcom2.specs import register
 
@@ -50,7 +51,8 @@ class SparseVLM(InsideLLM):
         version: 2 is the later "SparseVLM+". It does not merge, and positions are kept. It divides probabilities by
             what rotary embedding does to all-ones vectors; this correction changes sign at a distance of about 1700
             positions, at rotary base 10000.
-        layers: The layers that rank; None takes those above.
+        layers: The layers that rank; None takes those above. If one has linear attention, the next layer that has not
+            takes over.
         shares: The share of the visual tokens that each stage keeps, instead of solving for R. `retention` must then
             be the mean that they lead to.
         heads: For version 2: only so many heads count, those with the highest sum.
@@ -118,10 +120,13 @@ class SparseVLM(InsideLLM):
         """Whether `shares` say how many tokens stay."""
         return self.shares is not None
 
-    def _schedule(self, layers: int, tokens: int) -> tuple[Stage, ...]:
+    def _schedule(self, layers: int, tokens: int, linear: Collection[int]) -> tuple[Stage, ...]:
         at = self.layers or tuple(round(layer * layers / OF) for layer in LAYERS)
         if self.layers is not None and at[-1] + 1 >= layers:
             raise ValueError(f"layers={at!r} are too many for an LLM of {layers} layers")
+        at = self.rankers(at, layers, linear)
+        if self.layers is not None:
+            require_apart("layers", self.layers, at)
 
         def stages(shares: tuple[float, ...]) -> tuple[Stage, ...]:
             # In an LLM of few layers, some stages coincide, or no layer is left to be shortened.

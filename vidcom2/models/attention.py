@@ -63,7 +63,9 @@ class AttentionRows:
     def __init__(self, layer: Any, hidden: Tensor, rotary: Rotary):
         self.attention, self.rotary = layer.self_attn, rotary
         self.x = layer.input_layernorm(hidden)
-        self.key = rotary.turn(_heads(self.attention, self.x, "k"))[0].float()  # [key-value heads, n, d]
+        keys = self.attention.k_proj(self.x)
+        heads = keys.shape[-1] // self.attention.head_dim
+        self.key = rotary.turn(_heads(self.attention, keys, heads, "k"))[0].float()  # [key-value heads, n, d]
 
     def of(self, raters: Tensor, live: Tensor) -> Tensor:
         """Return float32 [heads, Q, n], the probabilities over all rows that a rater sees.
@@ -72,7 +74,9 @@ class AttentionRows:
             raters: int64 [Q], the rows that attend.
             live: bool [n], rows that are no padding.
         """
-        query = self.rotary.turn(_heads(self.attention, self.x[:, raters], "q"), raters)[0].float()
+        heads = len(self.key) * self.attention.num_key_value_groups
+        states = self.attention.q_proj(self.x[:, raters])
+        query = self.rotary.turn(_heads(self.attention, states, heads, "q"), raters)[0].float()
         query = query.unflatten(0, (len(self.key), -1))  # [key-value heads, queries of each, Q, d]
         with full_precision(self.x.device):
             logits = (query.flatten(1, 2) @ self.key.mT).view(*query.shape[:-1], -1) * self.attention.scaling
@@ -80,8 +84,11 @@ class AttentionRows:
         return logits.masked_fill(~seen, -torch.inf).softmax(dim=-1).flatten(0, 1)
 
 
-def _heads(attention: Any, x: Tensor, which: str) -> Tensor:
-    """Queries or keys of x [1, n, D], without rotary embedding: [1, heads, n, d]."""
-    states = getattr(attention, f"{which}_proj")(x).unflatten(-1, (-1, attention.head_dim))
+def _heads(attention: Any, states: Tensor, heads: int, which: str) -> Tensor:
+    """Queries or keys without rotary embedding, [1, heads, n, d], of projected states [1, n, heads·d].
+
+    Qwen3.5 projects to [1, n, heads·2d]: behind each head's query is a gate for its output.
+    """
+    states = states.unflatten(-1, (heads, -1))[..., : attention.head_dim]
     norm = getattr(attention, f"{which}_norm", None)
     return (states if norm is None else norm(states)).transpose(1, 2)

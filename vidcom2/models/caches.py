@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vidcom2.models.masks import append, extend
-from vidcom2.models.names import valid_new
+from vidcom2.models.names import recurrent, valid_new
 
 
 class RowsFollow:
@@ -91,6 +91,7 @@ class Pruned(RowsFollow):
 
     def expect(self, live: Tensor) -> None:
         """Note which of the new rows are no padding, bool [B, n], before the LLM adds them."""
+        require_no_gaps(self, live)
         if self.valid is not None or not bool(live.all()):
             self.valid = append(self.valid, self.get_query_offset(), live)
 
@@ -107,6 +108,24 @@ class Pruned(RowsFollow):
     def _rows(self, change: Callable[[Tensor], Tensor]) -> None:
         self.valid = None if self.valid is None else change(self.valid)
         self.behind = None if self.behind is None else change(self.behind)
+
+
+def require_no_gaps(cache: Any, live: Tensor) -> None:
+    """Refuse padding behind the rows of a cache with recurrent states, which would run through them and change them.
+
+    Args:
+        cache: The cache, `Pruned` or `Layered`.
+        live: bool [B, n], which of the new rows are no padding.
+
+    Raises:
+        ValueError: There is such padding.
+    """
+    if recurrent(cache) and int(cache.get_query_offset()) and not bool(live.all()):
+        raise ValueError(
+            "this call has padding behind rows that the key-value cache holds already, because the prompts of the "
+            "batch (or what is left of their videos) differ in length. The model's layers with linear attention would "
+            "take it into their recurrent states and answer wrongly: continue one prompt at a time"
+        )
 
 
 def pruned(cache: Any, holder: Any, valid: Tensor | None) -> Any:
@@ -150,15 +169,26 @@ class Segment:
 class Layered(RowsFollow):
     """What a cache learns when tokens are dropped inside the LLM.
 
-    Layer 0 has all rows, so for generate() the cache is as long as it would be without compression.
+    For generate() it is as long as it would be without compression.
 
     Attributes:
         segments: The layers with fewer rows, in order.
+        shift: Logical length less the rows of the first layer that has any. It is 0 unless all layers before the first
+            segment are linear.
         holder: Weak reference to the hooks that keep masks and positions right. It is weak because caches are copied.
     """
 
     segments: list[Segment]
+    shift: int
     holder: Any
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the logical length or, for a later layer than 0, the rows that are there."""
+        return self.rows(layer_idx) + (0 if layer_idx else self.shift)
+
+    def rows(self, layer_idx: int) -> int:
+        """Return the rows that are there."""
+        return super().get_seq_length(layer_idx)  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Return transformers' sizes of the mask.
@@ -177,7 +207,7 @@ class Layered(RowsFollow):
     def crop(self, tokens_to_remove: int) -> None:
         """Remove as many rows at the end of every layer."""
         if tokens_to_remove > 0:  # transformers below 5.18: a final length, of the layers that have all rows
-            tokens_to_remove = -max(0, super().get_seq_length() - tokens_to_remove)  # type: ignore[misc]
+            tokens_to_remove = -max(0, self.get_seq_length() - tokens_to_remove)
         if tokens_to_remove:
             super().crop(tokens_to_remove)  # type: ignore[misc]
 
@@ -187,8 +217,9 @@ class Layered(RowsFollow):
             segment.behind = None if segment.behind is None else change(segment.behind)
 
 
-def layered(cache: Any, holder: Any, segments: Sequence[Segment]) -> None:
-    """Make a cache `Layered`, with these segments and these hooks."""
+def layered(cache: Any, holder: Any, segments: Sequence[Segment], length: int) -> None:
+    """Make a cache `Layered`, with these segments, these hooks and this logical length."""
+    cache.shift = length - int(cache.get_seq_length())
     cache.__class__ = _layered_class(type(cache))  # type: ignore[arg-type]
     cache.segments, cache.holder = list(segments), weakref.ref(holder)
 

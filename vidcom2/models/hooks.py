@@ -36,7 +36,7 @@ from vidcom2.models.pruning import (
     original_positions,
     records_of,
     repacked_positions,
-    shorten_deepstack,
+    shorten_others,
 )
 from vidcom2.models.wrap import wrap
 from vidcom2.records import Record
@@ -215,7 +215,7 @@ class Hooks(Uncopied):
             rows = int(cache.get_query_offset())
         kwargs["inputs_embeds"] = moved.pick_rows(choice.embeds)
         kwargs["position_ids"] = self.number(positions, moved, cache, rows)
-        shorten_deepstack(kwargs, moved)
+        shorten_others(kwargs, moved)
         if cache is None:
             # A mask even if nothing is padding: without mask and cache, gaps in the positions would mean packing.
             kwargs["attention_mask"] = moved.live

@@ -2,9 +2,10 @@
 
 No forward is copied. `LayerHooks` needs a language model with
 
-- `layers`, each with `input_layernorm` and `self_attn` (with `q_proj`, `k_proj`, `head_dim`, `scaling`, and, if it
-  norms the heads, `q_norm` and `k_norm`). A layer is called with `position_embeddings`, `attention_mask` and the
-  key-value cache;
+- `layers`, each with `input_layernorm` and `self_attn` (with `q_proj`, `k_proj`, `head_dim`, `scaling`,
+  `num_key_value_groups` and, if it norms the heads, `q_norm` and `k_norm`). A layer is called with
+  `position_embeddings`, `attention_mask` and the key-value cache. Layers that `config.layer_types` says have linear
+  attention need none of these modules;
 - `rotary_emb`.
 
 In a prefill (prefill.py) the hook before a layer ranks the video's tokens by attention rows that it computes from that
@@ -55,12 +56,13 @@ class LayerHooks(Uncopied):
         find: Callable[[dict[str, Any]], Prompt | None],
         report: Callable[[Sequence[Visual]], None],
     ):
-        method.check(len(lm.layers))
+        linear = names.linear_layers(lm)
+        method.check(len(lm.layers), linear)
         cache_name(lm)
         self.method, self.lm, self.find, self.report = method, lm, find, report
         self.runs: dict[int, Pass] = {}  # by thread
         self.attached = True
-        stages = method.schedule(len(lm.layers), NOMINAL)
+        stages = method.schedule(len(lm.layers), NOMINAL, linear)
         self.require(stages)
         rotary = lm.rotary_emb
         self.handles = [
@@ -85,6 +87,12 @@ class LayerHooks(Uncopied):
                 f"attn_implementation={config._attn_implementation!r}: load it with 'eager', or use attention='rows'"
             )
         kinds = getattr(config, "layer_types", None) or []
+        if any(kind in names.INDEXED for kind in kinds):
+            raise ValueError(
+                f"{method.name} cannot drop tokens inside {type(self.lm).__name__}: its layers with indexed attention "
+                "share one list of positions, and choose the tokens they attend to. Use a method that drops tokens "
+                "before the LLM, such as vidcom2"
+            )
         if stages and "sliding_attention" in kinds[stages[0].cut :]:
             raise ValueError(f"{method.name} cannot shorten {type(self.lm).__name__}'s layers with a sliding window")
 
@@ -138,7 +146,7 @@ class LayerHooks(Uncopied):
         if not isinstance(run, Prefill):
             return
         if run.segments and run.cache is not None:
-            layered(run.cache, self, run.segments)
+            layered(run.cache, self, run.segments, run.prompt.valid.shape[1])
         for visual in run.visuals:
             self.method.verify(visual.counts, len(visual.place.columns), visual.place.frames)
         self.report(run.visuals)

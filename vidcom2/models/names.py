@@ -10,7 +10,8 @@ The hooks and the llava tree ask this file for:
 - transformers' private methods that the hooks wrap.
 
 A cache must have `get_seq_length`, `get_query_offset`, `get_mask_sizes`, `crop`, `reorder_cache`,
-`batch_repeat_interleave`, `batch_select_indices` and `is_compileable`. caches.py replaces some of them in subclasses.
+`batch_repeat_interleave`, `batch_select_indices`, `is_compileable` and `is_linear`. caches.py replaces some of them in
+subclasses.
 """
 
 from __future__ import annotations
@@ -37,6 +38,15 @@ a step's output."""
 
 DEEPSTACK = "_deepstack_process"
 """Method of Qwen3-VL's language model that adds features to visual rows between the layers. Others have none."""
+
+INDEXED = ("indexed_attention", "qwen_sparse_attention")
+"""Kinds of layers that choose which rows they attend to; in 5.17 Qwen4-Exp's have the second name."""
+
+ATTENDING = ("full_attention", *INDEXED)
+"""Kinds of layers, in a config's `layer_types` and in a dict of masks, that attend to all rows or choose among all."""
+
+HASHED_IDS = "ple_input_ids"
+"""Argument of Qwen4-Exp's language model with the token ids, whose n-grams it embeds. Others have none."""
 
 ENCODED = "mm_encoder_outputs"
 """Argument of the outer model with the features of videos and images that are encoded already, by modality. From 5.23
@@ -125,7 +135,7 @@ def together(kwargs: dict[str, Any]) -> Tensor:
         `inputs_embeds` [B, n, D] or, without these, `input_ids` [B, n].
     """
     new: Tensor = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
-    names = ("attention_mask", "position_ids", "visual_pos_masks", "deepstack_visual_embeds")
+    names = ("attention_mask", "position_ids", "visual_pos_masks", "deepstack_visual_embeds", HASHED_IDS)
     kwargs |= tree_map_only(Tensor, lambda part: part.to(new.device), {n: kwargs[n] for n in names if n in kwargs})
     return new
 
@@ -160,7 +170,7 @@ def valid_before(kwargs: dict[str, Any], length: int, past: int) -> Tensor | Non
 
 def _mask(kwargs: dict[str, Any]) -> Tensor | None:
     mask = kwargs.get("attention_mask")
-    return mask["full_attention"] if isinstance(mask, dict) else mask
+    return next(mask[kind] for kind in ATTENDING if kind in mask) if isinstance(mask, dict) else mask
 
 
 def _seen_by_last(mask: Tensor) -> Tensor:
@@ -188,6 +198,17 @@ def causal_mask(lm: Any, hidden: Tensor, valid: Tensor | None, cache: Any, layer
         layer_idx=layer if cache is not None else None,
         **{cache_name(create_causal_mask): cache},
     )
+
+
+def linear_layers(lm: Any) -> frozenset[int]:
+    """Return which layers of a language model have linear attention: a recurrent state, no keys and no values."""
+    kinds = getattr(lm.config, "layer_types", None) or []
+    return frozenset(i for i, kind in enumerate(kinds) if kind == "linear_attention")
+
+
+def recurrent(cache: Any) -> bool:
+    """Return whether a key-value cache also holds recurrent states, those of layers with linear attention."""
+    return any(cache.is_linear)
 
 
 def new_cache(lm: Any) -> Any:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from vidcom2.models.caches import require_no_gaps
 from vidcom2.models.masks import append, extend
-from vidcom2.models.names import causal_mask
+from vidcom2.models.names import causal_mask, linear_layers
 
 
 class Pass:
@@ -20,13 +21,15 @@ class Pass:
 
     Attributes:
         positions: Rotary positions that `rotary_emb` was called with, [B or 1, n] or, for mRoPE, [3, B or 1, n].
-        overrides: Arguments for layers whose rows are fewer, by the first of these layers.
+        linear: The layers with linear attention.
+        overrides: Arguments for layers whose rows are fewer, by the first of these layers and whether they are linear.
     """
 
     def __init__(self, lm: Any, cache: Any):
         self.lm, self.cache = lm, cache
         self.positions: Tensor | None = None
-        self.overrides: dict[int, dict[str, Any]] = {}
+        self.linear = linear_layers(lm)
+        self.overrides: dict[tuple[int, bool], dict[str, Any]] = {}
 
     def before_layer(self, index: int, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Return the rows [B, n, D] that layer `index` gets, and put its other arguments into `kwargs`."""
@@ -34,6 +37,8 @@ class Pass:
 
     def mask(self, index: int, hidden: Tensor, valid: Tensor | None) -> Any:
         """Return the attention mask of layer `index`. valid: bool [B, rows], rows that are no padding."""
+        if index in self.linear:
+            return None if valid is None else valid.to(hidden.device)
         return causal_mask(self.lm, hidden, valid, self.cache, index)
 
 
@@ -51,23 +56,30 @@ class Step(Pass):
         super().__init__(lm, cache)
         self.length = length
         self.firsts = [segment.first for segment in cache.segments]
+        if live is not None:
+            require_no_gaps(cache, live)
         for segment in cache.segments:
-            rows = cache.get_seq_length(segment.first)
+            rows = self.rows(segment.first)
             if live is not None and not bool(live.all()):
                 segment.valid = append(segment.valid, rows, live)
             elif segment.valid is not None:
                 segment.valid = segment.valid[:, :rows]  # a cropped row may have been padding
 
+    def rows(self, first: int) -> int:
+        """Return how many rows the caches of a segment hold whose first layer is `first`; linear layers hold none."""
+        full = next((i for i in range(first, len(self.lm.layers)) if i not in self.linear), None)
+        return 0 if full is None else self.cache.rows(full)
+
     def before_layer(self, index: int, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Give a layer with fewer rows the mask and the rotary embedding of its own rows."""
-        which = bisect_right(self.firsts, index) - 1
-        if which < 0:
+        segment_number = bisect_right(self.firsts, index) - 1
+        if segment_number < 0 or index in self.linear:  # the new rows are the same for all linear layers
             return hidden
-        segment = self.cache.segments[which]
+        segment, which = self.cache.segments[segment_number], (self.firsts[segment_number], False)
         if which not in self.overrides:
             valid = segment.valid
             if valid is not None:
-                valid = extend(valid, self.cache.get_seq_length(index) + self.length)
+                valid = extend(valid, self.cache.rows(index) + self.length)
             self.overrides[which] = {"attention_mask": self.mask(index, hidden, valid), "position_ids": None}
             if segment.behind is not None:
                 assert self.positions is not None

@@ -43,7 +43,8 @@ class Prefill(Pass):
         self.live, self.home = prompt.valid, prompt.valid.device
         self.origin = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
         self.pads_right = bool((~prompt.valid[:, -1]).any())
-        self.visuals = [visual_of(method, len(lm.layers), v, prompt, embeds[v.row]) for v in prompt.videos]
+        layers, linear = len(lm.layers), self.linear
+        self.visuals = [visual_of(method, layers, linear, v, prompt, embeds[v.row]) for v in prompt.videos]
         self.stages = max((visual.stages for visual in self.visuals), key=len, default=())
         self.done = 0
         self.segments: list[Segment] = []
@@ -86,13 +87,14 @@ class Prefill(Pass):
         if not self.segments:
             return
         segment = self.segments[-1]
-        if segment.first not in self.overrides:
-            self.overrides[segment.first] = {
+        kind = (segment.first, index in self.linear)
+        if kind not in self.overrides:
+            self.overrides[kind] = {
                 "attention_mask": self.mask(index, hidden, segment.valid),
                 "position_embeddings": self.lm.rotary_emb(hidden, self.positions),
                 "position_ids": None,  # flash attention would take them to tell packed sequences apart
             }
-        kwargs |= self.overrides[segment.first]
+        kwargs |= self.overrides[kind]
 
     # ---- ranking
 

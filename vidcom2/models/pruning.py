@@ -12,6 +12,7 @@ from torch import Tensor
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.models.layouts.layout import FramedVideo
 from vidcom2.models.moved import Moved
+from vidcom2.models.names import HASHED_IDS
 from vidcom2.records import Record
 
 
@@ -84,8 +85,13 @@ def repacked_positions(positions: Tensor, moved: Moved, valid: Tensor | None, ro
     return new.expand(*positions.shape[:-2], *new.shape), behind
 
 
-def shorten_deepstack(kwargs: dict[str, Any], moved: Moved) -> None:
-    """Shorten the mask of visual rows [B, N] and the features that deepstack adds to them, if the call has any."""
+def shorten_others(kwargs: dict[str, Any], moved: Moved) -> None:
+    """Shorten what else a call may have a row for: token ids [B, N] whose n-grams are embedded, and deepstack features.
+
+    Deepstack features are added to the rows of a mask [B, N].
+    """
+    if (ids := kwargs.get(HASHED_IDS)) is not None:
+        kwargs[HASHED_IDS] = moved.pick(ids)
     visual = kwargs.get("visual_pos_masks")
     if visual is None:
         return

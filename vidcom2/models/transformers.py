@@ -9,8 +9,8 @@ model itself; see `_parts`. No forward is copied or replaced. A compressed gener
    outer part encodes and embeds everything as ever.
 3. The hook before the language model (`Hooks.prune`) finds the videos' tokens by `input_ids` and the family's `Layout`,
    and has the compressor choose. Then it drops the other tokens from all arguments of the language model: embeddings,
-   positions, mask and deepstack features. The batch is padded on the left, to the longest prompt that is left. The
-   `Record`s are written now.
+   positions, mask, deepstack features, hashed token ids. The batch is padded on the left, to the longest prompt that is
+   left. The `Record`s are written now.
 4. The key-value cache becomes `Pruned`. It tells its logical length, dropped tokens included, so that generate() counts
    positions and rows as it would without compression.
 5. In every further step, the hook before the language model (`Hooks.keep_in_step`) replaces the mask by that of the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,12 +82,15 @@ class Visual:
         )
 
 
-def visual_of(method: InsideLLM, layers: int, place: Place, prompt: Prompt, embeds: Tensor) -> Visual:
+def visual_of(
+    method: InsideLLM, layers: int, linear: Collection[int], place: Place, prompt: Prompt, embeds: Tensor
+) -> Visual:
     """Return a video as it enters an LLM of `layers` layers, with its schedule and its raters.
 
     Args:
         method: The method that drops its tokens.
         layers: How many layers the LLM has.
+        linear: Which of them have linear attention.
         place: Where the video is.
         prompt: The prefill that it is in.
         embeds: [N, D], the rows of its prompt.
@@ -99,7 +102,7 @@ def visual_of(method: InsideLLM, layers: int, place: Place, prompt: Prompt, embe
     columns = place.columns.to(device)
     features = embeds[columns]
     require_finite(bool(all_finite(features)), features)
-    stages = method.schedule(layers, tokens)
+    stages = method.schedule(layers, tokens, linear)
     with full_precision(device):
         budgets: list[Tensor | None] = [None] * len(stages)
         if method.fca is not None:

@@ -8,6 +8,7 @@ from tests.vidcom2.kinds import (
     gemma4,
     glm4v,
     perception_lm,
+    qwen3_5,
     qwen3_vl_moe,
     qwen_omni,
     smolvlm,
@@ -16,8 +17,8 @@ from tests.vidcom2.kinds import (
 )
 from tests.vidcom2.rows import Kind
 
-KINDS = [qwen3_vl_moe.KIND, qwen_omni.QWEN2_5, qwen_omni.QWEN3, *glm4v.KINDS, *gemma4.KINDS, smolvlm.KIND]
-KINDS += [video_llama_3.KIND, video_llava.KIND]
+KINDS = [qwen3_vl_moe.KIND, *qwen3_5.KINDS, qwen_omni.QWEN2_5, qwen_omni.QWEN3, *glm4v.KINDS, *gemma4.KINDS]
+KINDS += [smolvlm.KIND, video_llama_3.KIND, video_llava.KIND]
 if find_spec("timm") is not None:  # which has the vision tower
     KINDS.append(perception_lm.KIND)
 
