@@ -8,9 +8,10 @@ To add a benchmark that lmms-eval has:
 2. Add the instance to BENCHMARKS. The command line, the doctor, the reports and the tables find it there.
 3. Add a script beside the other benchmarks' scripts, and a case to the tests.
 
-lmms-eval itself makes the prompts and scores the answers.
+lmms-eval itself makes the prompts and scores the answers. Its other tasks run without a file here, see `AnyTask`.
 """
 
+from .any_task import PREFIX, AnyTask
 from .base import Benchmark
 from .egoschema import EGOSCHEMA
 from .longvideobench import LONGVIDEOBENCH
@@ -23,7 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark for benchmark in (MVBENCH, MLVU_DEV, VIDEOMME, LONGVIDEOBENCH, EGOSCHEMA, PERCEPTIONTEST)
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "select_tasks"]
+__all__ = ["BENCHMARKS", "AnyTask", "Benchmark", "benchmark_named", "select_tasks"]
 
 
 def select_tasks(names: str) -> tuple[Benchmark, tuple[str, ...]]:
@@ -31,13 +32,14 @@ def select_tasks(names: str) -> tuple[Benchmark, tuple[str, ...]]:
 
     Args:
         names: A benchmark ("mvbench"), or some of its lmms-eval tasks, separated by commas
-            ("mvbench_action_count,mvbench_state_change").
+            ("mvbench_action_count,mvbench_state_change"), or other tasks or groups of lmms-eval, or paths of task
+            files ("longtimescope,my/task.yaml").
 
     Returns:
         The benchmark, and lmms-eval's names of the tasks without repetitions.
 
     Raises:
-        ValueError: For an unknown name, no name, and tasks of different benchmarks.
+        ValueError: For an unknown name, no name, and tasks of one benchmark with any others.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for benchmark in BENCHMARKS.values():
@@ -45,5 +47,17 @@ def select_tasks(names: str) -> tuple[Benchmark, tuple[str, ...]]:
             return benchmark, benchmark.tasks
         if wanted and all(name in benchmark.tasks for name in wanted):
             return benchmark, tuple(dict.fromkeys(wanted))
+    ours = {name for benchmark in BENCHMARKS.values() for name in (benchmark.name, *benchmark.tasks)}
+    other = None if ours & set(wanted) else AnyTask.named(wanted)
+    if other is not None:
+        return other, other.tasks
     tasks = "; ".join(f"{b.name} ({', '.join(b.tasks)})" for b in BENCHMARKS.values())
-    raise ValueError(f"--tasks {names!r} is no benchmark, and no tasks of one benchmark; there are {tasks}")
+    raise ValueError(
+        f"--tasks {names!r} is no benchmark, no tasks of one benchmark, and no other tasks of lmms-eval; there are "
+        f"{tasks}"
+    )
+
+
+def benchmark_named(name: str) -> Benchmark | None:
+    """Return the benchmark that a results.json names. None for an unknown one."""
+    return BENCHMARKS.get(name) or (AnyTask({}, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None)

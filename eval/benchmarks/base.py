@@ -32,15 +32,17 @@ class Benchmark(ABC):
         metric: lmms-eval's name of the task's score.
         overall: How the total is formed: "macro" is the mean over categories, "micro" the mean over questions.
         fields: Fields that a question needs to be asked and scored, with their kinds.
+        together: Number of consecutive questions that lmms-eval scores as one. --limit has to be a multiple of it.
     """
 
-    name: ClassVar[str]
-    tasks: ClassVar[tuple[str, ...]]
-    folder: ClassVar[str]
+    name: str
+    tasks: tuple[str, ...]
+    folder: str
     layout: ClassVar[str]
     metric: ClassVar[str]
     overall: ClassVar[Literal["macro", "micro"]]
     fields: ClassVar[dict[str, Kind]]
+    together: ClassVar[int] = 1
 
     @abstractmethod
     def local(self, task: str, data: Path) -> dict[str, Any]:
@@ -117,6 +119,20 @@ class Benchmark(ABC):
         Returns:
             Example: "B".
         """
+
+    def adjusted(self, name: str, task: Any, data: Path | None) -> Any:
+        """Return lmms-eval's task, changed where its code would not do here. Its prompts and scores stay as they are.
+
+        Args:
+            name: lmms-eval's name of the task.
+            task: lmms-eval's task object, with its questions loaded.
+            data: Directory of the local copy. None: from the hub.
+        """
+        return task
+
+    def metric_of(self, task: Any) -> str:
+        """Return lmms-eval's name of the score of a loaded task."""
+        return self.metric
 
     def complaint(self, doc: dict[str, Any]) -> str:
         """Return what is wrong with a question that has all its fields.

@@ -11,9 +11,9 @@ from .base import Benchmark, Kind, local_questions
 class LongVideoBench(Benchmark):
     """LongVideoBench, the validation set without subtitles."""
 
-    name: ClassVar[str] = "longvideobench"
-    tasks: ClassVar[tuple[str, ...]] = ("longvideobench_val_v",)
-    folder: ClassVar[str] = "longvideobench"
+    name = "longvideobench"
+    tasks: tuple[str, ...] = ("longvideobench_val_v",)
+    folder = "longvideobench"
     layout: ClassVar[str] = (
         "A local copy has `validation-*.parquet` (or validation.json) and the unpacked `videos/<video_path>`."
     )

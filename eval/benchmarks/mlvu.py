@@ -11,9 +11,9 @@ from .base import Benchmark, Kind, local_questions
 class MLVU(Benchmark):
     """MLVU dev."""
 
-    name: ClassVar[str] = "mlvu"
-    tasks: ClassVar[tuple[str, ...]] = ("mlvu_dev",)
-    folder: ClassVar[str] = "mlvu"
+    name = "mlvu"
+    tasks: tuple[str, ...] = ("mlvu_dev",)
+    folder = "mlvu"
     layout: ClassVar[str] = (
         "A local copy has questions in parquet or JSON files, and videos named by `video_name`, in DATA or DATA/video."
     )

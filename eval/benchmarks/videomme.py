@@ -24,9 +24,9 @@ LEGACY_PHRASES = (
 class VideoMME(Benchmark):
     """Video-MME without subtitles."""
 
-    name: ClassVar[str] = "videomme"
-    tasks: ClassVar[tuple[str, ...]] = ("videomme",)
-    folder: ClassVar[str] = "videomme"
+    name = "videomme"
+    tasks: tuple[str, ...] = ("videomme",)
+    folder = "videomme"
     layout: ClassVar[str] = (
         "A local copy has `videomme/test-*.parquet` (or test.json) and the unpacked `data/<videoID>.mp4`."
     )

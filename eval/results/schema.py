@@ -272,7 +272,8 @@ class Summary:
         videos: How the videos were read.
         seconds: By stage (`sample.STAGES`).
         failures: The questions that failed.
-        harness_scores: lmms-eval's own score by task, a fraction.
+        harness_scores: lmms-eval's own score by task: a fraction or percent, as the task has it.
+        harness_metrics: All numbers that lmms-eval gives, by task and metric, such as the group scores of Video-MME-v2.
         run: What the run was told.
         provenance: Code, machine and time.
     """
@@ -286,6 +287,7 @@ class Summary:
     seconds: dict[str, Seconds]
     failures: list[Failure]
     harness_scores: dict[str, float | None] = field(default_factory=dict)
+    harness_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     run: RunSettings
     provenance: Provenance = Provenance()
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from ..benchmarks import BENCHMARKS, Benchmark
+from ..benchmarks import Benchmark, benchmark_named
 from .files import write_json, write_whole
 from .sample import LABELS, STAGES, Sample
 from .schema import (
@@ -95,6 +95,7 @@ def summarise(
     run: RunSettings,
     harness_scores: Mapping[str, float | None] | None = None,
     provenance: Provenance | None = None,
+    harness_metrics: Mapping[str, dict[str, float]] | None = None,
 ) -> Summary:
     """Summarise a run: accuracies, visual tokens, seconds per stage, and every failure.
 
@@ -104,6 +105,7 @@ def summarise(
         run: What the run was told.
         harness_scores: lmms-eval's own score by task.
         provenance: Where the result comes from.
+        harness_metrics: All of lmms-eval's numbers by task and metric.
     """
     answered = [sample for sample in samples if sample.error is None]
     return Summary(
@@ -119,6 +121,7 @@ def summarise(
         seconds={stage: _seconds([sample.seconds[stage] for sample in answered]) for stage in STAGES},
         failures=[Failure(s.task, s.doc_id, s.video, s.error) for s in samples if s.error],
         harness_scores=dict(harness_scores or {}),
+        harness_metrics=dict(harness_metrics or {}),
         run=run,
         provenance=provenance or Provenance(),
     )
@@ -219,14 +222,28 @@ def notes(summary: Summary) -> list[str]:
         stages = ", ".join(f"{LABELS[stage]} {seconds.mean:.3f}" for stage, seconds in summary.seconds.items())
         lines.append(f"mean seconds per sample: {stages} (assemble: pooling, and splicing into the text)")
     lines.append(about_videos(summary.videos))
-    kind = BENCHMARKS[summary.benchmark].overall
+    benchmark = benchmark_named(summary.benchmark)
+    kind: Overall = "micro" if benchmark is None else benchmark.overall
     other: Overall = "micro" if kind == "macro" else "macro"
     value = summary.scores.micro if other == "micro" else summary.scores.macro
     lines.append(f"overall: {kind} average, {IN_WORDS[kind]}; {other} average, {IN_WORDS[other]}: {value:.1f}")
+    if (own := harness_in_words(summary)) is not None:
+        lines.append(own)
     if summary.parsers.differ:
         overall = ", ".join(f"{name} {value:.1f}" for name, value in summary.parsers.overall.items())
         lines.append(f"parsers score {summary.parsers.differ} answers differently; overall: {overall}")
     return lines + [f"FAILED {f.task} question {f.doc_id}: {f.error}" for f in summary.failures]
+
+
+def harness_in_words(summary: Summary) -> str | None:
+    """Say lmms-eval's own score of one task. None for several tasks, and where it is a score that is told already."""
+    if len(summary.harness_scores) != 1:
+        return None
+    ((task, own),) = summary.harness_scores.items()
+    told = (summary.scores.overall, summary.scores.macro, summary.scores.micro)
+    if own is None or any(abs(scale * own - value) < 0.05 for value in told for scale in (1, 100)):
+        return None
+    return f"lmms-eval's own score of {task}: {own:g}"
 
 
 def tokens_in_words(tokens: VisualTokens) -> str:

@@ -5,17 +5,16 @@ A run checks before its first answer and refuses on a problem. The doctor lists 
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..benchmarks import Benchmark
+from ..benchmarks.any_task import averaging
 from ..results.errors import UserError
 from ..results.sample import NO_ANSWER
 from ..results.terminal import PROGRAM
@@ -273,10 +272,9 @@ def _unaveraged(
     benchmark: Benchmark, task: Any, docs: Sequence[Any], logged: Sequence[dict[str, Any] | None]
 ) -> list[tuple[int, str]]:
     """Return the questions, by number, that lmms-eval scores one by one but cannot average, and why."""
-    average = task.aggregation()[benchmark.metric]
-    if "args" in inspect.signature(average).parameters:
-        average = partial(average, args=None)  # lmms-eval's command line, which no benchmark here reads
-    scores = {number: one[benchmark.metric] for number, one in enumerate(logged) if one is not None}
+    metric = benchmark.metric_of(task)
+    average = averaging(task, metric)
+    scores = {number: one[metric] for number, one in enumerate(logged) if one is not None}
     if _failure(average, scores.values()) is None:
         return []
     failures = {number: _failure(average, [score]) for number, score in scores.items()}
