@@ -14,14 +14,26 @@ lmms-eval itself makes the prompts and scores the answers. Its other tasks run w
 from .any_task import PREFIX, AnyTask
 from .base import Benchmark
 from .egoschema import EGOSCHEMA
-from .longvideobench import LONGVIDEOBENCH
-from .mlvu import MLVU_DEV
+from .longvideobench import LONGVIDEOBENCH, LONGVIDEOBENCH_SUBTITLES
+from .lvbench import LVBENCH
+from .mlvu import MLVU_DEV, MLVU_TEST
+from .motionbench import MOTIONBENCH
 from .mvbench import MVBENCH
 from .perceptiontest import PERCEPTIONTEST
-from .videomme import VIDEOMME
+from .tempcompass import TEMPCOMPASS
+from .tomato import TOMATO_BENCH
+from .tvbench import TVBENCH
+from .videomme import VIDEOMME, VIDEOMME_SUBTITLES
+from .videomme_v2 import VIDEOMME_V2, VIDEOMME_V2_SUBTITLES
+from .videommmu import VIDEO_MMMU
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for benchmark in (MVBENCH, MLVU_DEV, VIDEOMME, LONGVIDEOBENCH, EGOSCHEMA, PERCEPTIONTEST)
+    benchmark.name: benchmark
+    for benchmark in (
+        *(MVBENCH, MLVU_DEV, MLVU_TEST, VIDEOMME, VIDEOMME_SUBTITLES, VIDEOMME_V2, VIDEOMME_V2_SUBTITLES),
+        *(LONGVIDEOBENCH, LONGVIDEOBENCH_SUBTITLES, EGOSCHEMA, PERCEPTIONTEST, LVBENCH, TEMPCOMPASS, MOTIONBENCH),
+        *(TVBENCH, TOMATO_BENCH, VIDEO_MMMU),
+    )
 }
 
 __all__ = ["BENCHMARKS", "AnyTask", "Benchmark", "benchmark_named", "select_tasks"]

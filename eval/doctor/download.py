@@ -33,7 +33,7 @@ def download_steps(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> 
     flags = f"--revision {revision} " if revision else ""
     target = shlex.quote(str(data))
     steps = [
-        f"hf download --repo-type dataset {config['dataset_path']} {flags}--local-dir {target}",
+        f"hf download --repo-type dataset {benchmark.hub or config['dataset_path']} {flags}--local-dir {target}",
         # lmms-eval unpacks archives in the same way, wherever they are in the dataset.
         f"unpack every zip and tar of it into {target} itself (one in parts: cat NAME.tar.* | tar x), again where "
         f"files are broken. {benchmark.layout}",

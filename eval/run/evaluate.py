@@ -209,7 +209,7 @@ def _numbers(scored: dict[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in named
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not name.endswith("_stderr")
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and "_stderr" not in name
     }
 
 

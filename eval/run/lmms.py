@@ -22,6 +22,7 @@ import torch
 from llava.video import VideoError
 
 from ..benchmarks import AnyTask, Benchmark
+from ..models.environment import prepare_hub
 from ..results.sample import Key, Sample
 from ..results.terminal import PROGRAM
 from .questions import NoQuestions, look_into, refuse
@@ -109,6 +110,7 @@ def _loaded(declared: Path, local: dict[str, Any] | None, name: str, model_name:
     from lmms_eval.api.task import ConfigurableTask
     from lmms_eval.utils import load_yaml_config
 
+    prepare_hub()  # some of the tasks' modules fail without HF_HOME
     settings = load_yaml_config(str(declared), mode="full")
     if "class" in settings:
         raise ValueError("it is a class of its own, and only tasks that a task file describes are supported")

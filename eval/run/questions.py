@@ -224,12 +224,13 @@ def _try(benchmark: Benchmark, task: Any, name: str, doc: Any) -> _Trial:
         right = benchmark.score(logged)
         benchmark.readings(logged)
         benchmark.category(name, logged)
+        own = benchmark.doubt(logged)
     except Exception as error:  # lmms-eval's code on an unexpected question raises errors of any kind
         return _Trial(video, prompt, problem=because(error, doc))
     doubt = check_options(prompt, target)
     if not doubt and not right:
         doubt = f"lmms-eval scores its own right answer {target!r} as wrong"
-    return _Trial(video, prompt, logged, doubt=doubt)
+    return _Trial(video, prompt, logged, doubt=doubt or own)
 
 
 def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Questions:
