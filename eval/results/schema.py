@@ -259,6 +259,23 @@ class Provenance:
     cuda: str | None = None
 
 
+@dataclass(frozen=True)
+class Published:
+    """A dense run's score beside those that were published of the same checkpoint, see `benchmarks.published`.
+
+    Attributes:
+        low: The lowest published score, in percent.
+        high: The highest.
+        source: Where they were published.
+        off: Points of this run's score above them, or, negative, below. 0 among them.
+    """
+
+    low: float
+    high: float
+    source: str
+    off: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What results.json says of a run. The fields are in the order of the file.
@@ -274,6 +291,9 @@ class Summary:
         failures: The questions that failed.
         harness_scores: lmms-eval's own score by task: a fraction or percent, as the task has it.
         harness_metrics: All numbers that lmms-eval gives, by task and metric, such as the group scores of Video-MME-v2.
+        prompts: Digest of the prompts of all answered questions, see `summary.prompts_digest`.
+        published: Published scores of a dense run. None where none are known, or the run is no dense run of all
+            questions.
         run: What the run was told.
         provenance: Code, machine and time.
     """
@@ -288,6 +308,8 @@ class Summary:
     failures: list[Failure]
     harness_scores: dict[str, float | None] = field(default_factory=dict)
     harness_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    prompts: str | None = None
+    published: Published | None = None
     run: RunSettings
     provenance: Provenance = Provenance()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any, Literal, get_args
 from rich.console import Console
 
 from ..benchmarks import Benchmark, benchmark_named
+from ..benchmarks.published import hold_against, published_score
 from .files import write_json, write_whole
 from .sample import LABELS, STAGES, Sample
 from .schema import (
@@ -20,6 +22,7 @@ from .schema import (
     Failure,
     Parsers,
     Provenance,
+    Published,
     RunSettings,
     ScoredSample,
     Scores,
@@ -108,9 +111,10 @@ def summarise(
         harness_metrics: All of lmms-eval's numbers by task and metric.
     """
     answered = [sample for sample in samples if sample.error is None]
+    scores = scores_of(benchmark, samples)
     return Summary(
         benchmark=benchmark.name,
-        scores=scores_of(benchmark, samples),
+        scores=scores,
         parsers=Parsers(
             overall={name: scores_of(benchmark, read_by(samples, name)).overall for name in samples[0].scores},
             differ=sum(len(set(sample.scores.values())) > 1 for sample in samples),
@@ -122,9 +126,38 @@ def summarise(
         failures=[Failure(s.task, s.doc_id, s.video, s.error) for s in samples if s.error],
         harness_scores=dict(harness_scores or {}),
         harness_metrics=dict(harness_metrics or {}),
+        prompts=prompts_digest(samples),
+        published=published(benchmark, run, scores.overall),
         run=run,
         provenance=provenance or Provenance(),
     )
+
+
+def prompts_digest(samples: Iterable[ScoredSample]) -> str:
+    """Return a digest of the prompts of answered questions, 16 hexadecimal digits.
+
+    Two runs over the same questions have the same digest if the model got the same text in each.
+    """
+    prompts = sorted((s.task, s.doc_id, s.prompt) for s in samples if s.prompt is not None)
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
+
+
+def published(benchmark: Benchmark, run: RunSettings, score: float) -> Published | None:
+    """Return the published scores to hold a run's score against. None for other than dense runs of all questions."""
+    known = published_score(run.model, run.settings.get("sampling", ""), benchmark.name)
+    whole = run.limit is None and run.edition is None and set(run.generation) == set(benchmark.tasks)
+    if known is None or run.compressor != "none" or not whole:
+        return None
+    return Published(known.low, known.high, known.source, known.off(score))
+
+
+def beside_published(summary: Summary) -> tuple[str, bool] | None:
+    """Say how a dense run's score compares with the published ones, and whether it is too far off.
+
+    None where there is nothing to compare.
+    """
+    known = published_score(summary.run.model, summary.run.settings.get("sampling", ""), summary.benchmark)
+    return None if summary.published is None or known is None else hold_against(known, summary.scores.overall)
 
 
 def visual_tokens(answered: Sequence[ScoredSample]) -> VisualTokens:
@@ -229,6 +262,8 @@ def notes(summary: Summary) -> list[str]:
     lines.append(f"overall: {kind} average, {IN_WORDS[kind]}; {other} average, {IN_WORDS[other]}: {value:.1f}")
     if (own := harness_in_words(summary)) is not None:
         lines.append(own)
+    if (beside := beside_published(summary)) is not None:
+        lines.append(beside[0])
     if summary.parsers.differ:
         overall = ", ".join(f"{name} {value:.1f}" for name, value in summary.parsers.overall.items())
         lines.append(f"parsers score {summary.parsers.differ} answers differently; overall: {overall}")
@@ -272,5 +307,5 @@ def print_summary(console: Console, summary: Summary) -> None:
     """Print the table of a run and the lines below it."""
     print_table(console, rows(summary), summary.title, bold=("overall",))
     for note in notes(summary):
-        style = "red" if note.startswith("FAILED") else None
+        style = "red" if note.startswith("FAILED") else "bold red" if note.startswith("WARNING") else None
         console.print(note, style=style, markup=False, highlight=False, soft_wrap=True)  # paths stay whole

@@ -32,13 +32,17 @@ class Asked:
 
 
 def source(root: Path) -> list[Asked]:
-    """Write nine videos below root/videos, and return a question on each."""
+    """Write nine videos below root/videos, and return a question on each. Each letter is right three times."""
     write_perceptiontest(root, 1)
-    docs = json.loads((root / "mc_question_val/validation.json").read_text())
-    return [
-        Asked(number, doc["video_name"], doc["question"], doc["options"], int(doc["answer_id"]))
-        for number, doc in enumerate(docs)
-    ]
+    docs = json.loads((root / "mc_question_val/validation.json").read_text(encoding="utf-8"))
+    asked = []
+    for number, doc in enumerate(docs):
+        turn = (number + int(doc["answer_id"])) % 3
+        options = doc["options"][turn:] + doc["options"][:turn]
+        right = options.index(doc["options"][int(doc["answer_id"])])
+        asked.append(Asked(number, doc["video_name"], doc["question"], options, right))
+    assert sorted(one.letter for one in asked) == list("AAABBBCCC")
+    return asked
 
 
 def put(file: Path, docs: list[dict[str, Any]]) -> None:

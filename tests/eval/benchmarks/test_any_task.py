@@ -13,32 +13,29 @@ import yaml
 from eval.benchmarks import AnyTask, benchmark_named, select_tasks
 from eval.benchmarks.declared import declaration, leaves, task_folder
 from eval.cli import main
-from eval.demo.minibench import WRITERS
 from eval.reports.compare import compare
 from eval.results.load import load_run
 from eval.run.lmms import GuessesAlone, load_tasks
-from eval.run.questions import NoQuestions
+from eval.run.questions import NoQuestions, require_scorable
+from tests.eval.benchmarks.copies import Asked, longvideobench_val_i, source
 
 TASK = "longtimescope"
 KINDS = ("QA", "OCR", "temporal")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return WRITERS["perceptiontest"](tmp_path_factory.mktemp("perceptiontest"), 1)
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Asked]]:
+    """Nine videos, and a question on each."""
+    folder = tmp_path_factory.mktemp("source")
+    return folder, source(folder)
 
 
-def docs_of(source: Path) -> list[dict[str, Any]]:
-    return json.loads((source / "mc_question_val/validation.json").read_text())
-
-
-def asked(doc: dict[str, Any]) -> str:
-    options = "".join(f"{letter}. {option}\n" for letter, option in zip("ABC", doc["options"], strict=True))
-    return f"{doc['question']}\n{options}Answer with the letter."
+def text_of(one: Asked) -> str:
+    return f"{one.question}\n{one.lines('{}. {}')}\nAnswer with the letter."
 
 
 @pytest.fixture(scope="module")
-def hub(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hub(made: tuple[Path, list[Asked]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """hub/, to work in, with the questions as lmms-eval's task wants them, and hf_home/ with the videos."""
     root = tmp_path_factory.mktemp("hub")
     declared = declaration(leaves(TASK)[TASK])
@@ -46,17 +43,17 @@ def hub(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository.mkdir(parents=True)
     docs = [
         {
-            "id": str(number),
-            "video": f"{doc['video_name']}.mp4",
-            "input": asked(doc),
-            "answer": "ABC"[int(doc["answer_id"])],
-            "type": KINDS[number % 3],
-            "length": "8" if number % 2 else "10",
+            "id": str(one.number),
+            "video": f"{one.video}.mp4",
+            "input": text_of(one),
+            "answer": one.letter,
+            "type": KINDS[one.number % 3],
+            "length": "8" if one.number % 2 else "10",
         }
-        for number, doc in enumerate(docs_of(source))
+        for one in made[1]
     ]
     (repository / "test.json").write_text(json.dumps(docs))
-    shutil.copytree(source / "videos", root / "hf_home" / declared["dataset_kwargs"]["cache_dir"])
+    shutil.copytree(made[0] / "videos", root / "hf_home" / declared["dataset_kwargs"]["cache_dir"])
     return root
 
 
@@ -185,20 +182,20 @@ def longest(results):
 
 
 @pytest.fixture
-def own(source: Path, tmp_path: Path) -> Path:
+def own(made: tuple[Path, list[Asked]], tmp_path: Path) -> Path:
     """A folder of task files: utils.py, questions.json, and lines of settings that `write` adds."""
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "utils.py").write_text(SCORERS)
     docs = [
         {
-            "path": str(source / "videos" / f"{doc['video_name']}.mp4"),
-            "asked": asked(doc),
-            "letter": "ABC"[int(doc["answer_id"])],
-            "kind": KINDS[number % 3],
-            "index": int(doc["answer_id"]),
+            "path": str(made[0] / "videos" / f"{one.video}.mp4"),
+            "asked": text_of(one),
+            "letter": one.letter,
+            "kind": KINDS[one.number // 4],
+            "index": one.right,
         }
-        for number, doc in enumerate(docs_of(source))
+        for one in made[1]
     ]
     (folder / "questions.json").write_text(json.dumps(docs))
     return folder
@@ -341,29 +338,23 @@ def test_guesses_are_those_of_a_process_that_scores_one_task():
 def test_what_cannot_run_is_refused_with_one_reason(score, changes, why, offline, own):
     file = write(own, "other", score, **{"average": "mean", **changes})
     benchmark, names = select_tasks(str(file))
-    from eval.run.questions import require_scorable
-
     with pytest.raises(NoQuestions, match=why) as refused:
         require_scorable(benchmark, load_tasks(benchmark, names, None, "llava_onevision"), None)
     assert str(refused.value).count("\n") <= 10
 
 
-def test_pictures_among_subtitles_are_no_video(offline, hub, source, tmp_path, monkeypatch):
+def test_pictures_among_subtitles_are_no_video(offline, hub, made):
     """LongVideoBench with subtitles, as lmms-eval has it, is 16 pictures with text between them."""
-    data = WRITERS["longvideobench"](tmp_path / "lvb", 1)
-    docs = json.loads((data / "validation.json").read_text())
     declared = declaration(leaves("longvideobench_val_i")["longvideobench_val_i"])
-    repository = offline / declared["dataset_path"]
-    repository.mkdir(parents=True, exist_ok=True)
-    subtitled = [{**doc, "subtitle_path": "a.json", "starting_timestamp_for_subtitles": 0.0} for doc in docs]
-    (repository / "validation.json").write_text(json.dumps(subtitled))
     home = hub / "hf_home" / declared["dataset_kwargs"]["cache_dir"]
-    shutil.copytree(data / "videos", home / "videos")
-    (home / "subtitles").mkdir()
-    (home / "subtitles/a.json").write_text(json.dumps([{"start": "00:00:00", "end": "00:00:02", "line": "hello"}]))
-    benchmark, names = select_tasks("longvideobench_val_i")
+    longvideobench_val_i(*made, home)
+    repository = offline / declared["dataset_path"]
+    repository.mkdir(parents=True)
+    shutil.copy(home / "validation.json", repository)
+    benchmark = AnyTask.named(["longvideobench_val_i"])
+    assert benchmark is not None
     with pytest.raises(NoQuestions, match=r"longvideobench_val_i cannot be run here: .* x Image for a video"):
-        load_tasks(benchmark, names, None, "llava_onevision")
+        load_tasks(benchmark, benchmark.tasks, None, "llava_onevision")
 
 
 @pytest.mark.parametrize(
@@ -399,9 +390,9 @@ def test_names_are_lmms_evals():
     from lmms_eval.tasks import TaskManager
 
     index = TaskManager().task_index
-    for name in ("tomato", "videomme_long", "vsibench", "worldsense", "egoplan", "mmvu_val", "nextqa_mc_test"):
+    for name in ("videomme_long", "vsibench", "worldsense", "egoplan", "mmvu_val", "nextqa_mc_test"):
         assert leaves(name) == {name: Path(index[name]["yaml_path"])}
-    for group in ("nextqa", "tvbench", "video_mmmu"):
+    for group in ("nextqa", "tvbench", "video_mmmu", "tempcompass"):
         members = leaves(group)
         assert set(members) <= set(index)
         said = yaml.safe_load(Path(index[group]["yaml_path"]).read_text(encoding="utf-8"))["task"]
@@ -420,8 +411,7 @@ def test_the_name_of_several_tasks_is_a_directory():
     assert benchmark_named("unknown") is None
     folder = task_folder()
     assert folder is not None
-    many = sorted(
-        {name for file in folder.glob("videomme*/**/*.yaml") for name in leaves(str(declaration(file).get("task")))}
-    )
-    other, _ = select_tasks(",".join(name for name in many if name != "videomme"))
-    assert len(other.name) < 150
+    many = sorted(str(declaration(file)["task"]) for file in folder.glob("videomme/*/*.yaml"))
+    other, names = select_tasks(",".join(many))
+    assert list(names) == many
+    assert len(other.name) < 60 < 100 < len(",".join(many))
