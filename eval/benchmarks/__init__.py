@@ -6,7 +6,7 @@ To add a benchmark that lmms-eval has:
    metric, says where a local copy keeps its questions and videos, and reads lmms-eval's logged samples. `EgoSchema`
    is a short example.
 2. Add the instance to BENCHMARKS. The command line, the doctor, the reports and the tables find it there.
-3. Add a script beside the other benchmarks' scripts, and a case to the tests.
+3. Add a small copy of it to the tests.
 
 lmms-eval itself makes the prompts and scores the answers. Its other tasks run without a file here, see `AnyTask`.
 """
