@@ -32,15 +32,19 @@ class Benchmark(ABC):
         metric: lmms-eval's name of the task's score.
         overall: How the total is formed: "macro" is the mean over categories, "micro" the mean over questions.
         fields: Fields that a question needs to be asked and scored, with their kinds.
+        hub: The dataset on the hub, where lmms-eval's task files do not say it.
+        together: Number of consecutive questions that lmms-eval scores as one. --limit has to be a multiple of it.
     """
 
-    name: ClassVar[str]
-    tasks: ClassVar[tuple[str, ...]]
-    folder: ClassVar[str]
+    name: str
+    tasks: tuple[str, ...]
+    folder: str
     layout: ClassVar[str]
     metric: ClassVar[str]
     overall: ClassVar[Literal["macro", "micro"]]
     fields: ClassVar[dict[str, Kind]]
+    hub: ClassVar[str | None] = None
+    together: ClassVar[int] = 1
 
     @abstractmethod
     def local(self, task: str, data: Path) -> dict[str, Any]:
@@ -118,6 +122,20 @@ class Benchmark(ABC):
             Example: "B".
         """
 
+    def adjusted(self, name: str, task: Any, data: Path | None) -> Any:
+        """Return lmms-eval's task, changed where its code would not do here. Its prompts and scores stay as they are.
+
+        Args:
+            name: lmms-eval's name of the task.
+            task: lmms-eval's task object, with its questions loaded.
+            data: Directory of the local copy. None: from the hub.
+        """
+        return task
+
+    def metric_of(self, task: Any) -> str:
+        """Return lmms-eval's name of the score of a loaded task."""
+        return self.metric
+
     def complaint(self, doc: dict[str, Any]) -> str:
         """Return what is wrong with a question that has all its fields.
 
@@ -128,6 +146,17 @@ class Benchmark(ABC):
 
         Returns:
             A clause such as "its answer 'x' is none of its candidates ['y', 'z']". "" for a sound question.
+        """
+        return ""
+
+    def doubt(self, sample: dict[str, Any]) -> str:
+        """Return what a user must know of a question before its score is believed.
+
+        Args:
+            sample: A logged sample of the right answer.
+
+        Returns:
+            A clause as in `complaint`.
         """
         return ""
 
@@ -237,3 +266,17 @@ def existing_video(folder: Path, name: str, suffixes: tuple[str, ...] = (".mp4",
     """
     candidates = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((path for path in candidates if path.exists()), candidates[0])
+
+
+def first_existing(data: Path, *places: str) -> Path:
+    """Return the first of some places below `data` that exists. If none does, the first place."""
+    paths = [data / place for place in places]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def set_names(function: Any, **values: Any) -> None:
+    """Set global names of the module of a function of lmms-eval's.
+
+    lmms-eval loads a module anew for each function that a task file names. So no other function is touched.
+    """
+    function.__globals__.update(values)

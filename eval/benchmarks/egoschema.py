@@ -11,9 +11,9 @@ from .base import Benchmark, Kind, existing_video, local_questions
 class EgoSchema(Benchmark):
     """EgoSchema, the subset with public answers."""
 
-    name: ClassVar[str] = "egoschema"
-    tasks: ClassVar[tuple[str, ...]] = ("egoschema_subset",)
-    folder: ClassVar[str] = "egoschema"
+    name = "egoschema"
+    tasks: tuple[str, ...] = ("egoschema_subset",)
+    folder = "egoschema"
     layout: ClassVar[str] = (
         "A local copy has `Subset/test-*.parquet` (or test.json) and the unpacked `videos/<video_idx>.mp4`."
     )

@@ -1,4 +1,4 @@
-"""MLVU dev (arXiv 2406.04264): seven types of multiple-choice questions on minutes to hours of video."""
+"""MLVU (arXiv 2406.04264): multiple-choice questions on minutes to hours of video, seven types in dev, nine in test."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .base import Benchmark, Kind, local_questions
 class MLVU(Benchmark):
     """MLVU dev."""
 
-    name: ClassVar[str] = "mlvu"
-    tasks: ClassVar[tuple[str, ...]] = ("mlvu_dev",)
-    folder: ClassVar[str] = "mlvu"
+    name = "mlvu"
+    tasks: tuple[str, ...] = ("mlvu_dev",)
+    folder = "mlvu"
     layout: ClassVar[str] = (
         "A local copy has questions in parquet or JSON files, and videos named by `video_name`, in DATA or DATA/video."
     )
@@ -61,4 +61,12 @@ class MLVU(Benchmark):
         return sample[self.metric]["answer"]
 
 
+class MLVUTest(MLVU):
+    """MLVU test. lmms-eval's prompt for it is the bare question, and its parser reads no option after D."""
+
+    name = "mlvu_test"
+    tasks: tuple[str, ...] = ("mlvu_test",)
+
+
 MLVU_DEV = MLVU()
+MLVU_TEST = MLVUTest()

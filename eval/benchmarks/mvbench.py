@@ -35,9 +35,9 @@ MVBENCH_FOLDERS: dict[str, str] = {
 class MVBench(Benchmark):
     """MVBench."""
 
-    name: ClassVar[str] = "mvbench"
-    tasks: ClassVar[tuple[str, ...]] = tuple(f"mvbench_{task}" for task in sorted(MVBENCH_FOLDERS))
-    folder: ClassVar[str] = "mvbench"
+    name = "mvbench"
+    tasks: tuple[str, ...] = tuple(f"mvbench_{task}" for task in sorted(MVBENCH_FOLDERS))
+    folder = "mvbench"
     layout: ClassVar[str] = (
         "A local copy has `json/<task>.json` and the unpacked `<folder>/<file>`, all such folders in DATA or "
         "in DATA/video."

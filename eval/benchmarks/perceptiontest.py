@@ -11,9 +11,9 @@ from .base import Benchmark, Kind, existing_video, local_questions
 class PerceptionTest(Benchmark):
     """Perception Test, multiple choice, the validation set."""
 
-    name: ClassVar[str] = "perceptiontest"
-    tasks: ClassVar[tuple[str, ...]] = ("perceptiontest_val_mc",)
-    folder: ClassVar[str] = "perceptiontest/val"
+    name = "perceptiontest"
+    tasks: tuple[str, ...] = ("perceptiontest_val_mc",)
+    folder = "perceptiontest/val"
     layout: ClassVar[str] = (
         "A local copy has `mc_question_val/validation-*.parquet` (or validation.json) and the unpacked "
         "`videos/<video_name>.mp4`."

@@ -1,4 +1,4 @@
-"""Video-MME without subtitles (arXiv 2405.21075): three questions on each of 900 short, medium and long videos."""
+"""Video-MME (arXiv 2405.21075), with or without subtitles: three questions on each of 900 short to long videos."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from .base import Benchmark, Kind, existing_video, local_questions
+from .base import Benchmark, Kind, existing_video, local_questions, set_names
 
 LEGACY_PHRASES = (
     "The best answer is",
@@ -24,9 +24,9 @@ LEGACY_PHRASES = (
 class VideoMME(Benchmark):
     """Video-MME without subtitles."""
 
-    name: ClassVar[str] = "videomme"
-    tasks: ClassVar[tuple[str, ...]] = ("videomme",)
-    folder: ClassVar[str] = "videomme"
+    name = "videomme"
+    tasks: tuple[str, ...] = ("videomme",)
+    folder = "videomme"
     layout: ClassVar[str] = (
         "A local copy has `videomme/test-*.parquet` (or test.json) and the unpacked `data/<videoID>.mp4`."
     )
@@ -88,4 +88,19 @@ class VideoMME(Benchmark):
         return sample[self.metric]["answer"]
 
 
+class VideoMMESubtitles(VideoMME):
+    """Video-MME with the subtitles that fall on the frames that the task file counts on: 32, for LLaVA-Video 768."""
+
+    name = "videomme_w_subtitle"
+    tasks: tuple[str, ...] = ("videomme_w_subtitle",)
+    layout: ClassVar[str] = f"{VideoMME.layout[:-1]} and `subtitle/<videoID>.srt`, where a video has subtitles."
+
+    def adjusted(self, name: str, task: Any, data: Path | None) -> Any:
+        """Let the prompt look for subtitles in the local copy."""
+        if data is not None:
+            set_names(task.config.doc_to_text, base_cache_dir=str(data.absolute()), cache_name="")
+        return task
+
+
 VIDEOMME = VideoMME()
+VIDEOMME_SUBTITLES = VideoMMESubtitles()

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from llava.video import FrameSampling
 
-from ..benchmarks import Benchmark, select_tasks
+from ..benchmarks import AnyTask, Benchmark, select_tasks
 from ..benchmarks.edition import edition
 from ..models import canary
 from ..results.files import prepare_file, prepare_json, write_json
@@ -43,6 +43,11 @@ def prepare_doctor(arguments: argparse.Namespace) -> Callable[[], int]:
         ImportError: A package is missing.
     """
     benchmark, names = select_tasks(arguments.tasks)
+    if isinstance(benchmark, AnyTask):
+        raise ValueError(
+            f"the doctor knows no layout of {', '.join(names)}: a run, which takes its files from where lmms-eval "
+            "looks, checks its questions before the first answer"
+        )
     for package, extra in (("lmms_eval", ".[eval]"), ("av", "av")):
         if find_spec(package) is None:
             raise ImportError(f"the doctor needs {package}: pip install {extra}")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..benchmarks import Benchmark
+from ..benchmarks.declared import declaration, task_folder
 from ..benchmarks.mvbench import MVBENCH
 
 NOT_ON_THE_HUB = {
@@ -35,7 +33,7 @@ def download_steps(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> 
     flags = f"--revision {revision} " if revision else ""
     target = shlex.quote(str(data))
     steps = [
-        f"hf download --repo-type dataset {config['dataset_path']} {flags}--local-dir {target}",
+        f"hf download --repo-type dataset {benchmark.hub or config['dataset_path']} {flags}--local-dir {target}",
         # lmms-eval unpacks archives in the same way, wherever they are in the dataset.
         f"unpack every zip and tar of it into {target} itself (one in parts: cat NAME.tar.* | tar x), again where "
         f"files are broken. {benchmark.layout}",
@@ -48,19 +46,8 @@ def download_steps(benchmark: Benchmark, names: tuple[str, ...], data: Path) -> 
 
 
 def declared_settings(benchmark: Benchmark, name: str) -> dict[str, Any]:
-    """A task's settings in lmms-eval's YAML files. Reading them avoids importing lmms-eval, which takes long."""
-
-    class Loader(yaml.SafeLoader):
-        """Reads `!function` tags as None instead of importing the function."""
-
-    Loader.add_constructor("!function", lambda loader, node: None)
-    spec = find_spec("lmms_eval")
-    assert spec is not None
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent / "tasks" / benchmark.folder
-    configs = (yaml.load(file.read_text(encoding="utf-8"), Loader) for file in sorted(folder.glob("*.yaml")))
-    config = next(config for config in configs if config.get("task") == name)
-    included = (
-        yaml.load((folder / config["include"]).read_text(encoding="utf-8"), Loader) if "include" in config else {}
-    )
-    return {**included, **config}
+    """A task's settings in lmms-eval's YAML files."""
+    tasks = task_folder()
+    assert tasks is not None
+    declared = (declaration(file) for file in sorted((tasks / benchmark.folder).glob("*.yaml")))
+    return next(config for config in declared if config.get("task") == name)

@@ -15,7 +15,7 @@ from ..results.sample import Key
 from ..results.schema import ScoredSample, VisualTokens
 from ..results.settings import flat
 from ..results.stats import Overall, accuracy, mcnemar, paired_interval
-from ..results.summary import tokens_in_words
+from ..results.summary import prompts_digest, tokens_in_words
 from ..results.tables import Rows, print_table
 from ..results.terminal import say, stdout
 
@@ -185,7 +185,9 @@ def pair(a: Run, b: Run) -> list[Pair]:
             left, right = getattr(sample, part), getattr(theirs[key], part)
             unread = part == "prompt" and None in (left, right)  # a video that was not read leaves no prompt
             if left != right and not unread:
-                raise differ(key, f"has the {part} {_difference(left, right)}")
+                digests = " and ".join(prompts_digest(run.samples) for run in (a, b))
+                of_prompts = f" (the first of those that differ; digests of all prompts: {digests})"
+                raise differ(key, f"has the {part} {_difference(left, right)}{of_prompts if part == 'prompt' else ''}")
     return [(sample, theirs[key]) for key, sample in mine.items()]
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..benchmarks import BENCHMARKS
-from .schema import ScoredSample, Summary, record
+from ..benchmarks import BENCHMARKS, Benchmark, benchmark_named
+from .records import record
+from .schema import ScoredSample, Summary
 from .stats import Overall
 from .summary import Parser, read_by, scores_of
 
@@ -31,9 +32,16 @@ class Run:
     samples: list[ScoredSample]
 
     @property
+    def benchmark(self) -> Benchmark:
+        """The benchmark. `load_run` has checked that it is known."""
+        benchmark = benchmark_named(self.summary.benchmark)
+        assert benchmark is not None
+        return benchmark
+
+    @property
     def overall(self) -> Overall:
         """What the benchmark's overall accuracy is, "macro" or "micro"."""
-        return BENCHMARKS[self.summary.benchmark].overall
+        return self.benchmark.overall
 
     @property
     def scores(self) -> list[float]:
@@ -49,7 +57,7 @@ class Run:
         """Return the same answers, scored by `parser`, or by the current one where the benchmark does not have it."""
         samples = read_by(self.samples, parser)
         run = replace(self.summary.run, settings={**self.summary.run.settings, "parser": parser})
-        scores = scores_of(BENCHMARKS[self.summary.benchmark], samples)
+        scores = scores_of(self.benchmark, samples)
         return Run(self.directory, replace(self.summary, scores=scores, run=run), samples)
 
 
@@ -95,7 +103,7 @@ def read_results(directory: Path) -> Summary:
     """
     path = directory / "results.json"
     summary = _parse(path.read_bytes(), path, Summary.from_json)
-    if summary.benchmark not in BENCHMARKS:
+    if benchmark_named(summary.benchmark) is None:
         raise ValueError(f"{path} is of the benchmark {summary.benchmark!r}, which is none of {', '.join(BENCHMARKS)}")
     return summary
 

@@ -25,7 +25,8 @@ LABELS = {stage: stage for stage in STAGES} | {"compress": "assemble + compress"
 NO_ANSWER = "unreadable_video"
 """Stands for the answer to a video that could not be read.
 
-No parser reads an option letter from it. It is not empty, because lmms-eval's MVBench does not count empty answers.
+Only MotionBench's parser reads an option letter from it, and the question is wrong all the same. It is not empty,
+because lmms-eval's MVBench does not count empty answers.
 """
 
 Key = tuple[str, int]

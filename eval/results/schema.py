@@ -1,4 +1,4 @@
-"""The records of a finished run, and the one place that turns them into JSON and back.
+"""The records of a finished run. `records.record` makes them of JSON.
 
 `ScoredSample` is a line of samples.jsonl and `Summary` is results.json. Files of earlier versions are still read: keys
 that they lack take the defaults below, and keys that are unknown here are passed over.
@@ -7,13 +7,11 @@ that they lack take the defaults below, and keys that are unknown here are passe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from functools import cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from .records import record
 from .sample import Key, Reading
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -281,6 +279,23 @@ class Provenance:
     cuda: str | None = None
 
 
+@dataclass(frozen=True)
+class Published:
+    """A dense run's score beside those that were published of the same checkpoint, see `benchmarks.published`.
+
+    Attributes:
+        low: The lowest published score, in percent.
+        high: The highest.
+        source: Where they were published.
+        off: Points of this run's score above them, or, negative, below. 0 among them.
+    """
+
+    low: float
+    high: float
+    source: str
+    off: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What results.json says of a run. The fields are in the order of the file.
@@ -295,7 +310,11 @@ class Summary:
         by_hand: What the caller kept by hand.
         seconds: By stage (`sample.STAGES`).
         failures: The questions that failed.
-        harness_scores: lmms-eval's own score by task, a fraction.
+        harness_scores: lmms-eval's own score by task: a fraction or percent, as the task has it.
+        harness_metrics: All numbers that lmms-eval gives, by task and metric, such as the group scores of Video-MME-v2.
+        prompts: Digest of the prompts of all answered questions, see `summary.prompts_digest`.
+        published: Published scores of a dense run. None where none are known, or the run is no dense run of all
+            questions.
         run: What the run was told.
         provenance: Code, machine and time.
     """
@@ -310,6 +329,9 @@ class Summary:
     seconds: dict[str, Seconds]
     failures: list[Failure]
     harness_scores: dict[str, float | None] = field(default_factory=dict)
+    harness_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    prompts: str | None = None
+    published: Published | None = None
     run: RunSettings
     provenance: Provenance = Provenance()
 
@@ -331,51 +353,3 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Write results.json."""
         return {**asdict(self), "run": self.run.to_json()}
-
-
-def record(kind: type[T], content: Mapping[str, Any]) -> T:
-    """Make a dataclass of a JSON object, and dataclasses of the objects in it.
-
-    Args:
-        kind: The dataclass.
-        content: The object. Keys that `kind` does not have are passed over.
-
-    Raises:
-        ValueError: A key without a default is missing, or an object is something else.
-    """
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{content!r} is no {kind.__name__}")
-    key: Any = kind  # mypy does not know that classes are hashable
-    hints = _hints(key)
-    if missing := [name for name, (_, required) in hints.items() if required and name not in content]:
-        raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
-    return kind(**{name: _value(hint, content[name]) for name, (hint, _) in hints.items() if name in content})
-
-
-@cache
-def _hints(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """Return the type of each field, and whether the field has no default."""
-    types = get_type_hints(kind)
-    return {
-        item.name: (types[item.name], item.default is MISSING and item.default_factory is MISSING)
-        for item in fields(kind)
-    }
-
-
-def _value(hint: Any, value: Any) -> Any:
-    """Return a field's value. Its type may be a dataclass, a dataclass or None, or a list or dict of dataclasses."""
-    if value is None or is_dataclass(value):
-        return value
-    if is_dataclass(hint) and isinstance(hint, type):
-        return record(hint, value)
-    container: Any = get_origin(hint)
-    if container in (list, dict) and not isinstance(value, container):
-        raise ValueError(f"{value!r} is no {container.__name__}")
-    inner: list[Any] = [part for part in get_args(hint) if is_dataclass(part)]
-    if not inner:
-        return value
-    if container is list:
-        return [record(inner[0], part) for part in value]
-    if container is dict:
-        return {name: record(inner[0], part) for name, part in value.items()}
-    return record(inner[0], value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections import Counter
@@ -12,7 +13,8 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from ..benchmarks import BENCHMARKS, Benchmark
+from ..benchmarks import Benchmark, benchmark_named
+from ..benchmarks.published import hold_against, published_score
 from .files import write_json, write_whole
 from .sample import LABELS, STAGES, Sample
 from .schema import (
@@ -21,6 +23,7 @@ from .schema import (
     Failure,
     Parsers,
     Provenance,
+    Published,
     RunSettings,
     ScoredSample,
     Scores,
@@ -97,6 +100,7 @@ def summarise(
     run: RunSettings,
     harness_scores: Mapping[str, float | None] | None = None,
     provenance: Provenance | None = None,
+    harness_metrics: Mapping[str, dict[str, float]] | None = None,
 ) -> Summary:
     """Summarise a run: accuracies, visual tokens, seconds per stage, and every failure.
 
@@ -106,11 +110,13 @@ def summarise(
         run: What the run was told.
         harness_scores: lmms-eval's own score by task.
         provenance: Where the result comes from.
+        harness_metrics: All of lmms-eval's numbers by task and metric.
     """
     answered = [sample for sample in samples if sample.error is None]
+    scores = scores_of(benchmark, samples)
     return Summary(
         benchmark=benchmark.name,
-        scores=scores_of(benchmark, samples),
+        scores=scores,
         parsers=Parsers(
             overall={name: scores_of(benchmark, read_by(samples, name)).overall for name in samples[0].scores},
             differ=sum(len(set(sample.scores.values())) > 1 for sample in samples),
@@ -126,9 +132,39 @@ def summarise(
         seconds={stage: _seconds([sample.seconds[stage] for sample in answered]) for stage in STAGES},
         failures=[Failure(s.task, s.doc_id, s.video, s.error) for s in samples if s.error],
         harness_scores=dict(harness_scores or {}),
+        harness_metrics=dict(harness_metrics or {}),
+        prompts=prompts_digest(samples),
+        published=published(benchmark, run, scores.overall),
         run=run,
         provenance=provenance or Provenance(),
     )
+
+
+def prompts_digest(samples: Iterable[ScoredSample]) -> str:
+    """Return a digest of the prompts of answered questions, 16 hexadecimal digits.
+
+    Two runs over the same questions have the same digest if the model got the same text in each.
+    """
+    prompts = sorted((s.task, s.doc_id, s.prompt) for s in samples if s.prompt is not None)
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
+
+
+def published(benchmark: Benchmark, run: RunSettings, score: float) -> Published | None:
+    """Return the published scores to hold a run's score against. None for other than dense runs of all questions."""
+    known = published_score(run.model, run.settings.get("sampling", ""), benchmark.name)
+    whole = run.limit is None and run.edition is None and set(run.generation) == set(benchmark.tasks)
+    if known is None or run.compressor != "none" or not whole:
+        return None
+    return Published(known.low, known.high, known.source, known.off(score))
+
+
+def beside_published(summary: Summary) -> tuple[str, bool] | None:
+    """Say how a dense run's score compares with the published ones, and whether it is too far off.
+
+    None where there is nothing to compare.
+    """
+    known = published_score(summary.run.model, summary.run.settings.get("sampling", ""), summary.benchmark)
+    return None if summary.published is None or known is None else hold_against(known, summary.scores.overall)
 
 
 def visual_tokens(answered: Sequence[ScoredSample]) -> VisualTokens:
@@ -228,10 +264,15 @@ def notes(summary: Summary) -> list[str]:
         stages = ", ".join(f"{LABELS[stage]} {seconds.mean:.3f}" for stage, seconds in summary.seconds.items())
         lines.append(f"mean seconds per sample: {stages} (assemble: pooling, and splicing into the text)")
     lines.append(about_videos(summary.videos))
-    kind = BENCHMARKS[summary.benchmark].overall
+    benchmark = benchmark_named(summary.benchmark)
+    kind: Overall = "micro" if benchmark is None else benchmark.overall
     other: Overall = "micro" if kind == "macro" else "macro"
     value = summary.scores.micro if other == "micro" else summary.scores.macro
     lines.append(f"overall: {kind} average, {IN_WORDS[kind]}; {other} average, {IN_WORDS[other]}: {value:.1f}")
+    if (own := harness_in_words(summary)) is not None:
+        lines.append(own)
+    if (beside := beside_published(summary)) is not None:
+        lines.append(beside[0])
     if summary.parsers.differ:
         overall = ", ".join(f"{name} {value:.1f}" for name, value in summary.parsers.overall.items())
         lines.append(f"parsers score {summary.parsers.differ} answers differently; overall: {overall}")
@@ -244,6 +285,17 @@ def about_keep(summary: Summary, keep: str) -> str:
     lacking = answered - kept.questions
     said = f"--keep {keep}: {kept.frames} frames of {kept.questions} questions kept {kept.tokens} tokens by hand"
     return f"{said}; NO FRAME lies there in the videos of {lacking} other questions" if lacking else said
+
+
+def harness_in_words(summary: Summary) -> str | None:
+    """Say lmms-eval's own score of one task. None for several tasks, and where it is a score that is told already."""
+    if len(summary.harness_scores) != 1:
+        return None
+    ((task, own),) = summary.harness_scores.items()
+    told = (summary.scores.overall, summary.scores.macro, summary.scores.micro)
+    if own is None or any(abs(scale * own - value) < 0.05 for value in told for scale in (1, 100)):
+        return None
+    return f"lmms-eval's own score of {task}: {own:g}"
 
 
 def tokens_in_words(tokens: VisualTokens) -> str:
@@ -272,5 +324,5 @@ def print_summary(console: Console, summary: Summary) -> None:
     """Print the table of a run and the lines below it."""
     print_table(console, rows(summary), summary.title, bold=("overall",))
     for note in notes(summary):
-        style = "red" if note.startswith("FAILED") else None
+        style = "red" if note.startswith("FAILED") else "bold red" if note.startswith("WARNING") else None
         console.print(note, style=style, markup=False, highlight=False, soft_wrap=True)  # paths stay whole

@@ -101,6 +101,11 @@ class RunConfig:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
         self._check_by_hand()
+        if self.limit is not None and self.limit % benchmark.together:
+            raise ValueError(
+                f"--limit {self.limit} must be a multiple of {benchmark.together}, because {benchmark.name} scores so "
+                "many questions as one"
+            )
         if self.parser not in PARSERS:
             raise ValueError(f"--parser {self.parser!r} is unknown; there are {', '.join(PARSERS)}")
         if self.batch_size < 1:

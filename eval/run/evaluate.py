@@ -190,16 +190,27 @@ class _Evaluation:
 
     def write(self, setting: int, tasks: dict[str, Any], scored: dict[str, Any], samples: list[Sample]) -> Summary:
         """Write a run's results from lmms-eval's scores and our samples. Returns the content of results.json."""
-        config, metric = self.configs[setting], f"{self.benchmark.metric},none"
+        config = self.configs[setting]
         processes = self.world.size * len(self.world.device_groups)
         generation = {name: task.config.generation_kwargs for name, task in tasks.items()}
         settings = RunSettings(self.settings[setting], processes, generation, config.limit)
         joined = join_samples(self.benchmark, scored["samples"], samples, config.parser)
-        harness_scores = {task: scored["results"][task].get(metric) for task in tasks}
-        summary = summarise(self.benchmark, joined, settings, harness_scores, provenance())
+        harness = {name: _numbers(scored["results"][name]) for name in tasks}
+        main = {name: harness[name].get(self.benchmark.metric_of(task)) for name, task in tasks.items()}
+        summary = summarise(self.benchmark, joined, settings, main, provenance(), harness)
         write_results(config.output, summary, joined)
         store.finish(config.output, failed=any(sample.error is not None for sample in samples))
         return summary
+
+
+def _numbers(scored: dict[str, Any]) -> dict[str, float]:
+    """Return lmms-eval's scores of a task by metric, without their standard errors and what is no number."""
+    named = ((key.partition(",")[0], value) for key, value in scored.items() if "," in key)
+    return {
+        name: float(value)
+        for name, value in named
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and "_stderr" not in name
+    }
 
 
 def report_finished(config: RunConfig, world: World) -> int:

@@ -183,8 +183,9 @@ def add_evaluation(parser: argparse.ArgumentParser, default_output: str) -> argp
     )
     on.add_argument(
         "--tasks",
-        help=f"a benchmark ({', '.join(BENCHMARKS)}), or some of its lmms-eval tasks, separated by commas; may be left "
-        "out with --demo only",
+        help=f"a benchmark ({', '.join(BENCHMARKS)}), or some of its lmms-eval tasks, separated by commas; or "
+        "other multiple-choice tasks of lmms-eval about single videos, or paths of task files; may be left out with "
+        "--demo only",
     )
     on.add_argument(
         "--data",

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import torch
 
 from llava.video import VideoError
 
-from ..benchmarks import Benchmark
+from ..benchmarks import AnyTask, Benchmark
+from ..models.environment import prepare_hub
 from ..results.sample import Key, Sample
 from ..results.terminal import PROGRAM
 from .questions import NoQuestions, look_into, refuse
 from .store import Answers
+from .supported import require_supported, video_of
 from .worker import Question, VideoQuestions
 
 
@@ -60,29 +64,88 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
     """
     if data is not None:
         refuse([problem for name in names for problem in look_into(benchmark, name, data).problems])
-    import lmms_eval
-    from lmms_eval.tasks import TaskManager
-    from lmms_eval.utils import load_yaml_config
-
-    declared = Path(lmms_eval.__file__).parent / "tasks" / benchmark.folder
-    # Only this folder is indexed. All of lmms-eval's two thousand tasks would take ten seconds.
-    manager = TaskManager(include_path=str(declared), include_defaults=False, model_name=model_name)
+    declared = _declared(benchmark, names)
     tasks: dict[str, Any] = {}
     for name in names:
-        if data is not None:
-            overrides = benchmark.local(name, data)
-        else:  # the tasks demand the user's token, without which they fail even on public data
-            declaration = load_yaml_config(manager.task_index[name]["yaml_path"], mode="simple")
-            overrides = {"dataset_kwargs": {**declaration["dataset_kwargs"], "token": None}}
         try:  # lmms-eval asks the first question here, so questions of another benchmark fail
-            (task,) = manager.load_config({"task": name, **overrides}).values()
+            tasks[name] = _loaded(declared[name], benchmark.local(name, data) if data else None, name, model_name)
         except Exception as error:  # datasets raises many kinds, and lmms-eval's retries wrap them
             more = "--data takes a local copy" if data is None else f"{PROGRAM} doctor, with that --data, says more"
+            more = "HF_HOME is where lmms-eval looks" if isinstance(benchmark, AnyTask) else more
             raise NoQuestions(f"{name}: no questions from {data or 'the hub'} ({root_cause(error)}); {more}") from error
+    for name, task in tasks.items():
         if data is not None:
             task.config.doc_to_visual = _local_visual(benchmark, name, data)
-        tasks[name] = task
+        if isinstance(benchmark, AnyTask):
+            require_supported(name, task)
+        task = tasks[name] = benchmark.adjusted(name, task, data)
+        if task.config.process_results is not None:
+            task.config.process_results = GuessesAlone(task.config.process_results)
     return tasks
+
+
+def _declared(benchmark: Benchmark, names: Sequence[str]) -> dict[str, Path]:
+    """Return the files that declare some tasks of a benchmark."""
+    if isinstance(benchmark, AnyTask):
+        return benchmark.files
+    import lmms_eval
+    from lmms_eval.tasks import TaskManager
+
+    # Only this folder is indexed. All of lmms-eval's two thousand tasks would take ten seconds.
+    folder = Path(lmms_eval.__file__).parent / "tasks" / benchmark.folder
+    index = TaskManager(include_path=str(folder), include_defaults=False).task_index
+    return {name: Path(index[name]["yaml_path"]) for name in names}
+
+
+def _loaded(declared: Path, local: dict[str, Any] | None, name: str, model_name: str) -> Any:
+    """Load a task.
+
+    Args:
+        declared: The file that declares it.
+        local: Its settings that differ, for a local copy. None: as declared.
+        name: lmms-eval's name of it.
+        model_name: lmms-eval's name of the model's wrapper.
+    """
+    import_module("lmms_eval.api.metrics")  # it registers lmms-eval's averages, such as mean
+    from lmms_eval.api.task import ConfigurableTask
+    from lmms_eval.utils import load_yaml_config
+
+    prepare_hub()  # some of the tasks' modules fail without HF_HOME
+    settings = load_yaml_config(str(declared), mode="full")
+    if "class" in settings:
+        raise ValueError("it is a class of its own, and only tasks that a task file describes are supported")
+    if local is None and "token" in settings.get("dataset_kwargs", {}):
+        # the tasks demand the user's token, without which they fail even on public data
+        local = {"dataset_kwargs": {**settings["dataset_kwargs"], "token": None}}
+    return ConfigurableTask(config={**settings, "task": name, **(local or {})}, model_name=model_name)
+
+
+class GuessesAlone:
+    """A task's process_results with random numbers of its own.
+
+    Some scorers guess where they read no option. Their guesses are those of a process that scores nothing else.
+
+    Args:
+        score: The task's process_results.
+    """
+
+    def __init__(self, score: Callable[..., dict[str, Any]]) -> None:
+        self._score = score
+        self.begin()
+
+    def begin(self) -> None:
+        """Start as lmms-eval does: from seed 0."""
+        self._state = random.Random(0).getstate()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Score an answer."""
+        others = random.getstate()
+        random.setstate(self._state)
+        try:
+            return self._score(*args, **kwargs)
+        finally:
+            self._state = random.getstate()
+            random.setstate(others)
 
 
 def root_cause(error: BaseException) -> str:
@@ -200,9 +263,9 @@ class _StandIn:
             visuals = doc_to_visual(self._doc(request))
         except SystemExit as exit:  # lmms-eval's tasks exit if a file from the hub is not there
             raise VideoError(f"{task} question {doc_id}", f"lmms-eval finds no video ({exit})") from exit
-        if len(visuals) != 1 or not isinstance(visuals[0], str):
-            raise TypeError(f"{task} question {doc_id} has {visuals!r} for a video; one file's path is supported")
-        return visuals[0]
+        if visuals == []:  # some of lmms-eval's tasks would ask without the video then
+            raise VideoError(f"{task} question {doc_id}", "lmms-eval finds no video")
+        return video_of(visuals, f"{task} question {doc_id}")
 
     def clean(self) -> None:
         """Do nothing: no model is loaded here."""
@@ -235,6 +298,9 @@ def score(
 
     manager = TaskManager(include_defaults=False)  # else each call indexes two thousand tasks
     for model.setting, _ in enumerate(answers):
+        for task in tasks.values():
+            if isinstance(task.config.process_results, GuessesAlone):
+                task.config.process_results.begin()
         yield simple_evaluate(
             model=model,
             tasks=list(tasks.values()),
@@ -242,4 +308,5 @@ def score(
             bootstrap_iters=0,
             log_samples=True,
             task_manager=manager,
+            process_docs_parallel=1,  # else scorers that guess do so in the order of threads
         )

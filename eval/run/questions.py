@@ -5,17 +5,16 @@ A run checks before its first answer and refuses on a problem. The doctor lists 
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..benchmarks import Benchmark
+from ..benchmarks.any_task import averaging
 from ..results.errors import UserError
 from ..results.sample import NO_ANSWER
 from ..results.terminal import PROGRAM
@@ -225,12 +224,13 @@ def _try(benchmark: Benchmark, task: Any, name: str, doc: Any) -> _Trial:
         right = benchmark.score(logged)
         benchmark.readings(logged)
         benchmark.category(name, logged)
+        own = benchmark.doubt(logged)
     except Exception as error:  # lmms-eval's code on an unexpected question raises errors of any kind
         return _Trial(video, prompt, problem=because(error, doc))
     doubt = check_options(prompt, target)
     if not doubt and not right:
         doubt = f"lmms-eval scores its own right answer {target!r} as wrong"
-    return _Trial(video, prompt, logged, doubt=doubt)
+    return _Trial(video, prompt, logged, doubt=doubt or own)
 
 
 def check_questions(benchmark: Benchmark, task: Any, name: str, file: str) -> Questions:
@@ -273,10 +273,9 @@ def _unaveraged(
     benchmark: Benchmark, task: Any, docs: Sequence[Any], logged: Sequence[dict[str, Any] | None]
 ) -> list[tuple[int, str]]:
     """Return the questions, by number, that lmms-eval scores one by one but cannot average, and why."""
-    average = task.aggregation()[benchmark.metric]
-    if "args" in inspect.signature(average).parameters:
-        average = partial(average, args=None)  # lmms-eval's command line, which no benchmark here reads
-    scores = {number: one[benchmark.metric] for number, one in enumerate(logged) if one is not None}
+    metric = benchmark.metric_of(task)
+    average = averaging(task, metric)
+    scores = {number: one[metric] for number, one in enumerate(logged) if one is not None}
     if _failure(average, scores.values()) is None:
         return []
     failures = {number: _failure(average, [score]) for number, score in scores.items()}

@@ -14,8 +14,8 @@ from typing import Any
 
 from ..results.errors import UserError
 from ..results.files import write_json, write_whole, writing
+from ..results.records import record
 from ..results.sample import Key, Sample
-from ..results.schema import record
 from .identity import differences
 
 

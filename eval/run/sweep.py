@@ -13,6 +13,7 @@ from ..models.packaged import model_title
 from ..results.files import write_whole
 from ..results.load import load_run
 from ..results.side_by_side import called, markdown, overview, print_side_by_side, side_by_side
+from ..results.summary import beside_published
 from ..results.terminal import near, stdout
 from .config import RunConfig
 from .distributed import World
@@ -83,6 +84,10 @@ class Sweep:
         write_whole(self.config.output / "table.md", markdown(title, *tables))
         console = stdout()
         print_side_by_side(console, title, runs)
+        for beside in filter(None, map(beside_published, results.values())):
+            text, off = beside
+            style = "bold red" if off else None
+            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
         for spec, result in results.items():
             for failure in result.failures:
                 console.print(

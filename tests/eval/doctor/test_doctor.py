@@ -298,7 +298,7 @@ def test_the_hub_is_where_lmms_eval_says():
         for task in benchmark.tasks:
             declared = load_yaml_config(index[task]["yaml_path"], mode="simple")
             command, layout, *places = download.download_steps(benchmark, (task,), Path("my data"))
-            assert f"dataset {declared['dataset_path']} " in command
+            assert f"dataset {benchmark.hub or declared['dataset_path']} " in command
             assert ("--revision video " in command) == (declared["dataset_kwargs"].get("revision") == "video")
             assert command.endswith("--local-dir 'my data'")
             assert "`" in layout or "DATA" in layout

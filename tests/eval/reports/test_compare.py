@@ -133,7 +133,8 @@ def changed(doc_id: int, **values: Any) -> list[ScoredSample]:
         (changed(4, category="counting"), f"{COUNT} question 4 has the category 'action_count' in the one and 'co"),
         (
             changed(4, prompt="What is in 4?\u2028A, B or D"),
-            r"question 4 has the prompt .*or C' in the one and .*or D' in the other, from character 22 on",
+            r"question 4 has the prompt .*or C' in the one and .*or D' in the other, from character 22 on "
+            r"\(the first of those that differ; digests of all prompts: [0-9a-f]{16} and [0-9a-f]{16}\)",
         ),
     ],
 )

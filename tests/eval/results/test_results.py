@@ -8,8 +8,9 @@ from rich.console import Console
 
 from eval.benchmarks import BENCHMARKS, select_tasks
 from eval.benchmarks.mvbench import MVBENCH
+from eval.results.records import record
 from eval.results.sample import NO_ANSWER, STAGES, Sample
-from eval.results.schema import CategoryScore, Failure, RunSettings, ScoredSample, Seconds, Summary, record
+from eval.results.schema import CategoryScore, Failure, RunSettings, ScoredSample, Seconds, Summary
 from eval.results.summary import join_samples, markdown, print_summary, summarise, write_results
 
 

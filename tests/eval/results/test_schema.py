@@ -8,8 +8,9 @@ from dataclasses import asdict
 import pytest
 
 from eval.results.load import load_run
+from eval.results.records import record
 from eval.results.sample import Reading, Sample
-from eval.results.schema import RunSettings, ScoredSample, Summary, record
+from eval.results.schema import RunSettings, ScoredSample, Summary
 from eval.results.stats import paired_interval
 from tests.eval.reports.test_compare import COMPRESSED, line, lines, write
 
