@@ -49,7 +49,13 @@ def features(frames: int, tokens: int = 16, seed: int = 0) -> Tensor:
         ("frames@0.25", "frames@0.25:drop=unique"),
         ("holitom@0.25", "holitom@0.25:tau=0.2"),
         ("random@0.25", "random@0.25:seed=1"),
-        ("vidcom2@0.25", "vidcom2@0.25:channels=0.1"),
+        ("vidcom2.released@0.25", "vidcom2.released@0.25:channels=0.1"),
+        ("vidcom2@0.25", "vidcom2@0.25:tau=1.0"),
+        ("vidcom2@0.25", "vidcom2@0.25:frame_score=max"),
+        ("vidcom2@0.25", "vidcom2@0.25:frame_weight=0.0"),
+        ("vidcom2@0.25", "vidcom2@0.25:rounding=exact"),
+        ("vidcom2@0.25", "vidcom2@0.25:similarity=gaussian"),
+        ("vidcom2@0.25", "vidcom2@0.25:window=2"),
         ("vidcom2@0.25", "vidcom2@0.25:sign=1"),
         ("vidcom2@0.25", "vidcom2@0.25:video_weight=0.0"),
         ("visionzip@0.25", "visionzip@0.25:dominant=0.2"),
@@ -67,6 +73,12 @@ def test_dycoke_6_a_setting_changes_what_is_kept(spec, other):
 def test_dycoke_6_a_setting_that_nothing_reads_is_an_error(name):
     with pytest.raises(ValueError, match="kv_ratio"):
         compressor(f"{name}@0.5:kv_ratio=0.3" if name != "none" else "none:kv_ratio=0.3")
+
+
+@pytest.mark.parametrize("spec", ["vidcom2@0.25:channels=0.1", "vidcom2@0.25:frame_score=uniform:tau=1.0"])
+def test_dycoke_6_a_setting_that_has_no_effect_beside_the_others_is_an_error(spec):
+    with pytest.raises(ValueError, match="changes nothing"):
+        compressor(spec)
 
 
 @pytest.mark.parametrize(("spec", "other"), [("fastv@0.6:k=1", "fastv@0.6:k=2"), (INSIDE["pdrop"], "pdrop@0.9")])

@@ -5,7 +5,6 @@ docs/known-reports.md says what the reporters saw.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from pathlib import Path
@@ -20,7 +19,6 @@ from eval.models.qwen import QwenEngine
 from eval.results.sample import STAGES, Sample
 from eval.results.schema import RunSettings
 from eval.results.summary import join_samples, print_summary, summarise, write_results
-from llava.video import FrameSampling, read_video
 from tests.odd_videos import encode, noisy_frames
 from tests.reports.conftest import FRAMES
 from vidcom2 import VidCom2, compressor
@@ -35,7 +33,9 @@ def test_flashvid_7_mlvu_has_both_means_and_its_split(tmp_path, capsys):
     for i, (kind, answer, right) in enumerate(targets):
         said = answer if right else "D"
         doc = {"video_name": f"{i}.mp4", "question": "What?", "answer": answer, "task_type": kind}
-        logged.append({"doc_id": i, **MLVU_DEV.harness_utils().mlvu_process_results(doc, [said])})
+        logged.append(
+            {"doc_id": i, "filtered_resps": [said], **MLVU_DEV.harness_utils().mlvu_process_results(doc, [said])}
+        )
         ours.append(
             Sample("mlvu_dev", i, f"{i}.mp4", "prompt", said, None, 4, 2.0, 100, 25, dict.fromkeys(STAGES, 0.5))
         )
@@ -59,34 +59,32 @@ def test_flashvid_7_mlvu_has_both_means_and_its_split(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of half a second at 24 frames per second, of 10 s at 24, of an hour with a frame every 10 s, and uneven."""
     folder = tmp_path_factory.mktemp("clips")
-    ticks = {
-        "half a second": range(0, 120, 10),
-        "10 seconds": range(0, 2400, 10),
-        "an hour": range(0, 240 * 3600, 2400),
-        "uneven": [*range(0, 240, 10), *range(240, 4800, 480)],
-    }
-    for name, own in ticks.items():
-        encode(folder / f"{name}.mp4", noisy_frames(len(own)), ticks=own, reordered=0)
-    return {name: folder / f"{name}.mp4" for name in ticks}
+    for name, ticks in TICKS.items():
+        encode(folder / f"{name}.mp4", noisy_frames(len(ticks)), ticks=ticks, reordered=0)
+    return {name: folder / f"{name}.mp4" for name in TICKS}
 
 
+TICKS = {
+    "half a second": range(0, 120, 10),
+    "10 seconds": range(0, 2400, 10),
+    "an hour": range(0, 240 * 3600, 2400),
+    "uneven": [*range(0, 240, 10), *range(240, 4800, 480)],
+}
+"""When each frame of a clip is shown, in 1/240 s. The hour has a frame every 10 s, the first two clips 24 a second."""
 LENGTHS = {"half a second": 0.5, "10 seconds": 10, "an hour": 3600}
 
 
-def processed(engine: QwenEngine, path: Path) -> tuple[Any, list[float]]:
-    """The model's inputs for a question, and the seconds at which a player shows the frames that they have."""
-    read = engine.read(str(path))
-    shown = read_video(path, FrameSampling("uniform", max_frames=len(read.frames))).shown_at
-    return engine._prepare(engine.see(read), "When?")[1], shown
+def processed(engine: QwenEngine, path: Path) -> Any:
+    """The model's inputs for a question."""
+    return engine._prepare(engine.see(engine.read(str(path))), "When?")[1]
 
 
 @pytest.mark.parametrize("name", LENGTHS)
 def test_lmms_eval_1260_qwen2_5_is_told_the_sampled_rate(name, clips, engine_of):
     """Seconds of a step are those of two sampled frames, and not those of two frames of the file."""
     engine = engine_of("qwen2_5_vl")
-    inputs, _ = processed(engine, clips[name])
+    inputs = processed(engine, clips[name])
     step = 2 * LENGTHS[name] / FRAMES
     assert inputs["video_grid_thw"][0, 0] == FRAMES // 2
     assert [float(seconds) for seconds in inputs["second_per_grid_ts"]] == pytest.approx([step], rel=0.01)
@@ -106,12 +104,12 @@ def test_lmms_eval_1260_qwen2_5_is_told_the_sampled_rate(name, clips, engine_of)
 def test_lmms_eval_1244_qwen3_is_told_when_its_frames_are_shown(name, compressed, clips, engine_of):
     """Each step has one stamp, at the middle of its two frames. Dropping tokens drops none of the text between them."""
     engine = engine_of("qwen3_vl")
-    inputs, shown = processed(engine, clips[name])
+    inputs = processed(engine, clips[name])
     ids = inputs["input_ids"][0]
     stamps = [float(stamp) for stamp in re.findall(r"<([\d.]+) seconds>", engine.processor.decode(ids))]
-    middles = [(a + b) / 2 for a, b in itertools.batched(shown, 2)] if hasattr(itertools, "batched") else [
-        (a + b) / 2 for a, b in zip(shown[::2], shown[1::2], strict=True)
-    ]  # fmt: skip
+    last = len(TICKS[name]) - 1
+    shown = [TICKS[name][round(i * last / (FRAMES - 1))] / 240 for i in range(FRAMES)]
+    middles = [(a + b) / 2 for a, b in zip(shown[::2], shown[1::2], strict=True)]
     assert stamps == pytest.approx(middles, abs=0.0501)
     words = ids[ids != engine.model.config.video_token_id]
     expected = engine.model.get_input_embeddings()(words)
@@ -132,12 +130,9 @@ def test_lmms_eval_1244_qwen3_is_told_when_its_frames_are_shown(name, compressed
 
 def test_qwen3_vl_1031_no_two_steps_share_a_time(clips, engine_of):
     """Of half a second at 24 frames per second, which is far above two a second."""
-    inputs, _ = processed(engine_of("qwen2_5_vl"), clips["half a second"])
+    inputs = processed(engine_of("qwen2_5_vl"), clips["half a second"])
     assert float(inputs["second_per_grid_ts"][0]) == pytest.approx(1 / 6, rel=0.01)
-    stamps = re.findall(
-        r"<([\d.]+) seconds>",
-        engine_of("qwen3_vl").processor.decode(
-            processed(engine_of("qwen3_vl"), clips["half a second"])[0]["input_ids"][0]
-        ),
-    )
+    engine = engine_of("qwen3_vl")
+    text = engine.processor.decode(processed(engine, clips["half a second"])["input_ids"][0])
+    stamps = re.findall(r"<([\d.]+) seconds>", text)
     assert len(set(stamps)) == len(stamps) == FRAMES // 2

@@ -53,7 +53,7 @@ def _dotted(release: tuple[int, int]) -> str:
 
 
 def untested() -> str | None:
-    """Return what is wrong with the installed release of transformers: the tests did not pass on it. None if they did."""
+    """Return a warning if the tests did not pass on the installed release of transformers; None if they did."""
     import transformers
 
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
