@@ -33,10 +33,10 @@ class FrameAdjustment:
             adjustment.
         window: Take g_v over windows of that many frames; None takes it over the whole video (table 7).
         similarity: "cosine", as in the paper, or "gaussian", as in the authors' code; see `uniqueness.gaussian`.
-        channels: The share of the channels that "gaussian" uses.
+        channels: The share of the channels that "gaussian" uses. "cosine" takes no other than 0.5 and uses all.
 
     Raises:
-        ValueError: A setting is out of range.
+        ValueError: A setting is out of range, or has no effect beside the others.
     """
 
     tau: float = 0.01
@@ -58,6 +58,12 @@ class FrameAdjustment:
             raise ValueError(f"window={self.window!r} must be at least one frame, or None for the whole video")
         if not 0 < self.channels <= 1:
             raise ValueError(f"channels={self.channels!r} must be in (0, 1]; the released code uses 0.5")
+        if self.similarity == "cosine" and self.channels != FrameAdjustment.channels:
+            raise ValueError(
+                f"channels={self.channels!r} changes nothing: cosine uses all; similarity=gaussian takes it"
+            )
+        if self.score == "uniform" and self.tau != FrameAdjustment.tau:
+            raise ValueError(f"tau={self.tau!r} changes nothing: the frames' shares are equal, so leave it out")
 
     @staticmethod
     def check(fca: Any, name: str) -> None:

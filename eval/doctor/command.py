@@ -19,6 +19,7 @@ from llava.video import FrameSampling
 from ..benchmarks import AnyTask, Benchmark, select_tasks
 from ..benchmarks.edition import edition
 from ..models import canary
+from ..models.doubts import of_libraries
 from ..results.files import prepare_file, prepare_json, write_json
 from ..results.terminal import stdout
 from ..run.lmms import harness_log, load_tasks, root_cause
@@ -114,7 +115,7 @@ def run_doctor(
         added = len(sums) - len(known)
         if added:
             write_checksums(arguments.checksums, sums)
-    report = summarise(benchmark, data, tasks, findings)
+    report = summarise(benchmark, data, tasks, findings, of_libraries())
     print_report(console, report)
     if known is not None:
         compared = sum(finding.sha256 is not None for finding in findings.values()) - added

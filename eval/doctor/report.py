@@ -65,8 +65,14 @@ class Report:
     remedy: list[str]
 
 
-def summarise(benchmark: Benchmark, data: Path, tasks: list[Questions], findings: Mapping[Path, Finding]) -> Report:
-    """Make the report from each task's questions and each video's finding."""
+def summarise(
+    benchmark: Benchmark,
+    data: Path,
+    tasks: list[Questions],
+    findings: Mapping[Path, Finding],
+    of_libraries: Iterable[str] = (),
+) -> Report:
+    """Make the report from each task's questions and each video's finding. of_libraries: notes on what is installed."""
 
     def count(questions: int, videos: Iterable[Path]) -> Counts:
         states = [findings[video].state for video in videos]
@@ -90,7 +96,7 @@ def summarise(benchmark: Benchmark, data: Path, tasks: list[Questions], findings
         total=count(sum(task.count for task in tasks), findings),
         problems=problems,
         misread={str(video): finding.misread for video, finding in findings.items() if finding.misread},
-        notes=[note for task in tasks for note in task.notes],
+        notes=[*of_libraries, *(note for task in tasks for note in task.notes)],
         remedy=download_steps(benchmark, affected, data) if affected else [],
     )
 

@@ -190,9 +190,11 @@ class Reader:
         return self.protocol.message(video_file, "", total)[-1]["content"][0]
 
     def _choose(self, video_file: str, total: int, fps: float) -> list[int]:
-        """Return the numbers of the frames that qwen_vl_utils takes. Raises ValueError if the video has too few."""
+        """Return the numbers of the frames that qwen_vl_utils takes. It refuses one frame, which we take twice."""
         from qwen_vl_utils.vision_process import calculate_video_frame_range, smart_nframes
 
+        if total == 1:
+            return [0, 0]  # two frames make one step: the processor, too, doubles a last frame without a partner
         asked = self._asked(video_file, total)
         first, last, count = calculate_video_frame_range(asked, total, fps)
         frames = smart_nframes(asked, total_frames=count, video_fps=fps)

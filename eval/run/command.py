@@ -146,7 +146,7 @@ def run_config(arguments: argparse.Namespace, chosen: Compressor | None = None) 
         "dtype": arguments.dtype or ("float32" if device == "cpu" else protocol_for(model).default_dtype),
         "keep": ",".join(arguments.keep) if getattr(arguments, "keep", None) else None,
         "device": device,
-        "workers": arguments.workers if arguments.workers is not None else 0 if device == "cpu" else 4,
+        "workers": arguments.workers if arguments.workers is not None else 1 if device == "cpu" else 4,
         "tensor_parallel": (1 if (n := arguments.tensor_parallel_size) is None else n) if vllm else None,
         "batch_size": arguments.batch_size if arguments.batch_size is not None else in_flight(device) if vllm else 1,
         "zero3": (arguments.zero3_config or CONFIG) if arguments.engine == "deepspeed" else None,

@@ -15,6 +15,7 @@ from vidcom2 import Dense
 
 from ..benchmarks import Benchmark, select_tasks
 from ..models import canary, environment
+from ..models.doubts import of_run
 from ..results.load import read_results
 from ..results.provenance import provenance
 from ..results.sample import Sample
@@ -158,7 +159,7 @@ class _Evaluation:
         if self.world.rank == 0:
             for one, own in zip(self.configs, self.settings, strict=True):
                 store.begin(one.output, own, one.overwrite)
-            for doubt in doubts:
+            for doubt in [*of_run(self.settings[0]), *doubts]:
                 warn(self.console, f"note: {doubt}")
         return tasks
 

@@ -300,7 +300,7 @@ def add_processes(how: argparse._ArgumentGroup) -> None:
         "--workers",
         metavar="N",
         type=int,
-        help="processes per GPU that read videos ahead; 0 reads in the process that answers (default: 4; 0 on CPU)",
+        help="processes per GPU that read videos ahead; 0 reads in the process that answers (default: 4; 1 on a CPU)",
     )
     how.add_argument(
         "--preprocess",

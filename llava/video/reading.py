@@ -124,7 +124,7 @@ def open_video(path: str | os.PathLike[str], decoder: str = EXACT) -> Iterator[O
     if not os.path.exists(file):
         raise VideoError(file, "no such file")
     if not os.path.isfile(file):
-        raise VideoError(file, "not a file")
+        raise VideoError(file, f"not a file{_pictures_in(file)}")
     if os.path.getsize(file) == 0:
         raise VideoError(file, "the file is empty")
     try:
@@ -133,6 +133,17 @@ def open_video(path: str | os.PathLike[str], decoder: str = EXACT) -> Iterator[O
         raise
     except Exception as cause:  # decord raises DECORDError, RuntimeError, IndexError ... for the same damage
         raise VideoError(file, f"cannot be read by {decoder}: {_explain(cause)}") from cause
+
+
+def _pictures_in(folder: str) -> str:
+    """Say what to do with a folder if it holds pictures, as MVBench's older copies of TVQA do; "" if it does not."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    if not (count := sum(name.lower().endswith((".jpg", ".jpeg", ".png")) for name in names)):
+        return ""
+    return (
+        f", but a folder of {count} pictures, which does not say how many are a second: make a video of the part that "
+        "the question is about, for 3 per second with ffmpeg -framerate 3 -i PICTURES -pix_fmt yuv420p VIDEO"
+    )
 
 
 CODE_ERRORS = (AttributeError, TypeError, NameError, AssertionError)

@@ -62,19 +62,25 @@ def _dotted(release: tuple[int, int]) -> str:
     return ".".join(map(str, release))
 
 
-@lru_cache(maxsize=1)
-def warn_untested() -> None:
-    """Warn, once a process, if the tests did not pass on the installed release of transformers."""
+def untested() -> str | None:
+    """Return a warning if the tests did not pass on the installed release of transformers; None if they did."""
     import transformers
 
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
-    if not TESTED[0] <= (major, minor) <= TESTED[1]:
-        warnings.warn(
-            f"vidcom2 is not tested with transformers {transformers.__version__}, but with {tested()}: answers may be "
-            f"wrong without an error. Install one of these: pip install 'transformers>={_dotted(TESTED[0])},<"
-            f"{_dotted((TESTED[1][0], TESTED[1][1] + 1))}'",
-            stacklevel=3,
-        )
+    if TESTED[0] <= (major, minor) <= TESTED[1]:
+        return None
+    return (
+        f"vidcom2 is not tested with transformers {transformers.__version__}, but with {tested()}: answers may be "
+        f"wrong without an error. Install one of these: pip install 'transformers>={_dotted(TESTED[0])},<"
+        f"{_dotted((TESTED[1][0], TESTED[1][1] + 1))}'"
+    )
+
+
+@lru_cache(maxsize=1)
+def warn_untested() -> None:
+    """Warn, once a process, of a release of transformers that is `untested`."""
+    if (warning := untested()) is not None:
+        warnings.warn(warning, stacklevel=3)
 
 
 # ---- the key-value cache

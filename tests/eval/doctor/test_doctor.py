@@ -27,6 +27,7 @@ from eval.demo.world import TASKS
 from eval.doctor import download
 from eval.doctor.command import PROBLEMS_FOUND, prepare_doctor
 from eval.doctor.videos import Finding, check_videos
+from eval.models.doubts import of_libraries
 from eval.run.questions import check_options
 
 MVBENCH_TASKS = ",".join(f"mvbench_{task}" for task in TASKS)
@@ -60,7 +61,7 @@ def test_whole_data_is_fine(benchmark, benchmarks, tmp_path, capsys):
     data = benchmarks[benchmark]
     tasks = MVBENCH_TASKS if benchmark == "mvbench" else benchmark
     status, report = diagnose(tmp_path, "--tasks", tasks, "--data", data, "--deep")
-    assert (status, report["problems"], report["notes"], report["remedy"]) == (0, [], [], [])
+    assert (status, report["problems"], report["notes"], report["remedy"]) == (0, [], of_libraries(), [])
     videos = len(list(data.rglob("*.mp4")))
     assert videos == len(TASKS) * (2 if benchmark == "mvbench" else 1)
     assert report["total"] == {
@@ -255,7 +256,8 @@ def test_questions_that_would_stop_a_run_after_hours(data, tmp_path):
         assert part in cause
     assert report["tasks"]["mvbench_action_count"]["questions"] == 5
     assert report["total"]["ok"] == report["total"]["videos"] == 4
-    assert report["notes"] == ["mvbench_action_count: questions that repeat another about the same video: 2"]
+    note = "mvbench_action_count: questions that repeat another about the same video: 2"
+    assert report["notes"] == [*of_libraries(), note]
 
 
 def test_questions_that_are_no_json(data, tmp_path):

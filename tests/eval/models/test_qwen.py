@@ -219,14 +219,11 @@ def test_unreadable_videos_are_listed_and_not_answered(qwen, mvbench, tmp_path, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_videos_that_fail_only_while_decoding(kind, qwen, tmp_path, monkeypatch):
     engine = QwenEngine(str(qwen[kind]), protocol_for(str(qwen[kind])), "cpu", "float32")
-    whole, half, one = (tmp_path / f"{name}.mp4" for name in ("whole", "half", "one"))
+    whole, half = (tmp_path / f"{name}.mp4" for name in ("whole", "half"))
     write_video(whole, noisy_frames(72), 24, {"movflags": "faststart"})
     half.write_bytes(cut(whole, 50))
-    write_video(one, noisy_frames(1), 24)
     with pytest.raises(VideoError, match=r"half\.mp4: "):
         engine.read(str(half))
-    with pytest.raises(VideoError, match=r"one\.mp4: cannot be read by exact: nframes should in interval \[2, 1\]"):
-        engine.read(str(one))
 
 
 @pytest.mark.parametrize("sampling", ["fps:1,max=63", "fps:2,max=64,min=7", "uniform:7"])

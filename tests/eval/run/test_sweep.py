@@ -31,7 +31,7 @@ SPECS = ("none", "vidcom2@0.25", "fastv+fca@0.6:k=1", "random@0.15:seed=3")
 
 
 def evaluate(command: str, *flags: object) -> int:
-    return main([command, "--device", "cpu", *map(str, flags)])
+    return main([command, "--device", "cpu", "--workers", "0", *map(str, flags)])
 
 
 def same(a: Path, b: Path) -> bool:
