@@ -7,7 +7,7 @@ that they lack take the defaults below, and keys that are unknown here are passe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .records import record
