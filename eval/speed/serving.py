@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,10 +56,19 @@ class Server:
     Attributes:
         url: Where it is.
         model: What it calls the model.
+        process: The server.
+        log: Its output.
     """
 
     url: str
     model: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def end(self) -> str:
+        """The end of its output."""
+        return self.log.read_text(encoding="utf-8")[-3000:]
 
     def forget(self) -> None:
         """Empty its caches."""
@@ -174,9 +183,9 @@ def serve(spec: str, flags: Sequence[str], log: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(port), "--model", *flags]
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment.of_server(spec))
-    server = Server(f"http://127.0.0.1:{port}", "measured")
+    server = Server(f"http://127.0.0.1:{port}", "measured", process, log)
     try:
-        wait(server, process, log)
+        wait(server)
         yield server
     finally:
         process.terminate()
@@ -186,16 +195,34 @@ def serve(spec: str, flags: Sequence[str], log: Path) -> Iterator[Server]:
             process.kill()
 
 
-def wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait(server: Server) -> None:
     """Wait until a server answers. Raises Unsuitable, with the end of its output, if it does not."""
     until = time.monotonic() + STARTS_WITHIN
-    while process.poll() is None and time.monotonic() < until:
+    while server.process.poll() is None and time.monotonic() < until:
         try:
             urlopen(f"{server.url}/health", timeout=5).close()
             return
         except OSError:
             time.sleep(0.5)
-    raise Unsuitable(f"the server did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
+    raise Unsuitable(f"the server did not start:\n{server.end}")
+
+
+@contextmanager
+def running(name: str, server: Server) -> Iterator[None]:
+    """Turn errors of asking a server into Unsuitable, with the end of its output, where it has ended.
+
+    Its engine may have been killed for memory, of which every server needs its share.
+    """
+    try:
+        yield
+    except Exception:
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(30)
+            raise Unsuitable(
+                f"the server of {name} ended while it was measured (exit status {server.process.returncode}). Was the "
+                f"memory too small for all servers?\n{server.end}"
+            ) from None
+        raise
 
 
 def measure(
@@ -217,9 +244,9 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in servers}
     for i in range(rounds + 1):
         for name, server in servers.items():
-            server.forget()
-            begin = time.perf_counter()
-            with ThreadPoolExecutor(concurrent) as pool:
+            with running(name, server), ThreadPoolExecutor(concurrent) as pool:
+                server.forget()
+                begin = time.perf_counter()
                 first = list(pool.map(lambda one, server=server: server.ask(*one, new_tokens), videos))
             if i > 0:
                 seconds[name].append(round(time.perf_counter() - begin, 4))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from eval.cli import parse
+from eval.run.setup import Unsuitable
 from eval.speed.serving import Server, measure, prepare_serving
 
 
@@ -51,12 +55,24 @@ class Slow(Server):
         return float(self.model)
 
 
+def slow(seconds: str, log: Path = Path()) -> Slow:
+    """One that has ended as a process."""
+    return Slow("", seconds, subprocess.Popen([sys.executable, "-c", "raise SystemExit(9)"]), log)
+
+
 def test_rounds_take_turns():
     Slow.calls.clear()
-    servers: dict[str, Server] = {"dense": Slow("", "2.0"), "half": Slow("", "0.5")}
+    servers: dict[str, Server] = {name: slow(seconds) for name, seconds in (("dense", "2.0"), ("half", "0.5"))}
     found = measure(servers, [("a", "?"), ("b", "?")], concurrent=1, rounds=2, new_tokens=5)
     assert Slow.calls == 3 * ["2.0 forgets", "2.0 a", "2.0 b", "0.5 forgets", "0.5 a", "0.5 b"]
     assert [line["time_to_first_token"] for line in found.values()] == [2.0, 0.5]
     for line in found.values():
         assert len(line["seconds"]) == 2
         assert line["tokens_per_second"] == pytest.approx(5 * line["videos_per_second"])
+
+
+def test_a_server_that_ends_is_named(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("out of memory\n")
+    with pytest.raises(Unsuitable, match=r"server of dense ended .*\(exit status 9\)[^\n]*\nout of memory"):
+        measure({"dense": slow("no seconds", log)}, [("a", "?")], concurrent=1, rounds=1, new_tokens=5)
