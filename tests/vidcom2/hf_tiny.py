@@ -32,6 +32,7 @@ from tests.vidcom2.rows import (
     WORDS,
     Row,
     Visual,
+    joined,
     pixels,
 )
 
@@ -162,7 +163,7 @@ def batch(rows: Sequence[Row]) -> dict[str, Tensor]:
         if name in texts[0]
     }
     names = {name: None for row in rows for name in row.media}
-    return inputs | {name: torch.cat([row.media[name] for row in rows if name in row.media]) for name in names}
+    return inputs | {name: joined(rows, name) for name in names}
 
 
 def _visual(kind: str, modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> Row:

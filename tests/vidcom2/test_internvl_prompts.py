@@ -200,9 +200,9 @@ def test_prompts_of_the_processor(checkpoint, words, videos, pictures, expected)
     assert [len(video) // 16 for video in found] == expected
     # The model fills the placeholders in order, so those of a video must be where the pixels of its frames are.
     tile = {column: i // 16 for i, column in enumerate(columns.tolist())}
-    for clip, video in zip(clips, found, strict=True):
+    for clip, place in zip(clips, found, strict=True):
         alone = processor(text=["<video>"], videos=[clip], return_tensors="pt")["pixel_values"]
-        assert torch.equal(inputs["pixel_values"][[tile[column] for column in video.tolist()[::16]]], alone)
+        assert torch.equal(inputs["pixel_values"][[tile[column] for column in place.tolist()[::16]]], alone)
     with VidCom2(0.3)(model) as run:
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
     assert [len(record.frames_before) for record in run.records] == expected

@@ -8,6 +8,7 @@ from vidcom2.models.layouts.gemma4 import GEMMA4
 from vidcom2.models.layouts.glm4v import GLM4V
 from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
+from vidcom2.models.layouts.minicpmv import MINICPMV
 from vidcom2.models.layouts.omni import check_omni, omni_frames
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
 from vidcom2.models.layouts.qwen import qwen2_frames, qwen3_frames, runs
@@ -34,6 +35,7 @@ LAYOUTS: dict[str, Layout] = {
     "video_llava": VIDEO_LLAVA,
     "video_llama_3": VIDEO_LLAMA_3,
     "smolvlm": SMOLVLM,
+    "minicpmv4_6": MINICPMV,
     "perception_lm": PERCEPTION_LM,
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }

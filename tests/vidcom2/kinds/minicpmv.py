@@ -1,0 +1,40 @@
+"""MiniCPM-V 4.6, with the language model of Qwen3.5 and positions of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers as hf
+
+from tests.vidcom2.kinds import qwen3_5
+from tests.vidcom2.rows import END, IMAGE, PATCH, START, TOWER, VIDEO, WORDS, Kind, Row, Visual, pixels
+
+SIDE = 4
+"""Patches per side of a token."""
+
+
+def config(layers: int) -> Any:
+    text = qwen3_5.config("qwen3_5", layers).text_config.to_dict() | {"model_type": "qwen3_5_text"}
+    vision = {**TOWER, "image_size": 64}
+    tokens = {"image_token_id": IMAGE, "video_token_id": VIDEO}
+    return hf.MiniCPMV4_6Config(text_config=text, vision_config=vision, insert_layer_id=1, **tokens)
+
+
+def visual(modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> Row:
+    """Frames side by side, behind the number of the video."""
+    placeholder = VIDEO if modality == "video" else IMAGE
+    ids = [WORDS - 1, WORDS, WORDS - 2]
+    for _ in range(frames):
+        ids += [START, *[placeholder] * (h * w), END]
+    at = tuple(i for i, token in enumerate(ids) if token == placeholder)
+    patches = h * w * SIDE**2
+    values = pixels(frames, 3, PATCH, patches * PATCH, generator=generator)
+    packed = values.permute(1, 2, 0, 3).reshape(1, 3, PATCH, -1)
+    names = ("pixel_values_videos", "target_sizes_videos") if modality == "video" else ("pixel_values", "target_sizes")
+    sizes = torch.tensor([[SIDE * h, SIDE * w]] * frames, dtype=torch.int32)
+    media = dict(zip(names, (packed, sizes), strict=True))
+    return Row("minicpmv4_6", ids, [Visual(modality, frames, h * w, at)], media)
+
+
+KIND = Kind("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", config, visual, packed=True)
