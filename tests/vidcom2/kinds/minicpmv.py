@@ -37,4 +37,8 @@ def visual(modality: str, frames: int, h: int, w: int, generator: torch.Generato
     return Row("minicpmv4_6", ids, [Visual(modality, frames, h * w, at)], media)
 
 
-KIND = Kind("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", config, visual, packed=True)
+MIXED = tuple(map(int, hf.__version__.split(".")[:2])) >= (5, 23)
+"""Whether the tower takes frames of several sizes in a call, which fails in 5.17."""
+KIND = Kind(
+    "minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", config, visual, packed=True, stacked=not MIXED
+)

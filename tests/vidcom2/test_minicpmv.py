@@ -1,0 +1,112 @@
+"""MiniCPM-V 4.6: transformers' own processor, slices, and methods inside the LLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+from tests.vidcom2.hf_tiny import randomise
+from tests.vidcom2.kinds.minicpmv import KIND, MIXED, config
+from tests.vidcom2.processed import assert_finds_the_frames, byte_tokenizer, frames_of, metadata
+from tests.vidcom2.rows import PATCH
+from tests.vidcom2.test_in_llm import Native, greedy
+from tests.vidcom2.test_in_llm import assert_follows as assert_follows_inside
+from tests.vidcom2.test_in_llm import generate as generate_inside
+from tests.vidcom2.test_transformers import PRUNED, generate
+from vidcom2 import compressor
+
+NAMES = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "image_start_token": "<image>",
+    "image_end_token": "</image>",
+    "slice_start_token": "<slice>",
+    "slice_end_token": "</slice>",
+    "image_id_start_token": "<image_id>",
+    "image_id_end_token": "</image_id>",
+}
+WHOLE = {"max_slice_nums": 1}
+
+
+@pytest.fixture(scope="module")
+def made() -> Any:
+    sizes = {"patch_size": PATCH, "scale_resolution": 32}
+    return hf.MiniCPMV4_6Processor(
+        image_processor=hf.MiniCPMV4_6ImageProcessor(**sizes),
+        tokenizer=byte_tokenizer(["<pad>", *NAMES.values()], **NAMES),
+        video_processor=hf.MiniCPMV4_6VideoProcessor(**sizes),
+    )
+
+
+@pytest.fixture(scope="module")
+def model(made) -> Any:
+    """A tiny model with the processor's token ids."""
+    settings = config(layers=4)
+    settings.text_config.vocab_size = len(made.tokenizer)
+    settings.image_token_id, settings.video_token_id = made.image_token_id, made.video_token_id
+    model = hf.MiniCPMV4_6ForConditionalGeneration(settings)
+    randomise(model)
+    return model.eval()
+
+
+def processed(made: Any, videos: list[np.ndarray], **settings: Any) -> Any:
+    """A prompt with an image between two videos and one with two videos side by side."""
+    return made(
+        text=["a<|video_pad|> and <|image_pad|><|video_pad|> differ?", "<|video_pad|><|video_pad|>: what happens?"],
+        images=[frames_of(1, 32, 32)[0]],
+        videos=videos,
+        video_metadata=[metadata(len(frames)) for frames in videos],
+        do_sample_frames=False,
+        padding=True,
+        return_tensors="pt",
+        **settings,
+    )
+
+
+def test_the_processors_frames_are_found(made, model):
+    second = (48, 96) if MIXED else (64, 64)
+    videos = [frames_of(4, 64, 64, seed=1), frames_of(1, *second, seed=2)]
+    videos += [frames_of(3, 64, 64, seed=3), frames_of(2, *second, seed=4)]
+    inputs = processed(made, videos, **WHOLE)
+    assert len(inputs["target_sizes_videos"]) == 10
+    with torch.no_grad():
+        out = model.model.get_video_features(
+            inputs["pixel_values_videos"], inputs["target_sizes_videos"], return_dict=True
+        )
+    frames = list(out.pooler_output)
+    expected = [frames[:4], frames[4:5], frames[5:8], frames[8:]]
+    assert_finds_the_frames(model, inputs, expected)
+    with PRUNED(model) as run:
+        generate(model, inputs, max_new_tokens=1)
+    assert [record.frames_before for record in run.records] == [(len(video[0]),) * len(video) for video in expected]
+
+
+@pytest.mark.parametrize("spec", ["vidcom2@0.3", "fastv@0.6"])
+def test_slices_are_refused(made, model, spec):
+    videos = [frames_of(count, 64, 64, seed=count) for count in (4, 2, 3, 2)]
+    with compressor(spec)(model):
+        with pytest.raises(ValueError, match="into slices.*pass max_slice_nums=1"):
+            generate(model, processed(made, videos))
+        generate(model, processed(made, videos, **WHOLE), max_new_tokens=1)
+
+
+@pytest.mark.skipif(not MIXED, reason="5.17 encodes frames of one size only")
+def test_unequal_frames_are_refused(made, model):
+    """Videos side by side without their numbers are one."""
+    videos = [frames_of(2, *size, seed=i) for i, size in enumerate([(64, 64), (64, 64), (64, 64), (32, 64)])]
+    inputs = processed(made, videos, use_image_id=False, **WHOLE)
+    with PRUNED(model), pytest.raises(ValueError, match=r"have \d+ and \d+ tokens"):
+        generate(model, inputs)
+
+
+@pytest.mark.parametrize("spec", ["fastv@0.5", "pdrop@0.4", "sparsevlm@0.5"])
+def test_inside_the_llm(spec):
+    method, native = compressor(spec), Native(KIND.name)
+    call = native.call("two")
+    with method(native.model):
+        out = generate_inside(native.model, call.inputs)
+    assert_follows_inside(out, [greedy(native, dense, method) for dense in call.prompts])
