@@ -12,7 +12,7 @@ import torch
 import transformers as hf
 
 from tests.vidcom2.hf_tiny import randomise
-from tests.vidcom2.kinds.minicpmv import KIND, MIXED, config
+from tests.vidcom2.kinds.minicpmv import MIXED, config
 from tests.vidcom2.processed import assert_finds_the_frames, byte_tokenizer, frames_of, metadata
 from tests.vidcom2.rows import PATCH
 from tests.vidcom2.test_in_llm import Native, greedy
@@ -106,7 +106,7 @@ def test_unequal_frames_are_refused(made, model):
 
 @pytest.mark.parametrize("spec", ["fastv@0.5", "pdrop@0.4", "sparsevlm@0.5"])
 def test_inside_the_llm(spec):
-    method, native = compressor(spec), Native(KIND.name)
+    method, native = compressor(spec), Native("minicpmv4_6")
     call = native.call("two")
     with method(native.model):
         out = generate_inside(native.model, call.inputs)

@@ -36,6 +36,7 @@ LAYOUTS: dict[str, Layout] = {
     "video_llama_3": VIDEO_LLAMA_3,
     "smolvlm": SMOLVLM,
     "minicpmv4_6": MINICPMV,
+    "minicpmv4_7": MINICPMV,
     "perception_lm": PERCEPTION_LM,
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }
