@@ -16,7 +16,8 @@ def adjacent_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Te
     """Yield the columns of each video in a row of the batch; see `Layout.split`.
 
     The processor writes "<image>", the tokens and "</image>" for each frame, and nothing else between two frames of a
-    video. Between two videos there is text, or the number that it gives each.
+    video. Between two videos there is text, or the number that 4.6 gives each. Without either they are one video; the
+    positions of 4.7 take them for one as well.
 
     Args:
         outer: The outer part of the model, unused.
