@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.vidcom2.hf_slow import Answer, beam_search, greedy, shorten
 from tests.vidcom2.hf_tiny import KINDS, PADDED, QWEN, STACKED, TEXT, Row, batch, image, prompt, text, tiny, video
 from vidcom2 import Compressor, VidCom2
+from vidcom2.models import layouts
 
 STEPS = 6
 TOLERANCE = 2e-5
@@ -466,3 +467,12 @@ def test_an_unknown_model_is_told_what_it_lacks():
     model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**TEXT))
     with pytest.raises(TypeError, match=r"Qwen2ForCausalLM.*needs"), PRUNED(model):
         pass
+
+
+@pytest.mark.parametrize("kind", layouts.REFUSED)
+def test_a_refused_model_is_told_why(kind, monkeypatch):
+    model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**TEXT))
+    model.language_model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(model.config, "model_type", kind)
+    with pytest.raises(TypeError, match=f"{kind}.* cannot be compressed: {layouts.REFUSED[kind][:20]}"):
+        PRUNED.attach(model)

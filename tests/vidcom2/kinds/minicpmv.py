@@ -9,7 +9,22 @@ import torch
 import transformers as hf
 
 from tests.vidcom2.kinds import qwen3_5
-from tests.vidcom2.rows import COLON, END, FRAME, IMAGE, NEWLINE, PATCH, START, TOWER, VIDEO, WORDS, Kind, Row, Visual, pixels
+from tests.vidcom2.rows import (
+    COLON,
+    END,
+    FRAME,
+    IMAGE,
+    NEWLINE,
+    PATCH,
+    START,
+    TOWER,
+    VIDEO,
+    WORDS,
+    Kind,
+    Row,
+    Visual,
+    pixels,
+)
 
 SIDE = 4
 """Patches per side of a token."""

@@ -42,8 +42,16 @@ LAYOUTS: dict[str, Layout] = {
 }
 """Layouts by `config.model_type`. Add a line for a model of your own."""
 
+REFUSED: dict[str, str] = {
+    "ernie4_5_vl_moe": "its experts are chosen by `moe_mm_token_type_ids`, which the hooks do not shorten",
+    "gemma4_unified": "the tokens of a frame may attend to each other, by a mask that the hooks do not shorten",
+    "molmo2": "all tokens of frames attend to each other, by a mask that the hooks do not shorten",
+    "nemotron_h_omni": "it can drop video tokens itself (`video_pruning_rate`), so `input_ids` may not fit its rows",
+}
+"""Why models of transformers with videos have no layout here, by `config.model_type`. A line in `LAYOUTS` overrules."""
+
 INTERNVL_ONE_VIDEO = replace(LAYOUTS["internvl"], split=one_video)
 """Another layout for LAYOUTS["internvl"]: all images of a prompt are the frames of one video, whatever text stands
 between them."""
 
-__all__ = ["INTERNVL_ONE_VIDEO", "LAYOUTS", "FramedVideo", "Layout", "Video", "framed_videos"]
+__all__ = ["INTERNVL_ONE_VIDEO", "LAYOUTS", "REFUSED", "FramedVideo", "Layout", "Video", "framed_videos"]

@@ -35,7 +35,7 @@ def adjacent_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Te
         if ids[frame[0] - 1] != opening:
             raise ValueError(
                 "MiniCPM-V's processor cut the frames of a video into slices, which a compressor cannot take for "
-                "frames: pass max_slice_nums=1 to the processor"
+                'frames: pass videos_kwargs={"max_slice_nums": 1} to the processor'
             )
         if videos and frame[0] - videos[-1][-1][-1] == 3:  # the end of a frame and the start of the next
             videos[-1].append(frame)
