@@ -472,7 +472,7 @@ def test_an_unknown_model_is_told_what_it_lacks():
 @pytest.mark.parametrize("kind", layouts.REFUSED)
 def test_a_refused_model_is_told_why(kind, monkeypatch):
     model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**TEXT))
-    model.language_model = torch.nn.Linear(1, 1)
+    model.model.language_model = torch.nn.Linear(1, 1)
     monkeypatch.setattr(model.config, "model_type", kind)
     with pytest.raises(TypeError, match=f"{kind}.* cannot be compressed: {layouts.REFUSED[kind][:20]}"):
         PRUNED.attach(model)
