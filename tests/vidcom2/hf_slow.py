@@ -25,6 +25,7 @@ MEDIA = {
         "video_merge_sizes",
         "video_position_ids",
         "num_frames_per_video",
+        "target_sizes_videos",
     ),
     "image": (
         "pixel_values",
@@ -33,6 +34,7 @@ MEDIA = {
         "image_sizes",
         "batch_num_images",
         "image_position_ids",
+        "target_sizes",
     ),
     "audio": ("input_features", "feature_attention_mask"),
 }

@@ -32,6 +32,7 @@ from tests.vidcom2.rows import (
     WORDS,
     Row,
     Visual,
+    joined,
     pixels,
 )
 
@@ -136,7 +137,7 @@ def video(frames: int, h: int = 3, w: int = 3) -> Part:
 
 
 def image(h: int = 3, w: int = 2) -> Part:
-    """An image, for Qwen and llava_onevision."""
+    """An image, for all but llava_next_video. InternVL's has one tile."""
     return "image", (1, h, w)
 
 
@@ -162,14 +163,14 @@ def batch(rows: Sequence[Row]) -> dict[str, Tensor]:
         if name in texts[0]
     }
     names = {name: None for row in rows for name in row.media}
-    return inputs | {name: torch.cat([row.media[name] for row in rows if name in row.media]) for name in names}
+    return inputs | {name: joined(rows, name) for name in names}
 
 
 def _visual(kind: str, modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> Row:
     """A row of nothing but one visual, with what the processor writes around it."""
     if kind in NEW:
         return NEW[kind].visual(modality, frames, h, w, generator)
-    assert modality == "video" or kind in (*QWEN, "llava_onevision"), f"no image layout for {kind}"
+    assert modality == "video" or kind != "llava_next_video", f"no image layout for {kind}"
     tokens, spelled = _spell(kind, modality, frames, h, w, generator)
     placeholder = IMAGE if modality == "image" or kind == "internvl" else VIDEO
     at = tuple(i for i, token in enumerate(spelled) if token == placeholder)
@@ -181,7 +182,7 @@ def _visual(kind: str, modality: str, frames: int, h: int, w: int, generator: to
         media = {values: patches, f"{modality}_grid_thw": torch.tensor([[frames, MERGE * h, MERGE * w]])}
         if kind == "qwen2_5_vl" and modality == "video":
             media["second_per_grid_ts"] = torch.tensor([0.4 if frames % 2 else 1.5])
-    elif modality == "image":
+    elif modality == "image" and kind == "llava_onevision":
         media = {
             values: pixels(2, 3, size, size, generator=generator)[None],
             "image_sizes": torch.tensor([[size, size]]),
@@ -207,6 +208,8 @@ def _spell(kind: str, modality: str, frames: int, h: int, w: int, generator: tor
     side = SIDE[kind]
     if kind == "internvl":
         m = (side // 2) ** 2
+        if modality == "image":
+            return m, [START, *[IMAGE] * m, END]
         spelled = []
         for i in range(frames):
             number = [WORDS + int(digit) for digit in str(i + 1)]

@@ -15,6 +15,9 @@ from torch import Tensor
 TYPED = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
 """The kinds whose processor returns mm_token_type_ids. `Kind` adds its own."""
 
+PACKED: set[str] = set()
+"""The kinds whose processor puts the pixels of all visuals side by side in the last dimension. `Kind` adds them."""
+
 VOCAB, WORDS = 112, 80
 """Words are 1..79; 80..89 are the digits 0..9; the rest is special and never generated, its lm_head rows being zero."""
 IMAGE, VIDEO, START, END, NEWLINE, FRAME, COLON = range(90, 97)
@@ -78,7 +81,7 @@ class Row:
         shift = len(self.ids)
         moved = [Visual(v.modality, v.frames, v.tokens, tuple(shift + i for i in v.at)) for v in more.visuals]
         names = [*self.media, *(name for name in more.media if name not in self.media)]
-        media = {name: torch.cat([row.media[name] for row in (self, more) if name in row.media]) for name in names}
+        media = {name: joined((self, more), name) for name in names}
         return Row(self.kind, self.ids + more.ids, self.visuals + moved, media)
 
     @property
@@ -112,6 +115,7 @@ class Kind:
         images: Whether a prompt may have images beside videos.
         videos: Whether a prompt may have several videos.
         attentions: The attn_implementation that it works with in the installed transformers.
+        packed: Whether the processor puts the pixels of all visuals side by side in the last dimension.
         stacked: Whether the processor stacks all videos of a batch into one tensor, so that they have equal frames.
         rope: Returns the arguments of get_rope_index for a row; None for its text and all its media but the pixels.
         extra: Returns further arguments of the language model (its mask too, if that is not causal), given the model,
@@ -126,6 +130,7 @@ class Kind:
     images: bool = True
     videos: bool = True
     stacked: bool = False
+    packed: bool = False
     rope: Callable[[Row], dict[str, Any]] | None = None
     extra: Callable[[Any, Sequence[int], Sequence[int | None]], dict[str, Any]] | None = None
     attentions: Sequence[str] = ("sdpa", "eager")
@@ -133,6 +138,14 @@ class Kind:
     def __post_init__(self) -> None:
         if self.typed:
             TYPED.add(self.name)
+        if self.packed:
+            PACKED.add(self.name)
+
+
+def joined(rows: Sequence[Row], name: str) -> Tensor:
+    """One input of the model, such as pixels or grids, of all rows that have it."""
+    values = [row.media[name] for row in rows if name in row.media]
+    return torch.cat(values, dim=-1 if rows[0].kind in PACKED and name.startswith("pixel") else 0)
 
 
 def pixels(frames: int, *shape: int, generator: torch.Generator) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.vidcom2.hf_slow import Answer, beam_search, greedy, shorten
 from tests.vidcom2.hf_tiny import KINDS, PADDED, QWEN, STACKED, TEXT, Row, batch, image, prompt, text, tiny, video
 from vidcom2 import Compressor, VidCom2
+from vidcom2.models import layouts
 
 STEPS = 6
 TOLERANCE = 2e-5
@@ -35,7 +36,7 @@ CASES: dict[str, Callable[..., list[list[Any]]]] = {
     "text_only": lambda a, b, c: [[text(4), b, text(5)], [text(11)]],
     "image": lambda a, b, c: [[text(2), image(), text(3), a, text(4)], [text(6), b, text(7)]],
 }
-MISSING = {("internvl", "two"), ("internvl", "uneven"), ("internvl", "image"), ("llava_next_video", "image")}
+MISSING = {("llava_next_video", "image")}
 MATRIX = [(kind, case) for kind in KINDS for case in CASES if (kind, case) not in MISSING]
 over_matrix = pytest.mark.parametrize(("kind", "case"), MATRIX)
 over_attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -117,8 +118,6 @@ def test_everything_kept_is_the_model_as_it_was(kind, attention, case):
 @over_kinds
 @pytest.mark.parametrize("case", ["padded", "uneven", "text_only"])
 def test_repacked_positions(kind, case):
-    if (kind, case) in MISSING:
-        pytest.skip("InternVL takes one video")
     repacked = VidCom2(0.3, positions="repack")
     model, rows = model_of(kind), rows_of(kind, case)
     with repacked(model):
@@ -464,16 +463,16 @@ def test_refused(name, kind):
         REFUSED[name][1](model, batch(rows_of(kind, "padded")))
 
 
-@pytest.mark.parametrize("second", [video(2), video(3)])
-def test_two_videos_of_internvl_are_refused(second):
-    """Its inputs do not say where one video ends and the next begins, but for the text between."""
-    rows = [prompt("internvl", text(3), video(3), text(4), second, text(5))]
-    model = model_of("internvl")
-    with PRUNED(model), pytest.raises(ValueError, match="video"):
-        generate(model, batch(rows))
-
-
 def test_an_unknown_model_is_told_what_it_lacks():
     model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**TEXT))
     with pytest.raises(TypeError, match=r"Qwen2ForCausalLM.*needs"), PRUNED(model):
         pass
+
+
+@pytest.mark.parametrize("kind", layouts.REFUSED)
+def test_a_refused_model_is_told_why(kind, monkeypatch):
+    model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**TEXT))
+    model.model.language_model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(model.config, "model_type", kind)
+    with pytest.raises(TypeError, match=f"{kind}.* cannot be compressed: {layouts.REFUSED[kind][:20]}"):
+        PRUNED.attach(model)

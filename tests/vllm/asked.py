@@ -46,11 +46,9 @@ SAME = Asked(ASKED[2].text, (8, 8))
 
 def asked_of(kind: str) -> tuple[Asked, ...]:
     """The prompts that a kind and its hooks can have."""
-    if kind == "internvl":  # the hooks take one video
-        return (*ASKED[:2], *ASKED[3:])
     if kind == "llava_next_video":  # vLLM's takes videos only
         return (*ASKED[:2], SAME)
-    if kind == "llava_onevision":  # transformers' processor takes videos of one length
+    if kind in ("llava_onevision", "internvl"):  # transformers' processors take videos of one length
         return (*ASKED[:2], SAME, *ASKED[3:])
     return ASKED
 

@@ -30,7 +30,7 @@ def answers(kind: str, checkpoint: Path, spec: str) -> list[list[int]]:
     chosen = serving(compressor(spec), numbering).compressor
     if chosen.drops:
         chosen = replace(chosen, positions=numbering)
-    ways = {"llava_ov": of_tree, "llava_video": of_tree, "internvl_chat": by_hand, "internvl": of_internvl}
+    ways = {"llava_ov": of_tree, "llava_video": of_tree, "internvl_chat": by_hand}
     with torch.no_grad():
         return list(ways.get(kind, of_hooks)(kind, checkpoint, chosen))
 
@@ -55,16 +55,9 @@ def of_hooks(
         yield ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def of_internvl(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
-    """InternVL in transformers' layout: by hooks, and by hand where images stand beside videos, which hooks refuse."""
-    hooked = of_hooks(kind, checkpoint, chosen, [asked for asked in asked_of(kind) if not asked.images])
-    for asked, by_rows in zip(asked_of(kind), by_hand(kind, checkpoint, chosen), strict=True):
-        yield by_rows if asked.images else next(hooked)
-
-
 def by_hand(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[int]]:
-    """InternVL, with rows put together one by one. In OpenGVLab's layout there is no newline between frames."""
-    origin, between = (checkpoint / "transformers", "") if kind == "internvl_chat" else (checkpoint, "\n")
+    """InternVL in OpenGVLab's layout, with rows put together one by one: there is no newline between frames."""
+    origin = checkpoint / "transformers"
     processor = AutoProcessor.from_pretrained(origin)
     model = AutoModelForImageTextToText.from_pretrained(origin, dtype=torch.float32).eval()
     model.generation_config = PLAIN
@@ -79,7 +72,7 @@ def by_hand(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[in
         x = seen(processor.video_processor([video], return_tensors="pt")["pixel_values_videos"].flatten(0, 1))
         kept = chosen.select(x)
         for number, frame in enumerate(kept.apply(x).split(kept.budgets.tolist())):
-            yield from (rows_of(f"{between * (number > 0)}Frame{number + 1}: <img>"), frame, rows_of("</img>"))
+            yield from (rows_of(f"Frame{number + 1}: <img>"), frame, rows_of("</img>"))
 
     for asked in asked_of(kind):
         videos, images = (iter(one) for one in media(kind, asked))

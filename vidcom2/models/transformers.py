@@ -33,7 +33,7 @@ from vidcom2.inside import InsideLLM
 from vidcom2.models import names
 from vidcom2.models.hooks import Hooks
 from vidcom2.models.inside import InsideHooks
-from vidcom2.models.layouts import INTERNVL_ONE_VIDEO, LAYOUTS, Layout, Video
+from vidcom2.models.layouts import INTERNVL_ONE_VIDEO, LAYOUTS, REFUSED, Layout, Video
 from vidcom2.unwrap import has
 
 LANGUAGE_MODELS = ("language_model", "text_model")
@@ -49,14 +49,22 @@ NEEDS = (
 
 
 def supports(model: Any) -> bool:
-    """Return whether `model` is one of transformers' models that `LAYOUTS` knows, with or without its head."""
-    return _model_type(model) in LAYOUTS and _parts(model) is not None
+    """Return whether `model` is one of transformers' models that `LAYOUTS` or `REFUSED` know, head or no head."""
+    kind = _model_type(model)
+    return (kind in LAYOUTS or kind in REFUSED) and _parts(model) is not None
 
 
 def attach(compressor: Compressor, model: Any) -> Hooks:
-    """Put a compressor on a model that `supports` accepts; see `vidcom2.families.Family`."""
+    """Put a compressor on a model that `supports` accepts; see `vidcom2.families.Family`.
+
+    Raises:
+        TypeError: If the model is one of `REFUSED`.
+    """
+    kind, parts = str(_model_type(model)), _parts(model)
+    if kind not in LAYOUTS:
+        raise TypeError(f"{type(model).__name__} ({kind}) cannot be compressed: {REFUSED[kind]}")
     names.warn_untested()
-    layout, parts = LAYOUTS[str(_model_type(model))], _parts(model)
+    layout = LAYOUTS[kind]
     assert parts is not None
     if isinstance(compressor, InsideLLM):
         return InsideHooks(compressor, model, *parts, layout)

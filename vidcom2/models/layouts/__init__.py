@@ -8,6 +8,7 @@ from vidcom2.models.layouts.gemma4 import GEMMA4
 from vidcom2.models.layouts.glm4v import GLM4V
 from vidcom2.models.layouts.internvl import numbered_frames, one_video
 from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
+from vidcom2.models.layouts.minicpmv import MINICPMV
 from vidcom2.models.layouts.omni import check_omni, omni_frames
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
 from vidcom2.models.layouts.qwen import qwen2_frames, qwen3_frames, runs
@@ -34,13 +35,23 @@ LAYOUTS: dict[str, Layout] = {
     "video_llava": VIDEO_LLAVA,
     "video_llama_3": VIDEO_LLAMA_3,
     "smolvlm": SMOLVLM,
+    "minicpmv4_6": MINICPMV,
+    "minicpmv4_7": MINICPMV,
     "perception_lm": PERCEPTION_LM,
     "internvl": Layout("image_token_id", runs, split=numbered_frames, inputs=("pixel_values", "image")),
 }
 """Layouts by `config.model_type`. Add a line for a model of your own."""
 
+REFUSED: dict[str, str] = {
+    "ernie4_5_vl_moe": "its experts are chosen by `moe_mm_token_type_ids`, which the hooks do not shorten",
+    "gemma4_unified": "the tokens of a frame may attend to each other, by a mask that the hooks do not shorten",
+    "molmo2": "all tokens of frames attend to each other, by a mask that the hooks do not shorten",
+    "nemotron_h_omni": "it can drop video tokens itself (`video_pruning_rate`), so `input_ids` may not fit its rows",
+}
+"""Why models of transformers with videos have no layout here, by `config.model_type`. A line in `LAYOUTS` overrules."""
+
 INTERNVL_ONE_VIDEO = replace(LAYOUTS["internvl"], split=one_video)
 """Another layout for LAYOUTS["internvl"]: all images of a prompt are the frames of one video, whatever text stands
 between them."""
 
-__all__ = ["INTERNVL_ONE_VIDEO", "LAYOUTS", "FramedVideo", "Layout", "Video", "framed_videos"]
+__all__ = ["INTERNVL_ONE_VIDEO", "LAYOUTS", "REFUSED", "FramedVideo", "Layout", "Video", "framed_videos"]
