@@ -9,6 +9,7 @@ import json
 import os
 import sys
 
+from tests.vllm import delta
 from tests.vllm.asked import QWEN, TOKENS, asked_of, media, metadata, prompt
 
 
@@ -16,6 +17,8 @@ def main(kind: str, checkpoint: str, spec: str, *flags: str) -> None:
     """Print a line of JSON: for each prompt its length and the ids of its answer."""
     from vllm import LLM, SamplingParams
 
+    if kind.startswith("qwen3_5"):
+        delta.install()
     options = {name: json.loads(value) for name, value in (flag.split("=", 1) for flag in flags)}
     if kind in QWEN:
         options["mm_processor_kwargs"] = {"do_sample_frames": False}
