@@ -17,9 +17,10 @@ def main(kind: str, checkpoint: str, spec: str, *flags: str) -> None:
     """Print a line of JSON: for each prompt its length and the ids of its answer."""
     from vllm import LLM, SamplingParams
 
-    if kind.startswith("qwen3_5"):
-        delta.install()
     options = {name: json.loads(value) for name, value in (flag.split("=", 1) for flag in flags)}
+    if kind.startswith("qwen3_5") and "dtype" not in options:
+        delta.install()
+    options.setdefault("dtype", "float32")
     if kind in QWEN:
         options["mm_processor_kwargs"] = {"do_sample_frames": False}
     requests = []
@@ -31,7 +32,6 @@ def main(kind: str, checkpoint: str, spec: str, *flags: str) -> None:
     images = max(asked.images for asked in asked_of(kind))
     llm = LLM(
         model=checkpoint,
-        dtype="float32",
         max_model_len=2048,
         enforce_eager=True,
         limit_mm_per_prompt={"video": 2, **({"image": images} if images else {})},

@@ -15,10 +15,13 @@ def install() -> None:
     from vllm.model_executor.layers.mamba.ops.cpu import gdn_attention
     from vllm.utils.torch_utils import LayerNameType
 
+    from vidcom2.vllm import qwen3_5
+
     def core(mixed_qkv: Tensor, b: Tensor, a: Tensor, core_attn_out: Tensor, layer_name: LayerNameType) -> None:
         _all_requests(mixed_qkv, b, a, core_attn_out, gdn_attention._resolve_layer_name(layer_name))
 
     gdn_attention.cpu_gdn_attention_core = core
+    qwen3_5.require_dtype = lambda dtype: None
 
 
 def _all_requests(qkv: Tensor, b: Tensor, a: Tensor, out: Tensor, name: str) -> None:

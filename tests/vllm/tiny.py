@@ -194,9 +194,9 @@ def internvl(path: Path, seed: int = 0, image: int = 48) -> Path:
     return path
 
 
-def qwen(path: Path, kind: str, seed: int = 0) -> Path:
-    """A Qwen of QWEN, by its model type, with heads of 32."""
-    made = make_qwen(path.parent, kind, seed, wide=True)
+def qwen(path: Path, kind: str, seed: int = 0, **more: Any) -> Path:
+    """A Qwen by its model type, with heads of 32. more: settings of its LLM."""
+    made = make_qwen(path.parent, kind, seed, wide=True, **more)
     made.rename(path)
     return path
 
