@@ -3,6 +3,7 @@
 No annotations from the future: torch reads these when vLLM registers the operator.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def _all_requests(qkv: Tensor, b: Tensor, a: Tensor, out: Tensor, name: str) -> 
         return
     step = context.attn_metadata[layer.prefix]
     ends, slots = step.non_spec_query_start_loc.tolist(), step.non_spec_state_indices_tensor.tolist()
-    for i, (begin, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    for i, (begin, end) in enumerate(itertools.pairwise(ends)):
         began = i < step.num_decodes or bool(step.has_initial_state[i])
         if end > begin:
             out[begin:end] = _one_request(layer, qkv[begin:end], b[begin:end], a[begin:end], slots[i], began)
