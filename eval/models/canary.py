@@ -128,7 +128,8 @@ def largest_difference(kind: str, compressor: Compressor) -> float:
             if not 0 < kept[columns].sum() < len(columns):
                 return float("inf")
             answer = out.sequences[row : row + 1, -STEPS:]
-            with masked(lm.layers[cut:], kept):
+            without = shortened if any(hasattr(layer, "linear_attn") for layer in lm.layers) else masked
+            with without(lm.layers[cut:], kept):
                 logits = plain(model, prompt, answer[:, :-1])[0, -STEPS:]
             differences.append((logits - torch.stack(out.logits, dim=1)[row]).abs().max())
         return float(max(differences)) if short[0][1].shape[1] == max(left) else float("inf")
@@ -169,6 +170,26 @@ def masked(layers: Any, kept: Tensor) -> Iterator[None]:
         return args, {**kwargs, "attention_mask": seen[None, None]}
 
     handles = [layer.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def shortened(layers: Any, kept: Tensor) -> Iterator[None]:
+    """In the block, layers get only the rows that `kept` (bool [L]) marks, and later ones. For linear attention."""
+
+    def shorten(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        cos, sin = kwargs["position_embeddings"]  # [1, L, ...], the same in each layer
+        stays = torch.ones(cos.shape[1], dtype=torch.bool)
+        stays[: len(kept)] = kept
+        rows = args[0][:, stays] if layer is layers[0] else args[0]
+        kwargs |= {"position_embeddings": (cos[:, stays], sin[:, stays]), "attention_mask": None}
+        return (rows, *args[1:]), kwargs
+
+    handles = [layer.register_forward_pre_hook(shorten, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:
@@ -226,13 +247,22 @@ def qwen(kind: str) -> tuple[Any, list[Prompt]]:
         vision |= {"window_size": 4 * PATCH, "fullatt_block_indexes": [1]}
     if kind == "qwen3_vl":
         vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    if kind.startswith("qwen3_5"):
+        vision["num_position_embeddings"] = 64
+        text |= {"layer_types": ["full_attention", "linear_attention"] * 2, "rms_norm_eps": 0.1}
+        text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        text |= {"linear_key_head_dim": 8, "linear_value_head_dim": 12}
+        text["rope_parameters"]["partial_rotary_factor"] = 1.0
+    if kind == "qwen3_5_moe":
+        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+        text["shared_expert_intermediate_size"] = 48
     ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
     config = AutoConfig.for_model(kind, text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
     model = lively(AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa"))
     m = SIDE**2
 
     def prompt(frames: int, *question: int) -> Prompt:
-        if kind == "qwen3_vl":
+        if kind.startswith("qwen3"):
             video = [token for t in range(frames) for token in (10 + t, START, *[VIDEO] * m, END)]
         else:
             video = [START, *[VIDEO] * (frames * m), END]

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through transformers' own classes."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5 through transformers' own classes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ class QwenEngine(EngineBase):
         if seen.inputs[0] != question or seen.inputs[2] is None:
             read = seen.read
             message = self.protocol.message(read.file, question, read.total)
-            prompt = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            prompt = self.processor.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True, **self.protocol.template
+            )
             extra: dict[str, Any] = {} if self.protocol.simple else {"video_metadata": [read.metadata]}
             if self.protocol.resized:
                 extra["do_resize"] = False

@@ -1,4 +1,4 @@
-"""Frames and prompts of Qwen2-VL, Qwen2.5-VL and Qwen3-VL: those of lmms-eval's wrappers of the same names.
+"""Frames and prompts of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5: those of lmms-eval's wrappers of the same names.
 
 qwen_vl_utils chooses and sizes the frames, and lmms-eval's wrappers say what the prompt holds. Two things differ. The
 pictures come from our reader. A video that cannot be read is an error, not a question without its video.
@@ -36,7 +36,9 @@ class QwenProtocol:
         patch: Side of a patch in pixels. The sides of frames are multiples of twice that.
         resized: The processor takes frames in the size that qwen_vl_utils gave them.
         min_pixels: Smallest number of pixels of a frame.
-        max_pixels: Largest number of pixels of a frame.
+        max_pixels: Largest number of pixels of a frame; unused with `total_pixels`.
+        total_pixels: Largest number of pixels of a video, shared among its frames.
+        thinking: What the chat template's `enable_thinking` is. None: the template's own.
         system: The system prompt. None: the chat template's own.
         max_new_tokens: Length of an answer, if the task does not say it.
         decoder: What reads videos, see `llava.video.read_video`.
@@ -52,6 +54,8 @@ class QwenProtocol:
     resized: bool = False
     min_pixels: int = 256 * 28 * 28
     max_pixels: int = 2048 * 28 * 28
+    total_pixels: int | None = None
+    thinking: bool | None = None
     system: str | None = None
     max_new_tokens: int = 128
     decoder: str = EXACT
@@ -100,7 +104,11 @@ class QwenProtocol:
             question: The task's text.
             total_frames: Number of frames in the file.
         """
-        video = {"type": "video", "video": video_file, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        video = {"type": "video", "video": video_file, "min_pixels": self.min_pixels}
+        if self.total_pixels is None:
+            video["max_pixels"] = self.max_pixels
+        else:
+            video["total_pixels"] = self.total_pixels
         if self.simple:
             question = question.replace("<image>", "")
         if self.rate is not None:
@@ -111,8 +119,14 @@ class QwenProtocol:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": content}]
 
+    @property
+    def template(self) -> dict[str, Any]:
+        """Arguments of the chat template."""
+        return {} if self.thinking is None else {"enable_thinking": self.thinking}
+
     def describe(self) -> dict[str, Any]:
         """Return how videos and prompts are made, for settings.json."""
+        total = {} if self.total_pixels is None else {"total_pixels": self.total_pixels}
         return {
             "protocol": self.harness_name,
             "sampling": self.sampling,
@@ -120,8 +134,25 @@ class QwenProtocol:
             "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
             "system_prompt": self.system,
+            **total,
+            **self.template,
         }
 
+
+QWEN3_5 = QwenProtocol(
+    "qwen3_5",
+    frames=768,
+    rate=FrameSampling("fps", fps=2, max_frames=768, min_frames=4),
+    patch=16,
+    resized=True,
+    min_pixels=64 * 32 * 32,
+    max_pixels=128 * 32 * 32,
+    total_pixels=224 * 1024 * 32 * 32,
+    thinking=False,  # lmms-eval's default is True, but its tasks leave no room for thoughts: they allow 16 tokens
+    system="You are a helpful assistant.",
+    max_new_tokens=1024,
+)
+"""Qwen3.5, whose wrapper is the same for the dense models and for those with a mixture of experts."""
 
 QWEN_PROTOCOLS: dict[str, QwenProtocol] = {
     "qwen2_vl": QwenProtocol(
@@ -129,8 +160,10 @@ QWEN_PROTOCOLS: dict[str, QwenProtocol] = {
     ),
     "qwen2_5_vl": QwenProtocol("qwen2_5_vl"),
     "qwen3_vl": QwenProtocol("qwen3_vl", patch=16, resized=True, system="You are a helpful assistant."),
+    "qwen3_5": QWEN3_5,
+    "qwen3_5_moe": QWEN3_5,
 }
-"""By model_type in config.json, which is also lmms-eval's name of the wrapper."""
+"""By model_type in config.json, which is also lmms-eval's name of the wrapper (but for a mixture of experts)."""
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,9 @@ CHAT = """\
 PROCESSORS = {
     "qwen2_vl": ("Qwen2VLProcessor", "Qwen2VLImageProcessor", "Qwen2VLVideoProcessor"),
     "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessor", "Qwen2VLVideoProcessor"),
-    "qwen3_vl": ("Qwen3VLProcessor", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+    **dict.fromkeys(
+        ("qwen3_vl", "qwen3_5", "qwen3_5_moe"), ("Qwen3VLProcessor", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor")
+    ),
 }
 """transformers' processor classes by model type: the whole, for images, for videos."""
 

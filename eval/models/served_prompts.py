@@ -144,7 +144,9 @@ class QwenPrompts:
         if error := qwen_engine.misleading(self.processor, question):
             raise error
         message = self.protocol.message(read.file, question, read.total)
-        text = self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        text = self.processor.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True, **self.protocol.template
+        )
         duration = read.total / read.fps
         known = {**read.metadata, "duration": duration, "do_sample_frames": False}
         request = {"prompt": text, "multi_modal_data": {"video": [(read.frames, known)]}}

@@ -41,18 +41,21 @@ WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "
 """An LLM whose heads are as wide as vLLM's CPU attention needs."""
 
 
-def make_qwen(root: Path, kind: str, seed: int = 1, wide: bool = False) -> Path:
-    """Write a bfloat16 checkpoint of model type `kind`, one of Qwen's from 2-VL to 3-VL, into root/<kind>-tiny.
+def make_qwen(root: Path, kind: str, seed: int = 1, wide: bool = False, **more: Any) -> Path:
+    """Write a bfloat16 checkpoint of model type `kind`, one of Qwen's from 2-VL to 3.5, into root/<kind>-tiny.
 
     wide: With the LLM that WIDE describes.
+    more: Settings of the LLM.
     """
     path = root / f"{kind}-tiny"
     config = tiny(kind).config
     if wide:
-        config.text_config.update(
-            {**WIDE, "rope_parameters": {**ROPE, "mrope_section": [4, 6, 6], "mrope_interleaved": "qwen3" in kind}}
-        )
+        sections = {"mrope_section": [4, 6, 6], "mrope_interleaved": "qwen3" in kind}
+        if kind.startswith("qwen3_5"):  # half of a head is rotated
+            sections |= {"mrope_section": [3, 3, 2], "partial_rotary_factor": 0.5}
+        config.text_config.update({**WIDE, "rope_parameters": {**ROPE, **sections}})
         config.vision_config.update({"hidden_size" if kind == "qwen2_vl" else "out_hidden_size": WIDE["hidden_size"]})
+    config.text_config.update(more)
     config.vision_config.patch_size = 16 if "qwen3" in kind else 14
     if kind == "qwen2_5_vl":
         config.vision_config.window_size = 112

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 
+from tests.vllm import delta
 from tests.vllm.asked import QWEN, TOKENS, asked_of, media, metadata, prompt
 
 
@@ -17,6 +18,9 @@ def main(kind: str, checkpoint: str, spec: str, *flags: str) -> None:
     from vllm import LLM, SamplingParams
 
     options = {name: json.loads(value) for name, value in (flag.split("=", 1) for flag in flags)}
+    if kind.startswith("qwen3_5") and "dtype" not in options:
+        delta.install()
+    options.setdefault("dtype", "float32")
     if kind in QWEN:
         options["mm_processor_kwargs"] = {"do_sample_frames": False}
     requests = []
@@ -28,7 +32,6 @@ def main(kind: str, checkpoint: str, spec: str, *flags: str) -> None:
     images = max(asked.images for asked in asked_of(kind))
     llm = LLM(
         model=checkpoint,
-        dtype="float32",
         max_model_len=2048,
         enforce_eager=True,
         limit_mm_per_prompt={"video": 2, **({"image": images} if images else {})},

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 KINDS = ("llava_onevision", "llava_next_video", *QWEN, "internvl", "internvl_chat", "llava_ov", "llava_video")
 """Kinds of checkpoints. The last two are the demo models, in the llava tree's layout."""
 TOKENS = 10
@@ -55,7 +55,7 @@ def asked_of(kind: str) -> tuple[Asked, ...]:
 
 def size_of(kind: str) -> tuple[int, int]:
     """Height and width of the frames."""
-    if kind.startswith("qwen3_vl"):
+    if kind.startswith("qwen3_"):
         return 160, 224
     if kind in QWEN:
         return 112, 168

@@ -76,3 +76,29 @@ def test_chunks_through_the_middle_of_a_video(kind, checkpoints):
     whole = served(kind, path, "vidcom2@0.25")
     chunked = served(kind, path, "vidcom2@0.25", "max_num_batched_tokens=96", "max_num_seqs=4")
     assert chunked == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen3_5", "qwen3_5_moe"])
+def test_delta_nets_without_cached_prefixes(kind, checkpoints):
+    """By default the second round starts from cached states, which `test_answers` compares."""
+    path = checkpoint(kind, checkpoints)
+    assert served(kind, path, "vidcom2@0.25", "enable_prefix_caching=false") == served(kind, path, "vidcom2@0.25")
+
+
+@pytest.mark.slow
+def test_the_delta_nets_of_vllm_itself(tmp_path):
+    """They are bfloat16 on CPUs, and their heads as wide as the released ones. So only first tokens are compared."""
+    from tests.vllm.references import answers
+
+    path = tiny.qwen(tmp_path / "qwen3_5", "qwen3_5", linear_key_head_dim=128, linear_value_head_dim=128)
+    expected = answers("qwen3_5", path, "vidcom2@0.25")
+    got = served("qwen3_5", path, "vidcom2@0.25", 'dtype="bfloat16"')
+    assert [ids[0] for _, ids in got] == [ids[0] for ids in (*expected, *expected)]
+
+
+@pytest.mark.slow
+def test_delta_nets_in_float32_are_refused_on_cpus(checkpoints):
+    path = checkpoint("qwen3_5", checkpoints)
+    with pytest.raises(AssertionError, match="--dtype float32: vLLM's gated delta nets on CPUs are bfloat16 only"):
+        served("qwen3_5", path, "vidcom2@0.25", 'dtype="float32"')

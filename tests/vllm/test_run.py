@@ -18,7 +18,7 @@ from eval.models.packaged import DEMO_MODEL, DEMO_MODELS
 from eval.models.served import VllmEngine, served
 from eval.results.sample import Answer
 from llava.video import FrameSampling
-from tests.vllm import tiny
+from tests.vllm import delta, tiny
 from tests.vllm.asked import QWEN
 from vidcom2 import compressor
 
@@ -76,9 +76,11 @@ def test_same_results(model, data, tmp_path):
 
 @needs_vllm
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", QWEN[:3])
+@pytest.mark.parametrize("kind", [*QWEN[:3], "qwen3_5"])
 def test_same_results_of_qwen(kind, data, tmp_path):
     """Times, limits of pixels and the checkpoint's own generation settings are the same, too."""
+    if kind == "qwen3_5":
+        delta.install()
     model = getattr(tiny, kind)(tmp_path / "model")
     common = ("run", "--tasks", TASKS_OF_DEMO, "--data", data, "--model", model, "--device", "cpu")
     common += ("--sampling", "uniform:8", "--dtype", "float32")

@@ -194,9 +194,9 @@ def internvl(path: Path, seed: int = 0, image: int = 48) -> Path:
     return path
 
 
-def qwen(path: Path, kind: str, seed: int = 0) -> Path:
-    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL, by its model type, with heads of 32."""
-    made = make_qwen(path.parent, kind, seed, wide=True)
+def qwen(path: Path, kind: str, seed: int = 0, **more: Any) -> Path:
+    """A Qwen by its model type, with heads of 32. more: settings of its LLM."""
+    made = make_qwen(path.parent, kind, seed, wide=True, **more)
     made.rename(path)
     return path
 
@@ -211,6 +211,14 @@ def qwen2_5_vl(path: Path, seed: int = 0) -> Path:
 
 def qwen3_vl(path: Path, seed: int = 0) -> Path:
     return qwen(path, "qwen3_vl", seed)
+
+
+def qwen3_5(path: Path, seed: int = 0) -> Path:
+    return qwen(path, "qwen3_5", seed)
+
+
+def qwen3_5_moe(path: Path, seed: int = 0) -> Path:
+    return qwen(path, "qwen3_5_moe", seed)
 
 
 def qwen3_vl_moe(path: Path, seed: int = 0) -> Path:

@@ -11,6 +11,8 @@ MODELS = {
     "Qwen2_5_VLForConditionalGeneration": "qwen2_vl:Qwen25VL",
     "Qwen3VLForConditionalGeneration": "qwen3_vl:Qwen3VL",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl:Qwen3VLMoe",
+    "Qwen3_5ForConditionalGeneration": "qwen3_5:Qwen35",
+    "Qwen3_5MoeForConditionalGeneration": "qwen3_5:Qwen35Moe",
     "InternVLChatModel": "internvl:InternVLChat",
     "InternVLForConditionalGeneration": "internvl:InternVL",
 }

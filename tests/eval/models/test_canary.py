@@ -18,7 +18,7 @@ def lost(call):
     """What hooks find where a release has renamed the key-value cache."""
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def test_a_cache_that_is_not_found_shows(kind, monkeypatch):
     """Nothing raises then: the mask and the positions of the steps after the prefill are wrong."""
     monkeypatch.setattr(hooks, "cache_of", lost)

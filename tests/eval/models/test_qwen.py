@@ -30,15 +30,18 @@ from tests.vidcom2.hf_tiny import tiny
 from vidcom2 import Dense, VidCom2
 
 KINDS = tuple(QWEN_PROTOCOLS)
-FRAMES = {"qwen2_vl": 32, "qwen2_5_vl": 8, "qwen3_vl": 8}
-"""Frames per video, by kind. The last two enlarge small frames, so that 32 of them would take five times as long."""
+FRAMES = {"qwen2_vl": 32, "qwen2_5_vl": 8, "qwen3_vl": 8, "qwen3_5": 8, "qwen3_5_moe": 8}
+"""Frames per video, by kind. All but the first enlarge small frames; 32 of them would take five times as long."""
 GREEDY = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": ["\n\n"]}
 
 
 @pytest.fixture(scope="session")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("qwen")
-    return {kind: make_qwen(root, kind) for kind in KINDS}
+    made = {kind: make_qwen(root, kind) for kind in KINDS}
+    # lmms-eval knows a mixture of experts by its name, and fills the dense model with random weights elsewhere.
+    made["qwen3_5_moe"] = made["qwen3_5_moe"].rename(root / "Qwen3.5-A1B")
+    return made
 
 
 def recorded(owner: Any, name: str, into: list[Any]) -> None:
@@ -64,22 +67,29 @@ def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     )
 
 
+def wrapper_of(kind: str, settings: str) -> Any:
+    """lmms-eval's own model. A Qwen3.5 thinks by default; ours does not."""
+    from lmms_eval.models import get_model
+
+    if kind.startswith("qwen3_5"):
+        settings += ",enable_thinking=False"
+    made = get_model(kind.removesuffix("_moe"))
+    return made.create_from_arg_string(settings, {"batch_size": "1", "device": "cpu"})
+
+
 @pytest.mark.parametrize("compressor", [Dense(), VidCom2(0.25)], ids=["dense", "compressed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks):
     from lmms_eval.api.task import ConfigurableMessagesTask
     from lmms_eval.evaluator import simple_evaluate
-    from lmms_eval.models import get_model
 
     checkpoint = str(qwen[kind])
-    wrapper = get_model(kind).create_from_arg_string(
-        f"pretrained={checkpoint},device_map=cpu,max_num_frames={FRAMES[kind]}", {"batch_size": "1", "device": "cpu"}
-    )
+    wrapper = wrapper_of(kind, f"pretrained={checkpoint},device_map=cpu,max_num_frames={FRAMES[kind]}")
     assert wrapper.model.dtype == torch.bfloat16
     if compressor.drops:
         compressor.attach(wrapper.model)
     benchmark, names = select_tasks(tasks)
-    objects = load_tasks(benchmark, names, mvbench, kind)
+    objects = load_tasks(benchmark, names, mvbench, protocol_for(checkpoint).harness_name)
     if not wrapper.is_simple:
         for task in objects.values():
             task.__class__ = ConfigurableMessagesTask  # a subclass with other requests and the same fields
@@ -90,7 +100,10 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
     results = simple_evaluate(model=wrapper, tasks=list(objects.values()), limit=2, bootstrap_iters=0, log_samples=True)
     texts = [prompt if isinstance(prompt, str) else prompt[0] for _, prompt in prompts]
 
-    protocol = protocol_for(checkpoint).sampled(FrameSampling("uniform", max_frames=FRAMES[kind]))
+    protocol = protocol_for(checkpoint)
+    by_time = protocol.rate is not None
+    sampling = f"fps:2,max={FRAMES[kind]},min=4" if by_time else f"uniform:{FRAMES[kind]}"
+    protocol = protocol.sampled(FrameSampling.parse(sampling))
     engine = load_engine(checkpoint, protocol, "cpu", "bfloat16")
     ours: list[Any] = []
     recorded(engine.model, "generate", ours)
@@ -121,13 +134,10 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
 @pytest.mark.parametrize("kind", KINDS)
 def test_protocols_are_the_wrappers(kind, qwen):
     """What a tiny video cannot show: the limits that only large and long videos meet."""
-    from lmms_eval.models import get_model
-
     protocol = protocol_for(str(qwen[kind]))
-    wrapper = get_model(kind).create_from_arg_string(
-        f"pretrained={qwen[kind]},device_map=cpu", {"batch_size": "1", "device": "cpu"}
-    )
-    assert (protocol.harness_name, protocol.simple) == (kind, wrapper.is_simple)
+    wrapper = wrapper_of(kind, f"pretrained={qwen[kind]},device_map=cpu")
+    assert (protocol.harness_name, protocol.simple) == (kind.removesuffix("_moe"), wrapper.is_simple)
+    assert protocol.total_pixels == getattr(wrapper, "total_pixels", None)
     assert protocol.frames == wrapper.max_num_frames
     assert (protocol.min_pixels, protocol.max_pixels) == (wrapper.min_pixels, wrapper.max_pixels)
 
@@ -232,7 +242,7 @@ def test_samplings_these_models_do_not_have_are_refused(sampling, kind, qwen, mv
     flags = ("--tasks", "mvbench_action_count", "--model", qwen[kind], "--data", mvbench, "--output", tmp_path)
     assert run(*flags, "--sampling", sampling) == 1
     assert (
-        f"error: --sampling {sampling} is not for {kind}, which takes frames in pairs: write even"
+        f"error: --sampling {sampling} is not for {kind.removesuffix('_moe')}, which takes frames in pairs: write even"
         in capsys.readouterr().err
     )
 
