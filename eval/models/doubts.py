@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import transformers
-from packaging.version import Version
 
 from llava.mm_utils import get_model_name_from_path
 from llava.model.checkpoint import checkpoint_config
 from vidcom2.models.names import untested
+
+
+def _minor(version: str) -> tuple[int, int]:
+    """Return the major and minor number of a version of transformers."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class Fault:
     @property
     def installed(self) -> bool:
         """Whether the installed release has it."""
-        version = Version(transformers.__version__)
-        return Version(self.first) <= version and (self.mended is None or version < Version(self.mended))
+        installed = _minor(transformers.__version__)
+        return _minor(self.first) <= installed and (self.mended is None or installed < _minor(self.mended))
 
     def __str__(self) -> str:
         cure = "No later release is known to mend it" if self.mended is None else f"Install {self.mended} or later"

@@ -60,7 +60,7 @@ def test_lmms_eval_1541_one_checkpoint_under_the_name_of_another(checkpoint_of, 
     settings = settings_of(disguised, data)
     assert [line for line in of_run(settings) if "its scores are not those of LLaVA-OneVision" in line]
     honest, other = (settings_of(checkpoint_of(kind), data) for kind in ("video", "onevision"))
-    assert (settings["protocol"], settings["sampling"]) == ("llava_vid", "fps:1.0:max64")
+    assert (settings["protocol"], settings["sampling"]) == ("llava_vid", "fps:1,max=64")
     assert settings["weights"] == honest["weights"] != other["weights"]
     assert of_run(honest) == of_run(other) == []
 
