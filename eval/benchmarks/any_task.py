@@ -52,14 +52,16 @@ class AnyTask(Benchmark):
             None if there is no task of one of the names.
 
         Raises:
-            ValueError: A task file cannot be read, or names no task.
+            ValueError: A task file cannot be read, or names no task, or two files declare one task.
         """
         files: dict[str, Path] = {}
         for name in names:
-            found = _own(Path(name)) if name.endswith((".yaml", ".yml")) else leaves(name)
+            found = _own(Path(name)) if is_file_name(name) else leaves(name)
             if not found:
                 return None
-            files |= found
+            for task, file in found.items():
+                if files.setdefault(task, file) != file:
+                    raise ValueError(f"--tasks: {files[task]} and {file} both declare the task {task}: rename one")
         names = list(dict.fromkeys(names))
         called = "+".join(Path(name).stem for name in names)
         return (
@@ -104,6 +106,11 @@ class AnyTask(Benchmark):
     def target(self, sample: dict[str, Any]) -> str:
         """Return an answer that the task scores as right."""
         return sample[OURS]["target"]
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether --tasks means a task file by this, and not the name of a task."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def _own(file: Path) -> dict[str, Path]:

@@ -10,6 +10,11 @@ from typing import Any
 
 import yaml
 
+ENCODING = "utf-8-sig"
+"""UTF-8, with or without the mark that some of the files begin with."""
+NAMES = re.compile(r"""^["']?(?:task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#\[]+)""", re.MULTILINE)
+"""Finds the names that a task file declares, without the time that parsing two thousand files takes."""
+
 
 class _Loader(yaml.SafeLoader):
     """Reads `!function` tags as None instead of importing the function."""
@@ -24,14 +29,23 @@ def task_folder() -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "tasks"
 
 
-def declaration(file: Path) -> dict[str, Any]:
+def declaration(file: Path, by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return what a task file says, the files that it includes among it.
 
+    Args:
+        file: The task file.
+        by: The files that include it, the outermost first.
+
     Raises:
-        ValueError: The file is no YAML file with keys and values.
+        ValueError: The file, or one that it includes, is no YAML file with keys and values, or includes itself.
     """
+    if file in by:
+        raise ValueError(f"{file} includes itself ({' -> '.join(path.name for path in (*by, file))}): mend its include")
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        content = yaml.load(file.read_text(encoding=ENCODING), _Loader)
+    except OSError as error:
+        from_where = f", which {by[-1]} includes," if by else ""
+        raise ValueError(f"{file}{from_where} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
@@ -40,17 +54,23 @@ def declaration(file: Path) -> dict[str, Any]:
     included: dict[str, Any] = {}
     for name in reversed([named] if isinstance(named, str) else named):
         path = Path(name) if Path(name).is_file() else file.parent / name
-        included |= declaration(path)
+        included |= declaration(path, (*by, file))
     return {**included, **content}
+
+
+def all_names() -> set[str]:
+    """Return the names of lmms-eval's tasks and groups, to find one that is spelt nearly so."""
+    folder = task_folder()
+    files = folder.rglob("*.yaml") if folder is not None else ()
+    return {name for file in files for name in NAMES.findall(file.read_text(encoding=ENCODING))}
 
 
 @lru_cache(maxsize=64)
 def file_of(name: str) -> Path | None:
     """Return the file that declares one of lmms-eval's tasks or groups. None if there is none."""
     folder = task_folder()
-    says = re.compile(rf"""^(task|group):\s*["']?{re.escape(name)}["']?\s*(#.*)?$""", re.MULTILINE)
     files = sorted(folder.rglob("*.yaml")) if folder is not None else []
-    return next((file for file in files if says.search(file.read_text(encoding="utf-8"))), None)
+    return next((file for file in files if name in NAMES.findall(file.read_text(encoding=ENCODING))), None)
 
 
 def leaves(name: str) -> dict[str, Path]:

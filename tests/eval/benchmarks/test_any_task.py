@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from eval.benchmarks import AnyTask, benchmark_named, select_tasks
-from eval.benchmarks.declared import declaration, leaves, task_folder
+from eval.benchmarks.declared import all_names, declaration, leaves, task_folder
 from eval.cli import main
 from eval.reports.compare import compare
 from eval.results.load import load_run
@@ -364,6 +364,8 @@ def test_pictures_among_subtitles_are_no_video(offline, hub, made):
         ("a: 1\n", "declares no task"),
         ("- 1\n", "is no task file of lmms-eval"),
         ("a: [\n", "is no YAML file"),
+        ("include: none.yaml\ntask: x\n", r"none\.yaml, which .*x\.yaml includes, cannot be read \(No such file"),
+        ("include: x.yaml\ntask: x\n", r"x\.yaml includes itself \(x\.yaml -> x\.yaml\)"),
     ],
 )
 def test_files_that_are_no_task_files(content, why, tmp_path):
@@ -372,6 +374,21 @@ def test_files_that_are_no_task_files(content, why, tmp_path):
         file.write_text(content)
     with pytest.raises(ValueError, match=why):
         select_tasks(str(file))
+
+
+def test_two_files_of_one_task(own):
+    """Neither of them is left out without a word."""
+    first = write(own, "one", "letters")
+    second = first.rename(own / "first.yaml"), write(own, "one", "long")
+    with pytest.raises(ValueError, match=r"first\.yaml and .*one\.yaml both declare the task one: rename one"):
+        select_tasks(",".join(map(str, second)))
+
+
+def test_a_task_file_that_lmms_eval_cannot_read_is_named(offline, own):
+    file = write(own, "other", "letters", doc_to_text="!function utils.missing")
+    benchmark, names = select_tasks(str(file))
+    with pytest.raises(NoQuestions, match=r"has no attribute 'missing'\); .*other\.yaml declares them"):
+        load_tasks(benchmark, names, None, "llava_onevision")
 
 
 def test_a_local_copy_needs_a_layout(onevision, tmp_path, capsys):
@@ -398,6 +415,12 @@ def test_names_are_lmms_evals():
         said = yaml.safe_load(Path(index[group]["yaml_path"]).read_text(encoding="utf-8"))["task"]
         assert list(members) == ([said] if isinstance(said, str) else said)
     assert leaves("no_such_task") == {}
+    there_are = {name for name, task in index.items() if task["type"] in ("task", "group")}
+    # vstar_bench, of pictures, has its name from a file that it includes
+    assert there_are - {"vstar_bench"} <= all_names() <= set(index)
+    for name in ("cuva_test", "coco2014_cap_test", "step2_audio_paralinguistic_speed"):  # spelt `task : ` and so on
+        assert leaves(name) == {name: Path(index[name]["yaml_path"])}
+    assert list(leaves("cuva")) == ["cuva_test"]  # `group : cuva`
 
 
 def test_the_name_of_several_tasks_is_a_directory():
