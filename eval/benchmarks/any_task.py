@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from .base import Benchmark, Kind
-from .declared import declaration, leaves
+from .declared import declaration, leaves, sources, task_folder
 
 PREFIX = "lmms_eval/"
 """What the name of such a benchmark begins with. It is a directory in the default --output."""
@@ -69,6 +69,12 @@ class AnyTask(Benchmark):
             if files
             else None
         )
+
+    def own_sources(self) -> list[Path]:
+        """Return the files that the user's task files rest on. Those of lmms-eval are known by its version."""
+        folder = task_folder()
+        own = (file for file in self.files.values() if folder is None or folder not in file.parents)
+        return [path for file in own for path in sources(file)]
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         """Refuse: only a benchmark with a file here knows the layout of a local copy."""

@@ -50,12 +50,39 @@ def declaration(file: Path, by: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{file} is no YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is no task file of lmms-eval: it has no keys")
-    named = content.pop("include", None) or []
     included: dict[str, Any] = {}
-    for name in reversed([named] if isinstance(named, str) else named):
-        path = Path(name) if Path(name).is_file() else file.parent / name
+    for path in reversed(_includes(file, content)):
         included |= declaration(path, (*by, file))
+    content.pop("include", None)
     return {**included, **content}
+
+
+def _includes(file: Path, content: dict[str, Any]) -> list[Path]:
+    """Return the files that the content of a task file includes."""
+    named = content.get("include") or []
+    names = [named] if isinstance(named, str) else named
+    return [Path(name) if Path(name).is_file() else file.parent / name for name in names]
+
+
+def sources(file: Path) -> list[Path]:
+    """Return the files that a task file of the user's rests on: what it includes, its functions, and local questions.
+
+    Raises:
+        ValueError: As for `declaration`.
+    """
+    data = (declaration(file).get("dataset_kwargs") or {}).get("data_files") or []
+    parts = list(data.values()) if isinstance(data, dict) else [data]
+    questions = [Path(name) for part in parts for name in ([part] if isinstance(part, str) else part)]
+    return [*_written(file), *(path for path in questions if path.is_file())]
+
+
+def _written(file: Path) -> list[Path]:
+    """Return a task file, the modules of its functions, and the same of what it includes."""
+    text = file.read_text(encoding=ENCODING)
+    modules = sorted(set(re.findall(r"!function\s+([\w.]+)\.\w+", text)))
+    functions = [path for name in modules if (path := file.parent / f"{name.replace('.', '/')}.py").is_file()]
+    included = [path for one in _includes(file, yaml.load(text, _Loader)) for path in _written(one)]
+    return [file, *functions, *included]
 
 
 def all_names() -> set[str]:

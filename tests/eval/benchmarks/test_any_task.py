@@ -15,6 +15,7 @@ from eval.benchmarks.declared import all_names, declaration, leaves, task_folder
 from eval.cli import main
 from eval.reports.compare import compare
 from eval.results.load import load_run
+from eval.run.identity import questions
 from eval.run.lmms import GuessesAlone, load_tasks
 from eval.run.questions import NoQuestions, require_scorable
 from tests.eval.benchmarks.copies import Asked, longvideobench_val_i, source
@@ -374,6 +375,21 @@ def test_files_that_are_no_task_files(content, why, tmp_path):
         file.write_text(content)
     with pytest.raises(ValueError, match=why):
         select_tasks(str(file))
+
+
+@pytest.mark.parametrize("changed", ["utils.py", "base.yaml", "mine.yaml", "questions.json"])
+def test_a_task_file_and_what_it_rests_on_is_part_of_a_run(changed, own):
+    """A finished run is not shown for another scorer or other questions."""
+    write(own, "base", "letters", dataset_kwargs=f"{{data_files: {{test: {own / 'questions.json'}}}}}")
+    file = own / "mine.yaml"
+    file.write_text("include: base.yaml\ntask: mine\n")
+    before = questions(*select_tasks(str(file)), None)
+    assert before is not None
+    assert questions(*select_tasks(str(file)), None) == before
+    with (own / changed).open("a") as opened:
+        opened.write("\n")
+    assert questions(*select_tasks(str(file)), None) != before
+    assert questions(*select_tasks(TASK), None) is None
 
 
 def test_two_files_of_one_task(own):
