@@ -342,6 +342,7 @@ def test_what_cannot_run_is_refused_with_one_reason(score, changes, why, offline
     with pytest.raises(NoQuestions, match=why) as refused:
         require_scorable(benchmark, load_tasks(benchmark, names, None, "llava_onevision"), None)
     assert str(refused.value).count("\n") <= 10
+    assert "--data" not in str(refused.value)  # there is none for the doctor to look into
 
 
 def test_pictures_among_subtitles_are_no_video(offline, hub, made):
