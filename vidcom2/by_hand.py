@@ -178,7 +178,7 @@ class Asked:
         parts += [f"{sum(least)} in {len(least)} {others}, which keep at least {self.least} each"] * bool(least)
         whole = len(budgets) * m
         enough = math.ceil(need / whole * 1e4) / 1e4
-        fix = f"raise retention to {enough}" if enough < 1 else "compress nothing"  # 1 with a say is refused
+        fix = f"raise retention to {enough}" if enough < 1 else "compress nothing (retention=1)"  # which takes no say
         return (
             f"{need} tokens are asked for by hand ({'; '.join(parts)}), and retention={self.retention} keeps {wanted} "
             f"of {whole}: {fix}, or ask for less"
