@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class TokenMask:
         try:
             stay = torch.as_tensor(mask).detach().cpu().clone()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"mask={mask!r} must be a bool tensor [T, M]") from error
+            raise ValueError(f"mask={shortened(mask)} must be a bool tensor [T, M]") from error
         if stay.dtype != torch.bool or stay.ndim != 2:
             raise ValueError(f"mask is {stay.dtype} of shape {list(stay.shape)}; it must be torch.bool of [T, M]")
         if not bool(stay.any()):
@@ -74,18 +75,22 @@ def plain_budgets(budgets: Any) -> Budgets:
     Raises:
         ValueError: An entry is neither None nor a whole number from 0 on, or all are None.
     """
-    if isinstance(budgets, Tensor) or hasattr(budgets, "tolist"):
+    if hasattr(budgets, "tolist"):
+        if len(budgets.shape) > 1:
+            raise ValueError(f"budgets is of shape {list(budgets.shape)}; it must be [T], one entry per frame")
         budgets = budgets.tolist()
     if not isinstance(budgets, Sequence) or isinstance(budgets, str):
-        raise ValueError(f"budgets={budgets!r} must be one entry per frame, or a function of T and M that returns them")
+        raise ValueError(
+            f"budgets={shortened(budgets)} must be one entry per frame, or a function of T and M that returns them"
+        )
     for t, entry in enumerate(budgets):
         whole = isinstance(entry, Integral) and not isinstance(entry, bool) and int(entry) >= 0
         if entry is not None and not whole:
             raise ValueError(
-                f"budgets has {entry!r} for frame {t}; write a number of tokens, or None to share the rest"
+                f"budgets has {shortened(entry)} for frame {t}; write a number of tokens, or None to share the rest"
             )
     if all(entry is None for entry in budgets):
-        raise ValueError(f"budgets={budgets!r} names no frame, so it has no effect: leave it out")
+        raise ValueError(f"budgets={shortened(budgets)} names no frame, so it has no effect: leave it out")
     return tuple(None if entry is None else int(entry) for entry in budgets)
 
 
@@ -173,9 +178,10 @@ class Asked:
         parts += [f"{sum(least)} in {len(least)} {others}, which keep at least {self.least} each"] * bool(least)
         whole = len(budgets) * m
         enough = math.ceil(need / whole * 1e4) / 1e4
+        fix = f"raise retention to {enough}" if enough < 1 else "compress nothing (retention=1)"  # which takes no say
         return (
             f"{need} tokens are asked for by hand ({'; '.join(parts)}), and retention={self.retention} keeps {wanted} "
-            f"of {whole}: raise retention to {enough}, or ask for less"
+            f"of {whole}: {fix}, or ask for less"
         )
 
 

@@ -126,7 +126,10 @@ class InsideLLM(Compressor):
         full = [i for i in range(layers) if i not in linear]
         if linear and (not full or wanted[-1] > full[-1]):
             last = f"the last with full attention is layer {full[-1]}" if full else "none has full attention"
-            raise ValueError(f"{self.name} would rank in layer {wanted[-1]}, but of this LLM's {layers} layers {last}")
+            raise ValueError(
+                f"{self.name} would rank in layer {wanted[-1]}, but of this LLM's {layers} layers {last}: rank in an "
+                "earlier one, or use a method that drops tokens before the LLM, such as vidcom2"
+            )
         return tuple(min(i for i in full if i >= layer) if linear else layer for layer in wanted)
 
     def limit(self, keep: int, present: int) -> int:

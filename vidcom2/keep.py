@@ -12,6 +12,11 @@ SPAN = re.compile(r"(\d+(?:\.\d+)?)s-(\d+(?:\.\d+)?)s:(full|\d+(?:\.\d+)?%|\d+)"
 """A span in a text."""
 
 
+def plain(number: float) -> str:
+    """Write a number as SPAN reads it, without an exponent: runs are told apart by this text."""
+    return f"{number:.9f}".rstrip("0").rstrip(".")
+
+
 @dataclass(frozen=True)
 class Span:
     """A part of a video, and how much each frame in it keeps.
@@ -56,8 +61,9 @@ class Span:
         return self.tokens if self.share is None else max(1, round(self.share * m))
 
     def __str__(self) -> str:
-        amount = str(self.tokens) if self.share is None else "full" if self.share == 1 else f"{100 * self.share:g}%"
-        return f"{self.start:g}s-{self.end:g}s:{amount}"
+        share = "full" if self.share == 1 else f"{plain(100 * (self.share or 0))}%"
+        amount = str(self.tokens) if self.share is None else share
+        return f"{plain(self.start)}s-{plain(self.end)}s:{amount}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,10 @@ class Keep:
         Raises:
             ValueError: The text has another form, or a number is impossible.
         """
-        return cls(tuple(Span.parse(part.strip()) for part in text.split(",")))
+        parts = [part.strip() for part in text.split(",")]
+        if not all(parts):
+            raise ValueError(f"{text!r} has an empty span: write one or more, such as 12s-15s:full,20s-21s:50%")
+        return cls(tuple(map(Span.parse, parts)))
 
     def at(self, times: Sequence[float], together: int = 1) -> KeptFrames:
         """Return the budgets of one video, as the setting `budgets` takes them.

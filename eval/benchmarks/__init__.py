@@ -11,8 +11,11 @@ To add a benchmark that lmms-eval has:
 lmms-eval itself makes the prompts and scores the answers. Its other tasks run without a file here, see `AnyTask`.
 """
 
-from .any_task import PREFIX, AnyTask
+from difflib import get_close_matches
+
+from .any_task import PREFIX, AnyTask, is_file_name
 from .base import Benchmark
+from .declared import all_names, file_of, leaves
 from .egoschema import EGOSCHEMA
 from .longvideobench import LONGVIDEOBENCH, LONGVIDEOBENCH_SUBTITLES
 from .lvbench import LVBENCH
@@ -60,14 +63,27 @@ def select_tasks(names: str) -> tuple[Benchmark, tuple[str, ...]]:
         if wanted and all(name in benchmark.tasks for name in wanted):
             return benchmark, tuple(dict.fromkeys(wanted))
     ours = {name for benchmark in BENCHMARKS.values() for name in (benchmark.name, *benchmark.tasks)}
+    if not wanted:
+        raise ValueError(f"--tasks {names!r} is no benchmark: give one, such as {MVBENCH.name}; --help lists them")
+    for name in wanted:
+        if name in ours or is_file_name(name) or leaves(name):
+            continue
+        if file := file_of(name):
+            raise ValueError(f"--tasks {name} is a group without tasks that have names ({file}): name tasks")
+        raise ValueError(f"--tasks {name} is no benchmark, and no task or group of lmms-eval{_nearly(name, ours)}")
     other = None if ours & set(wanted) else AnyTask.named(wanted)
     if other is not None:
         return other, other.tasks
-    tasks = "; ".join(f"{b.name} ({', '.join(b.tasks)})" for b in BENCHMARKS.values())
     raise ValueError(
-        f"--tasks {names!r} is no benchmark, no tasks of one benchmark, and no other tasks of lmms-eval; there are "
-        f"{tasks}"
+        f"--tasks {names} is no benchmark, and not only tasks of one benchmark: run {' and '.join(wanted)} one by one"
     )
+
+
+def _nearly(name: str, ours: set[str]) -> str:
+    """Return what to do about a name that there is not: the most similar ones, if there are any."""
+    spelt = {known.lower(): known for known in sorted(ours | all_names())}
+    near = [spelt[one] for one in get_close_matches(name.lower(), spelt)]
+    return f"; did you mean {' or '.join(near)}?" if near else ": --help lists benchmarks; a task file ends in .yaml"
 
 
 def benchmark_named(name: str) -> Benchmark | None:

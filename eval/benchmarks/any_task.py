@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from .base import Benchmark, Kind
-from .declared import declaration, leaves
+from .declared import declaration, leaves, sources, task_folder
 
 PREFIX = "lmms_eval/"
 """What the name of such a benchmark begins with. It is a directory in the default --output."""
@@ -52,14 +52,16 @@ class AnyTask(Benchmark):
             None if there is no task of one of the names.
 
         Raises:
-            ValueError: A task file cannot be read, or names no task.
+            ValueError: A task file cannot be read, or names no task, or two files declare one task.
         """
         files: dict[str, Path] = {}
         for name in names:
-            found = _own(Path(name)) if name.endswith((".yaml", ".yml")) else leaves(name)
+            found = _own(Path(name)) if is_file_name(name) else leaves(name)
             if not found:
                 return None
-            files |= found
+            for task, file in found.items():
+                if files.setdefault(task, file) != file:
+                    raise ValueError(f"--tasks: {files[task]} and {file} both declare the task {task}: rename one")
         names = list(dict.fromkeys(names))
         called = "+".join(Path(name).stem for name in names)
         return (
@@ -67,6 +69,12 @@ class AnyTask(Benchmark):
             if files
             else None
         )
+
+    def own_sources(self) -> list[Path]:
+        """Return the files that the user's task files rest on. Those of lmms-eval are known by its version."""
+        folder = task_folder()
+        own = (file for file in self.files.values() if folder is None or folder not in file.parents)
+        return [path for file in own for path in sources(file)]
 
     def local(self, task: str, data: Path) -> dict[str, Any]:
         """Refuse: only a benchmark with a file here knows the layout of a local copy."""
@@ -104,6 +112,11 @@ class AnyTask(Benchmark):
     def target(self, sample: dict[str, Any]) -> str:
         """Return an answer that the task scores as right."""
         return sample[OURS]["target"]
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether --tasks means a task file by this, and not the name of a task."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def _own(file: Path) -> dict[str, Path]:

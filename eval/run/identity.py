@@ -15,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 
 import vidcom2
 
-from ..benchmarks import Benchmark
+from ..benchmarks import AnyTask, Benchmark
 from ..results.provenance import git_commit
 from ..results.settings import flat
 
@@ -79,13 +79,14 @@ def questions(benchmark: Benchmark, tasks: Sequence[str], data: Path | None) -> 
         data: Directory of the local copy, None for the hub.
 
     Returns:
-        16 hexadecimal digits. None for the hub.
+        16 hexadecimal digits. None for the hub, unless there are task files of the user's.
 
     Raises:
         FileNotFoundError: If the local copy has no questions.
     """
     if data is None:
-        return None
+        own = benchmark.own_sources() if isinstance(benchmark, AnyTask) else []
+        return _digest({f"{n}/{file.name}": file for n, file in enumerate(own)}) if own else None
     files = [
         Path(file)
         for task in tasks

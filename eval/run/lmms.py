@@ -71,7 +71,8 @@ def load_tasks(benchmark: Benchmark, names: tuple[str, ...], data: Path | None, 
             tasks[name] = _loaded(declared[name], benchmark.local(name, data) if data else None, name, model_name)
         except Exception as error:  # datasets raises many kinds, and lmms-eval's retries wrap them
             more = "--data takes a local copy" if data is None else f"{PROGRAM} doctor, with that --data, says more"
-            more = "HF_HOME is where lmms-eval looks" if isinstance(benchmark, AnyTask) else more
+            if isinstance(benchmark, AnyTask):
+                more = f"{benchmark.files[name]} declares them, and lmms-eval looks for data below HF_HOME"
             raise NoQuestions(f"{name}: no questions from {data or 'the hub'} ({root_cause(error)}); {more}") from error
     for name, task in tasks.items():
         if data is not None:
@@ -152,7 +153,7 @@ def root_cause(error: BaseException) -> str:
     """Return the first of the exceptions that led to this one, as text."""
     while error.__cause__:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _local_visual(benchmark: Benchmark, name: str, data: Path) -> Callable[..., list[str]]:

@@ -71,11 +71,12 @@ class Questions:
     notes: tuple[str, ...] = ()
 
 
-def refuse(problems: Sequence[Problem]) -> None:
+def refuse(problems: Sequence[Problem], local: bool = True) -> None:
     """Refuse to run if there are problems.
 
     Args:
         problems: All problems.
+        local: Whether the questions are those of --data, which the doctor can look into.
 
     Raises:
         NoQuestions: If there are any, with a line for each of the first LISTED.
@@ -84,7 +85,9 @@ def refuse(problems: Sequence[Problem]) -> None:
         lines = [str(problem) for problem in problems[:LISTED]]
         if len(problems) > LISTED:
             lines.append(f"and {len(problems) - LISTED} more")
-        raise NoQuestions("\n".join([*lines, f"{PROGRAM} doctor, with that --data, says more"]))
+        if local:
+            lines.append(f"{PROGRAM} doctor, with that --data, says more")
+        raise NoQuestions("\n".join(lines))
 
 
 # ---- files
@@ -300,7 +303,7 @@ def require_scorable(benchmark: Benchmark, tasks: Mapping[str, Any], data: Path 
         check_questions(benchmark, task, name, ", ".join(files_of(benchmark, name, data)) if data else "the hub")
         for name, task in tasks.items()
     ]
-    refuse([problem for one in checked for problem in one.problems])
+    refuse([problem for one in checked for problem in one.problems], local=data is not None)
     return [doubt for one in checked for doubt in one.doubts]
 
 

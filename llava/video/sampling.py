@@ -146,7 +146,9 @@ class FrameSampling:
         if self.fps is not None:
             stride = round(avg_fps / self.fps)
             if stride == 0 and self.min_frames is None:
-                raise ValueError(f"avg_fps {avg_fps:g} is too low to take {self.fps:g} frames per second")
+                raise ValueError(
+                    f"avg_fps {avg_fps:g} is too low to take {self.fps:g} frames per second: lower fps, or give a min"
+                )
             strided = range(0, total_frames, max(1, stride))
             if len(strided) < (self.min_frames or 0):
                 count = self.min_frames or 0

@@ -139,6 +139,7 @@ def test_arrays_and_tensors_are_budgets_too():
          r" own; 6 in 6 others, which keep at least 1 each\), and retention=0.25 keeps 40 of 160: raise .* to 0.2875"),
         ({"min_per_frame": 6}, r"48 tokens .* \(48 in 8 frames, which keep at least 6 each\).*raise retention to 0.3"),
         ({"min_per_frame": 21}, "min_per_frame=21, and a frame of this video has 20 tokens"),
+        ({"mask": torch.ones(T, M, dtype=torch.bool)}, r"keeps 40 of 160: compress nothing \(retention=1\), or ask"),
         ({"budgets": (1, None)}, "budgets has 2 entries, and this video has 8 frames"),
         ({"budgets": lambda t, m: [m]}, "budgets has 1 entries, and this video has 8 frames"),
         ({"budgets": named(f3=21)}, "budgets asks 21 tokens of frame 3, which has 20"),
@@ -161,6 +162,9 @@ def test_what_a_video_cannot_keep_is_an_error(settings, said):
         (lambda: VidCom2(budgets=(1.5, None)), "1.5 for frame 0"),
         (lambda: VidCom2(budgets=(True,)), "True for frame 0"),
         (lambda: VidCom2(budgets=(None, -1)), "-1 for frame 1"),
+        (lambda: VidCom2(budgets=torch.ones(8, 196)), r"^budgets is of shape \[8, 196\]; it must be \[T\]"),
+        (lambda: VidCom2(budgets=[[1] * 196] * 8), r"^budgets has \[1, 1, 1, 1, 1, 1, \.\.\.\] for frame 0"),
+        (lambda: VidCom2(budgets=[None] * 64), r"^budgets=\[None, None, None, None, None, None, \.\.\.\] names"),
         (lambda: VidCom2(budgets="full"), "budgets='full' must be one entry per frame"),
         (lambda: VidCom2(min_per_frame=0), "min_per_frame=0 must be at least 1"),
         (lambda: VidCom2(min_per_frame=1.5), "min_per_frame=1.5 must be a whole number"),
@@ -250,6 +254,8 @@ def test_without_a_say_nothing_is_recorded():
         ("12s-15s:full", "12s-15s:full"),
         ("0.5s-1.50s:50%, 3s-3s:20", "0.5s-1.5s:50%,3s-3s:20"),
         ("1s-2s:100%", "1s-2s:full"),
+        ("12345.678s-1234567s:33.3%", "12345.678s-1234567s:33.3%"),
+        ("0.00001s-10000000s:7%", "0.00001s-10000000s:7%"),
     ],
 )
 def test_spans_are_read_and_written(text, written):
@@ -262,14 +268,14 @@ def test_spans_are_read_and_written(text, written):
     ("text", "said"),
     [
         ("12-15:full", "is no span"),
-        ("", "is no span"),
+        ("", "has an empty span"),
         ("12s-15s", "is no span"),
         ("12s-15s:all", "is no span"),
         ("15s-12s:full", "ends before it begins"),
         ("1s-2s:0", "keeps 0 of a frame"),
         ("1s-2s:0%", "keeps 0% of a frame"),
         ("1s-2s:101%", "keeps 101% of a frame"),
-        ("1s-2s:full,", "is no span"),
+        ("1s-2s:full,", "'1s-2s:full,' has an empty span"),
     ],
 )
 def test_wrong_spans(text, said):

@@ -165,7 +165,10 @@ def test_stages_rank_in_layers_with_full_attention(layers, spec, retention):
         (lambda: FastV(0.2, k=5).check(24, linear_of(24)), r"floor is 0\.333.*; fastv@0.2:k=4 can"),
         (lambda: FastV(0.1).check(24, linear_of(24)), "even k=4 would be too many"),
         (lambda: FastV(0.9, k=24).check(24, linear_of(24)), "k=24"),
-        (lambda: FastV(0.9, k=6).check(7, linear_of(7)), "layer 5, but .* the last with full attention is layer 3"),
+        (
+            lambda: FastV(0.9, k=6).check(7, linear_of(7)),
+            "layer 5, but .* the last with full attention is layer 3: rank in an earlier one",
+        ),
         (lambda: PDrop(0.2).check(24, linear_of(24)), r"floor is 0\.292.*layers=\(3, 7, 15\)"),
         (lambda: PDrop(0.1).check(24, linear_of(24)), "no stage can be before layer 3"),
         (lambda: PDrop(0.5, layers=(4, 6, 9)).check(24, linear_of(24)), r"layers=\(4, 6, 9\).*\(7, 7, 11\)"),

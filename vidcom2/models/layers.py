@@ -33,6 +33,9 @@ from vidcom2.models.prompts import Prompt
 from vidcom2.models.visual import Visual
 from vidcom2.models.wrap import wrap
 
+INSTEAD = "Use a method that drops tokens before the LLM, such as vidcom2"
+"""What an error advises where a model cannot lose tokens between its layers."""
+
 
 class LayerHooks(Uncopied):
     """A method on one language model. Several threads may call the model.
@@ -90,11 +93,12 @@ class LayerHooks(Uncopied):
         if any(kind in names.INDEXED for kind in kinds):
             raise ValueError(
                 f"{method.name} cannot drop tokens inside {type(self.lm).__name__}: its layers with indexed attention "
-                "share one list of positions, and choose the tokens they attend to. Use a method that drops tokens "
-                "before the LLM, such as vidcom2"
+                f"share one list of positions, and choose the tokens they attend to. {INSTEAD}"
             )
         if stages and "sliding_attention" in kinds[stages[0].cut :]:
-            raise ValueError(f"{method.name} cannot shorten {type(self.lm).__name__}'s layers with a sliding window")
+            raise ValueError(
+                f"{method.name} cannot shorten {type(self.lm).__name__}'s layers with a sliding window. {INSTEAD}"
+            )
 
     def remove(self) -> None:
         """Take everything off the language model."""

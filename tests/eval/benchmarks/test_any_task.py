@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from eval.benchmarks import AnyTask, benchmark_named, select_tasks
-from eval.benchmarks.declared import declaration, leaves, task_folder
+from eval.benchmarks.declared import all_names, declaration, leaves, task_folder
 from eval.cli import main
 from eval.reports.compare import compare
 from eval.results.load import load_run
+from eval.run.identity import questions
 from eval.run.lmms import GuessesAlone, load_tasks
 from eval.run.questions import NoQuestions, require_scorable
 from tests.eval.benchmarks.copies import Asked, longvideobench_val_i, source
@@ -341,6 +342,7 @@ def test_what_cannot_run_is_refused_with_one_reason(score, changes, why, offline
     with pytest.raises(NoQuestions, match=why) as refused:
         require_scorable(benchmark, load_tasks(benchmark, names, None, "llava_onevision"), None)
     assert str(refused.value).count("\n") <= 10
+    assert "--data" not in str(refused.value)  # there is none for the doctor to look into
 
 
 def test_pictures_among_subtitles_are_no_video(offline, hub, made):
@@ -364,6 +366,8 @@ def test_pictures_among_subtitles_are_no_video(offline, hub, made):
         ("a: 1\n", "declares no task"),
         ("- 1\n", "is no task file of lmms-eval"),
         ("a: [\n", "is no YAML file"),
+        ("include: none.yaml\ntask: x\n", r"none\.yaml, which .*x\.yaml includes, cannot be read \(No such file"),
+        ("include: x.yaml\ntask: x\n", r"x\.yaml includes itself \(x\.yaml -> x\.yaml\)"),
     ],
 )
 def test_files_that_are_no_task_files(content, why, tmp_path):
@@ -372,6 +376,36 @@ def test_files_that_are_no_task_files(content, why, tmp_path):
         file.write_text(content)
     with pytest.raises(ValueError, match=why):
         select_tasks(str(file))
+
+
+@pytest.mark.parametrize("changed", ["utils.py", "base.yaml", "mine.yaml", "questions.json"])
+def test_a_task_file_and_what_it_rests_on_is_part_of_a_run(changed, own):
+    """A finished run is not shown for another scorer or other questions."""
+    write(own, "base", "letters", dataset_kwargs=f"{{data_files: {{test: {own / 'questions.json'}}}}}")
+    file = own / "mine.yaml"
+    file.write_text("include: base.yaml\ntask: mine\n")
+    before = questions(*select_tasks(str(file)), None)
+    assert before is not None
+    assert questions(*select_tasks(str(file)), None) == before
+    with (own / changed).open("a") as opened:
+        opened.write("\n")
+    assert questions(*select_tasks(str(file)), None) != before
+    assert questions(*select_tasks(TASK), None) is None
+
+
+def test_two_files_of_one_task(own):
+    """Neither of them is left out without a word."""
+    first = write(own, "one", "letters")
+    second = first.rename(own / "first.yaml"), write(own, "one", "long")
+    with pytest.raises(ValueError, match=r"first\.yaml and .*one\.yaml both declare the task one: rename one"):
+        select_tasks(",".join(map(str, second)))
+
+
+def test_a_task_file_that_lmms_eval_cannot_read_is_named(offline, own):
+    file = write(own, "other", "letters", doc_to_text="!function utils.missing")
+    benchmark, names = select_tasks(str(file))
+    with pytest.raises(NoQuestions, match=r"has no attribute 'missing'\); .*other\.yaml declares them"):
+        load_tasks(benchmark, names, None, "llava_onevision")
 
 
 def test_a_local_copy_needs_a_layout(onevision, tmp_path, capsys):
@@ -398,6 +432,12 @@ def test_names_are_lmms_evals():
         said = yaml.safe_load(Path(index[group]["yaml_path"]).read_text(encoding="utf-8"))["task"]
         assert list(members) == ([said] if isinstance(said, str) else said)
     assert leaves("no_such_task") == {}
+    there_are = {name for name, task in index.items() if task["type"] in ("task", "group")}
+    # vstar_bench, of pictures, has its name from a file that it includes
+    assert there_are - {"vstar_bench"} <= all_names() <= set(index)
+    for name in ("cuva_test", "coco2014_cap_test", "step2_audio_paralinguistic_speed"):  # spelt `task : ` and so on
+        assert leaves(name) == {name: Path(index[name]["yaml_path"])}
+    assert list(leaves("cuva")) == ["cuva_test"]  # `group : cuva`
 
 
 def test_the_name_of_several_tasks_is_a_directory():

@@ -100,9 +100,26 @@ def test_select_tasks():
         "mvbench_state_change",
         "mvbench_action_count",
     )
-    for wrong in ("", "mvbench_action_count,other", "mvbench,mvbench_action_count"):
-        with pytest.raises(ValueError, match="no benchmark"):
-            select_tasks(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("", "'' is no benchmark: give one, such as mvbench"),
+        (",", "',' is no benchmark"),
+        ("mvbench_action_count,an other", "--tasks an other is no benchmark, and no task .*--help lists benchmarks"),
+        ("mvbnch", "--tasks mvbnch is no benchmark.*did you mean mvbench or"),
+        ("mmlu_generative", r"--tasks mmlu_generative is a group without tasks that have names .*yaml\): name tasks"),
+        ("MVBench", "did you mean mvbench or"),
+        ("lvbench,worldsens", "--tasks worldsens is no benchmark.*did you mean worldsense"),
+        ("mvbench,mvbench_action_count", "run mvbench and mvbench_action_count one by one"),
+        ("mvbench,x.yaml", r"run mvbench and x\.yaml one by one"),
+    ],
+)
+def test_wrong_tasks_are_one_short_line(wrong, said):
+    with pytest.raises(ValueError, match=said) as error:
+        select_tasks(wrong)
+    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(
