@@ -112,7 +112,7 @@ def greedy(model: Any, prompt: Prompt, pixels: list[Tensor], compressor: Compres
 
 
 @pytest.mark.skipif(
-    Version(hf.__version__) >= Version("5.24"), reason="generate() names the cache anew: this code answers without it"
+    Version(hf.__version__) >= Version("5.24"), reason="generate() gives the cache as `cache`, which this code ignores"
 )
 @pytest.mark.parametrize("positions", ["original", "repack"])
 def test_answers_equal_the_reference(model, described, positions):
