@@ -36,7 +36,8 @@ SYSTEM = """
 {{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{%- endif %}"""
 """Qwen2-VL's and Qwen2.5-VL's templates add it, Qwen3-VL's does not."""
 THINK = """
-{%- if add_generation_prompt %}{{ '<think>\n\n</think>\n\n' if enable_thinking is false else '<think>\n' }}{%- endif %}"""
+{%- if add_generation_prompt %}
+{{- '<think>\n\n</think>\n\n' if enable_thinking is false else '<think>\n' }}{%- endif %}"""
 """Qwen3.5's template ends with it."""
 
 
