@@ -35,6 +35,10 @@ SYSTEM = """
 {%- if loop.first and message.role != 'system' %}
 {{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{%- endif %}"""
 """Qwen2-VL's and Qwen2.5-VL's templates add it, Qwen3-VL's does not."""
+THINK = """
+{%- if add_generation_prompt %}
+{{- '<think>\n\n</think>\n\n' if enable_thinking is false else '<think>\n' }}{%- endif %}"""
+"""Qwen3.5's template ends with it."""
 
 
 WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 96, "head_dim": 32}
@@ -88,7 +92,8 @@ def _write_processor(path: Path, kind: str) -> None:
         pad_token="<|endoftext|>",
     ).save_pretrained(path)
     system = "" if "qwen3" in kind else SYSTEM
-    _write_json(path / "chat_template.json", {"chat_template": CHAT.replace("SYSTEM", system)})
+    think = THINK if kind.startswith("qwen3_5") else ""
+    _write_json(path / "chat_template.json", {"chat_template": CHAT.replace("SYSTEM", system) + think})
 
     common = {"temporal_patch_size": 2, "merge_size": 2}
     if "qwen3" in kind:

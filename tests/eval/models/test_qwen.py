@@ -118,6 +118,7 @@ def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks)
             answers.append(answer)
             match = next(i for i, (call, _) in enumerate(calls) if same(ours[-1][0], call))
             assert texts[match] == answer.prompt
+            assert answer.prompt.endswith("<think>\n\n</think>\n\n") == kind.startswith("qwen3_5")
             assert torch.equal(ours[-1][1], calls[match][1])
             # T frame pairs of M tokens, by the grid the model got.
             t, h, w = ours[-1][0]["video_grid_thw"][0].tolist()
