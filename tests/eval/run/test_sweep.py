@@ -195,7 +195,7 @@ PROCESSES = {
 def test_a_killed_run_goes_on_where_it_was(processes, onevision, mvbench, tasks, tmp_path):
     """SIGKILL to the whole process group in the midst of a real run, which is then started again."""
     flags = ["--tasks", tasks, "--model", str(onevision), "--data", str(mvbench), "--compressors", "none,vidcom2@0.15"]
-    command = [sys.executable, *PROCESSES[processes], "--device", "cpu", *flags]
+    command = [sys.executable, *PROCESSES[processes], "--device", "cpu", "--workers", "0", *flags]
     output = tmp_path / "killed"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--output", str(output)], env=environment, start_new_session=True)
@@ -229,7 +229,7 @@ def test_a_killed_run_goes_on_where_it_was(processes, onevision, mvbench, tasks,
 def test_a_process_that_dies_costs_nothing_but_itself(onevision, mvbench, tasks, tmp_path):
     """SIGSEGV to a process that answers, in the midst of a real run with two of them."""
     flags = ["--tasks", tasks, "--model", str(onevision), "--data", str(mvbench), "--compressors", "none,vidcom2@0.15"]
-    command = [sys.executable, "-m", "eval", "sweep", "--device", "cpu", "--num-gpus", "2", *flags]
+    command = [sys.executable, "-m", "eval", "sweep", "--device", "cpu", "--workers", "0", "--num-gpus", "2", *flags]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     output = tmp_path / "hurt"
     process = subprocess.Popen([*command, "--output", str(output)], env=environment, stderr=subprocess.PIPE, text=True)
