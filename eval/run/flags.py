@@ -125,7 +125,7 @@ def add_keep(group: argparse._ArgumentGroup) -> None:
         metavar="SPAN,...",
         action="append",
         help="seconds of the video whose frames keep a number of tokens that you say: 12s-15s:full, 12s-15s:50%% or "
-        "12s-15s:20 (tokens per frame); the other frames share the rest of the retention",
+        "12s-15s:20 (tokens per frame); the other frames share the rest of the retention (default: none)",
     )
 
 

@@ -329,8 +329,8 @@ def assert_records(attachment: Attachment, call: Call, method: InsideLLM, expect
         assert abs(sum(counts) / LAYERS - method.retention * len(columns)) <= frames
 
 
-WITH_FCA = ("padded", "two", "image")
-"""Cases that run with frame adjustment by default. The other two add only what they test without it."""
+WITH_FCA = ("padded",)
+"""Cases that run with frame adjustment by default. The others add only what they test without it."""
 over_cases = pytest.mark.parametrize(
     ("case", "fca"),
     [pytest.param(case, None, id=case) for case in CASES]

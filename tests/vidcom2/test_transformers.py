@@ -100,7 +100,7 @@ def test_answers_equal_the_reference(kind, attention, case):
 
 
 @over_matrix
-@over_attention
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def test_everything_kept_is_the_model_as_it_was(kind, attention, case):
     """Bit for bit; and it is what the reference says when nothing is dropped, so the reference can be trusted."""
     model, rows = model_of(kind, attention), rows_of(kind, case)
@@ -231,7 +231,7 @@ def test_beams(kind, use_cache):
     assert_close(out.sequences_scores, torch.tensor([score / STEPS for _, score in expected]))
 
 
-@over_three
+@pytest.mark.parametrize("kind", ["qwen3_vl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in THREE[:2])])
 def test_compiled_decoding_stays_one_graph(kind):
     """With a cache of fixed size, generate() compiles the steps after the prompt; our hooks must not break them up."""
     model, rows = tiny(kind, seed=5), rows_of(kind, "padded")

@@ -77,7 +77,9 @@ def wrapper_of(kind: str, settings: str) -> Any:
     return made.create_from_arg_string(settings, {"batch_size": "1", "device": "cpu"})
 
 
-@pytest.mark.parametrize("compressor", [Dense(), VidCom2(0.25)], ids=["dense", "compressed"])
+@pytest.mark.parametrize(
+    "compressor", [pytest.param(Dense(), marks=pytest.mark.slow), VidCom2(0.25)], ids=["dense", "compressed"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks):
     from lmms_eval.api.task import ConfigurableMessagesTask

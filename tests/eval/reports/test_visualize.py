@@ -85,7 +85,11 @@ def frames_and_grid(engine, seen) -> tuple[int, tuple[int, int]]:
     return len(pooled), (int(pooled.shape[1] ** 0.5),) * 2
 
 
-@over_engines
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(kind, marks=[] if kind in ("onevision", "qwen3_vl") else pytest.mark.slow) for kind in KINDS],
+    indirect=True,
+)
 @pytest.mark.parametrize("name", sorted(name for name in METHODS if METHODS[name].drops))
 def test_every_method_on_every_kind_of_model(name, engine, video):
     # Inside the LLM, less cannot be reached on two layers.

@@ -68,7 +68,9 @@ def told(answer: Answer | Unanswerable) -> Any:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("video", "qwen2_5_vl") else []) for kind in KINDS]
+)
 def test_a_batch_answers_as_one_by_one(kind, spec, engine_of, videos):
     engine, method = engine_of(kind), compressor(spec)
     alone = [

@@ -44,7 +44,9 @@ SLOW = [pytest.param("qwen2_5_vl", marks=pytest.mark.slow)]
 """Its engine is Qwen2-VL's, its video processor Qwen3-VL's, and these are tried in any case."""
 
 
-@pytest.mark.parametrize("kind", ["onevision", "llava_video", "qwen2_vl", *SLOW, "qwen3_vl"])
+@pytest.mark.parametrize(
+    "kind", ["onevision", "llava_video", "qwen2_vl", *SLOW, pytest.param("qwen3_vl", marks=pytest.mark.slow)]
+)
 def test_one_pass_equals_separate_runs(kind, request, mvbench, tasks, tmp_path):
     model = make_qwen(tmp_path, kind) if kind in QWEN_PROTOCOLS else request.getfixturevalue(kind)
     flags = ("--tasks", tasks, "--model", model, "--data", mvbench, "--limit", 2)

@@ -610,7 +610,7 @@ def test_on_a_gpu(clip, tmp_path):
         (("--frames", "16,x"), "--frames '16,x' must be different positive numbers"),
         (("--frames", "16,16"), "must be different"),
         (("--frames", "0"), "positive"),
-        (("--frames", "7", "--random-weights", "qwen2-vl-7b"), "--frames 7: .* an even N"),
+        (("--frames", "7", "--random-weights", "qwen2-vl-7b"), "--frames 7: .* even numbers of frames"),
         (("--frames", "16", "--table4"), "--frames 16 with --table4: that is at 32 frames"),
         (("--attn", "sdpa,fast"), "'fast' is not supported; use eager, sdpa"),
         (("--rounds", "1"), "--rounds 1 must be at least 2"),
