@@ -274,6 +274,13 @@ def first_existing(data: Path, *places: str) -> Path:
     return next((path for path in paths if path.exists()), paths[0])
 
 
+def with_subtitles(task: Any, data: Path | None) -> Any:
+    """Return a Video-MME task of lmms-eval whose prompt looks for subtitles in the local copy, if there is one."""
+    if data is not None:
+        set_names(task.config.doc_to_text, base_cache_dir=str(data.absolute()), cache_name="")
+    return task
+
+
 def set_names(function: Any, **values: Any) -> None:
     """Set global names of the module of a function of lmms-eval's.
 

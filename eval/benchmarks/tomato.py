@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -63,7 +64,7 @@ class TOMATO(Benchmark):
 
     def target(self, sample: dict[str, Any]) -> str:
         """Return the letter of the right option, which the benchmark numbers from 0."""
-        return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[sample["doc"]["answer"]]
+        return string.ascii_uppercase[sample["doc"]["answer"]]
 
 
 TOMATO_BENCH = TOMATO()

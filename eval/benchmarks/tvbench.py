@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -82,7 +83,7 @@ class TVBench(Benchmark):
 
     def target(self, sample: dict[str, Any]) -> str:
         """Return the letter of the candidate that is the answer."""
-        return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[sample["doc"]["candidates"].index(sample["doc"]["answer"])]
+        return string.ascii_uppercase[sample["doc"]["candidates"].index(sample["doc"]["answer"])]
 
 
 TVBENCH = TVBench()

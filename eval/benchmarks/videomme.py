@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from .base import Benchmark, Kind, existing_video, local_questions, set_names
+from .base import Benchmark, Kind, existing_video, local_questions, with_subtitles
 
 LEGACY_PHRASES = (
     "The best answer is",
@@ -97,9 +97,7 @@ class VideoMMESubtitles(VideoMME):
 
     def adjusted(self, name: str, task: Any, data: Path | None) -> Any:
         """Let the prompt look for subtitles in the local copy."""
-        if data is not None:
-            set_names(task.config.doc_to_text, base_cache_dir=str(data.absolute()), cache_name="")
-        return task
+        return with_subtitles(task, data)
 
 
 VIDEOMME = VideoMME()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from .base import Benchmark, Kind, first_existing, local_questions, set_names
+from .base import Benchmark, Kind, first_existing, local_questions, with_subtitles
 
 
 class VideoMMEv2(Benchmark):
@@ -69,9 +69,7 @@ class VideoMMEv2Subtitles(VideoMMEv2):
 
     def adjusted(self, name: str, task: Any, data: Path | None) -> Any:
         """Let the prompt look for subtitles in the local copy."""
-        if data is not None:
-            set_names(task.config.doc_to_text, base_cache_dir=str(data.absolute()), cache_name="")
-        return task
+        return with_subtitles(task, data)
 
 
 VIDEOMME_V2 = VideoMMEv2()

@@ -10,13 +10,7 @@ import transformers
 
 from llava.mm_utils import get_model_name_from_path
 from llava.model.checkpoint import checkpoint_config
-from vidcom2.models.names import untested
-
-
-def _minor(version: str) -> tuple[int, int]:
-    """Return the major and minor number of a version of transformers."""
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
+from vidcom2.models.names import minor_release, untested
 
 
 @dataclass(frozen=True)
@@ -38,8 +32,10 @@ class Fault:
     @property
     def installed(self) -> bool:
         """Whether the installed release has it."""
-        installed = _minor(transformers.__version__)
-        return _minor(self.first) <= installed and (self.mended is None or installed < _minor(self.mended))
+        installed = minor_release(transformers.__version__)
+        return minor_release(self.first) <= installed and (
+            self.mended is None or installed < minor_release(self.mended)
+        )
 
     def __str__(self) -> str:
         cure = "No later release is known to mend it" if self.mended is None else f"Install {self.mended} or later"

@@ -201,26 +201,28 @@ class VllmEngine(EngineBase):
         self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """See `Engine.answer_all`."""
-        key = [Seen.key(question, generation) for _, question in asked]
-        for (seen, question), name in zip(asked, key, strict=True):
-            if name not in seen.begun:
-                self.begin(seen, question, generation, compressor)
-        begun = [seen.begun[name] for (seen, _), name in zip(asked, key, strict=True)]
+        begun = [self._taken(seen, question, generation, compressor) for seen, question in asked]
         waiting = {one.request for one in begun if isinstance(one, Begun)}
         while lacking := waiting - self._done.keys():
             if not self.llm.llm_engine.has_unfinished_requests():
                 raise RuntimeError(f"vLLM has ended without answers to its requests {', '.join(sorted(lacking))}")
             self._step()
         seconds, self._seconds = self._seconds / len(asked), 0.0
-        outputs = {request: self._done.pop(request) for request in waiting}
-        for (seen, _), name in zip(asked, key, strict=True):
-            seen.begun.pop(name, None)
         return [
-            self._answer(seen.read, one.prompt, outputs[one.request], generation, seconds)
+            self._answer(seen.read, one.prompt, self._done.pop(one.request), generation, seconds)
             if isinstance(one, Begun)
             else one
             for (seen, _), one in zip(asked, begun, strict=True)
         ]
+
+    def _taken(
+        self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor
+    ) -> Begun | Unanswerable:
+        """Take a question that was announced off its video, or hand it to vLLM now."""
+        key = Seen.key(question, generation)
+        if key not in seen.begun:
+            self.begin(seen, question, generation, compressor)
+        return seen.begun.pop(key)
 
     def _begun(self, read: Any, question: str, sampling: Any) -> Begun | Unanswerable:
         """Hand a question to vLLM, or return why it has no answer."""

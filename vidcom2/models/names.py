@@ -62,12 +62,17 @@ def _dotted(release: tuple[int, int]) -> str:
     return ".".join(map(str, release))
 
 
+def minor_release(version: str) -> tuple[int, int]:
+    """Return the major and minor number of a version of transformers, such as (5, 23) for "5.23.0"."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
 def untested() -> str | None:
     """Return a warning if the tests did not pass on the installed release of transformers; None if they did."""
     import transformers
 
-    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
-    if TESTED[0] <= (major, minor) <= TESTED[1]:
+    if TESTED[0] <= minor_release(transformers.__version__) <= TESTED[1]:
         return None
     return (
         f"vidcom2 is not tested with transformers {transformers.__version__}, but with {tested()}: answers may be "

@@ -1,4 +1,4 @@
-"""The family of transformers' own VideoLLMs: Qwen2-VL and newer, Qwen-Omni, LLaVA and InternVL.
+"""transformers' own VideoLLMs, which `LAYOUTS` lists: Qwen2-VL to Qwen3.5, LLaVA-OneVision, InternVL, Gemma 4 and more.
 
 These models have an outer part (`model.model`) that encodes the videos and puts their features among the text's
 embeddings. Inside it is the language model (`model.model.language_model`). In older releases the outer part may be the

@@ -5,26 +5,20 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch
 import transformers as hf
 
+from tests.vidcom2.kinds.qwen3_vl_moe import visual
 from tests.vidcom2.rows import (
     END,
     HIDDEN,
     IMAGE,
-    MERGE,
-    PATCH,
     QWEN_TOWER,
     ROPE,
     START,
     TEXT,
     VIDEO,
     VOCAB,
-    WORDS,
     Kind,
-    Row,
-    Visual,
-    pixels,
 )
 
 INTERVAL = 2
@@ -58,22 +52,6 @@ def config(kind: str, layers: int) -> Any:
         own |= {"eos_token_id": EOS}
         return hf.Qwen4ExpConfig(text_config=own, vision_config=vision, **tokens)
     return hf.Qwen3_5MoeConfig(text_config=own, vision_config=vision, **tokens)
-
-
-def visual(kind: str, modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> Row:
-    """Each frame of a video has its time stamp and its own start and end."""
-    if modality == "video":
-        ids = [START]
-        for _ in range(frames):
-            ids += [*torch.randint(1, WORDS, (3,), generator=generator).tolist(), START, *[VIDEO] * (h * w), END]
-        ids.append(END)
-    else:
-        ids = [START, *[IMAGE] * (h * w), END]
-    at = tuple(i for i, token in enumerate(ids) if token == (VIDEO if modality == "video" else IMAGE))
-    patches = pixels(frames, h * w * MERGE**2, 3 * 2 * PATCH**2, generator=generator).flatten(0, 1)
-    values = "pixel_values_videos" if modality == "video" else "pixel_values"
-    media = {values: patches, f"{modality}_grid_thw": torch.tensor([[frames, MERGE * h, MERGE * w]])}
-    return Row(kind, ids, [Visual(modality, frames, h * w, at)], media)
 
 
 def _kind(name: str, model: str, **settings: Any) -> Kind:

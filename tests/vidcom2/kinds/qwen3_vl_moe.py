@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ def config(layers: int) -> Any:
     return hf.Qwen3VLMoeConfig(text_config=own, vision_config=vision, **tokens)
 
 
-def visual(modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> Row:
-    """Each frame of a video has its time stamp and its own start and end."""
+def visual(kind: str, modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> Row:
+    """Each frame of a video has its time stamp and its own start and end, in Qwen3.5 as well."""
     if modality == "video":
         ids = [START]
         for _ in range(frames):
@@ -50,7 +51,8 @@ def visual(modality: str, frames: int, h: int, w: int, generator: torch.Generato
     patches = pixels(frames, h * w * MERGE**2, 3 * 2 * PATCH**2, generator=generator).flatten(0, 1)
     values = "pixel_values_videos" if modality == "video" else "pixel_values"
     media = {values: patches, f"{modality}_grid_thw": torch.tensor([[frames, MERGE * h, MERGE * w]])}
-    return Row("qwen3_vl_moe", ids, [Visual(modality, frames, h * w, at)], media)
+    return Row(kind, ids, [Visual(modality, frames, h * w, at)], media)
 
 
-KIND = Kind("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", config, visual, typed=True)
+NAME = "qwen3_vl_moe"
+KIND = Kind(NAME, "Qwen3VLMoeForConditionalGeneration", config, functools.partial(visual, NAME), typed=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vidcom2.models.layouts.layout import split_runs
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def numbered_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Te
     tokens, tile = ids.tolist(), _tile(outer)
     groups: list[tuple[list[int], list[Tensor]]] = []  # the token ids before the first run, and the runs
     numbering, unclear, end, after_tile = None, False, 0, False
-    for run in _runs(columns):
+    for run in split_runs(columns):
         text, end = tokens[end : int(run[0])], int(run[-1]) + 1
         if len(run) != tile:
             after_tile = False
@@ -109,14 +111,9 @@ def one_video(outer: Any, called: dict[str, Any], ids: Tensor, columns: Tensor) 
     Raises:
         ValueError: If an image has several tiles.
     """
-    if any(len(run) != _tile(outer) for run in _runs(columns)):
+    if any(len(run) != _tile(outer) for run in split_runs(columns)):
         raise ValueError("a prompt has an image of several tiles, which is no frame of a video")
     yield columns
-
-
-def _runs(columns: Tensor) -> Sequence[Tensor]:
-    """The columns of each run of neighbouring placeholders."""
-    return columns.tensor_split((columns.diff() > 1).nonzero()[:, 0].cpu() + 1)
 
 
 def _tile(outer: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,6 +78,11 @@ class Layout:
     lengths: Callable[[Any, dict[str, Any]], list[int]] | None = None
     finish: Callable[[Any, dict[str, Any], dict[str, Any], Moved, int], None] | None = None
     positions: Literal["repack", "original"] = "original"
+
+
+def split_runs(columns: Tensor) -> Sequence[Tensor]:
+    """Split ascending columns, int64 [n], into runs of neighbours."""
+    return columns.tensor_split((columns.diff() > 1).nonzero()[:, 0].cpu() + 1)
 
 
 def framed_videos(layout: Layout, outer: Any, called: dict[str, Any], positions: Tensor) -> Iterator[FramedVideo]:

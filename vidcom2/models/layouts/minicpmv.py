@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidcom2.models.layouts.layout import Layout
+from vidcom2.models.layouts.layout import Layout, split_runs
 from vidcom2.models.layouts.qwen import runs
 
 
@@ -28,7 +28,7 @@ def adjacent_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Te
     Raises:
         ValueError: If frames are cut into slices, or if the frames of a video differ in size.
     """
-    frames = columns.tensor_split((columns.diff() > 1).nonzero()[:, 0].cpu() + 1)
+    frames = split_runs(columns)
     opening = ids[frames[0][0] - 1]  # the first run is a whole frame, also where its slices follow
     videos: list[list[Tensor]] = []
     for frame in frames:

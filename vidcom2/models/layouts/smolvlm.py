@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidcom2.models.layouts.layout import Layout
+from vidcom2.models.layouts.layout import Layout, split_runs
 from vidcom2.models.layouts.qwen import runs
 
 STAMP = 8
@@ -27,7 +27,7 @@ def stamped_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Ten
         RuntimeWarning: The prompt has several images and no video.
     """
     tokens = ids.tolist()
-    images = columns.tensor_split((columns.diff() > 1).nonzero()[:, 0].cpu() + 1)
+    images = split_runs(columns)
     videos: list[list[Tensor]] = []
     end, in_video, text = 0, False, None
     for image in images:

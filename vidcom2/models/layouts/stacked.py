@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vidcom2.models.layouts.layout import Layout, Video
+from vidcom2.models.layouts.layout import Layout, Video, split_runs
 
 
 def stacked_videos(outer: Any, called: dict[str, Any], ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
@@ -24,7 +24,7 @@ def stacked_videos(outer: Any, called: dict[str, Any], ids: Tensor, columns: Ten
         total = int((called["input_ids"] == outer.config.video_token_id).sum())
         yield from columns.split(total // len(pixels))
         return
-    runs = columns.tensor_split((columns.diff() > 1).nonzero()[:, 0].cpu() + 1)
+    runs = split_runs(columns)
     if len({len(run) for run in runs}) > 1:
         raise ValueError(
             f"the runs of video tokens in a prompt are {[len(run) for run in runs]} long, but all videos of "
