@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -76,6 +77,7 @@ class Compressor:
         flash_attention: Whether the LLM can run flash or SDPA attention under the method.
         merges: Whether kept tokens may be means of several.
         drops: Whether the method removes tokens at all. Only `Dense` does not.
+        uses_grid: Whether the method looks at where in its frame a token is. It then has `_select_grid`, not `_select`.
         reachable: Which retention the method really gives, in words, for docs/methods.md.
     """
 
@@ -94,6 +96,7 @@ class Compressor:
     flash_attention: ClassVar[bool] = True
     merges: ClassVar[bool] = False
     drops: ClassVar[bool] = True
+    uses_grid: ClassVar[bool] = False
     reachable: ClassVar[str] = "any"
 
     def __init_subclass__(cls) -> None:
@@ -110,29 +113,50 @@ class Compressor:
         check_choice(self, "positions", (None, "repack", "original"))
         check_choice(self, "newlines", ("released", "rows"))
 
-    def select(self, x: Tensor) -> Kept:
+    def select(self, x: Tensor, grid: tuple[int, int] | None = None) -> Kept:
         """Choose which tokens of one video stay before the LLM. A method inside the LLM keeps all of them here.
 
         Args:
             x: Features [T, M, D] of T frames with M tokens each and hidden size D, of any float dtype, on any device.
+            grid: Rows and columns of a frame, whose M tokens come row by row. None stands for a square. Only methods
+                with `uses_grid` need it.
 
         Returns:
             The kept tokens. Its tensors are on the device of x.
 
         Raises:
             TypeError: x is not a tensor.
-            ValueError: x has another rank, holds no token, or is not of a float dtype. `NotFinite`, a ValueError, if
-                x holds NaN or Inf.
+            ValueError: x has another rank, holds no token, or is not of a float dtype; or the M tokens of a frame are
+                not this grid. `NotFinite`, a ValueError, if x holds NaN or Inf.
         """
         check_features(x)
         if self.retention == 1:
             return keep_all(x)
         with full_precision(x.device):
+            if self.uses_grid:
+                return self._select_grid(x, *self._grid_of(x.shape[1], grid))
             return self._select(x)
 
     def _select(self, x: Tensor) -> Kept:
         """`select` for checked features and R < 1. It has to refuse NaN and Inf itself; see `require_finite`."""
         raise NotImplementedError
+
+    def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
+        """`_select` for a method with `uses_grid`. A frame's tokens are rows · columns = M."""
+        raise NotImplementedError
+
+    def _grid_of(self, m: int, grid: tuple[int, int] | None) -> tuple[int, int]:
+        """Rows and columns of a frame of m tokens: `grid`, or a square."""
+        if grid is None:
+            grid = (math.isqrt(m),) * 2
+            if m != grid[0] ** 2:
+                raise ValueError(
+                    f"{self.name} looks at where in the frame a token is, and {m} tokens are no square: pass "
+                    "grid=(rows, columns) to select. In a model whose frames have no rows, take another method"
+                )
+        if m != grid[0] * grid[1]:
+            raise ValueError(f"grid={grid!r} has {grid[0] * grid[1]} tokens, but a frame has {m}")
+        return grid
 
     def total(self, frames: int, m: int) -> int | None:
         """Return how many tokens stay of every video of one shape, for callers that must know before they see it.

@@ -140,9 +140,9 @@ class Watched(Compressor):
         """Watch the method with a caller's budgets; the notes go into the same list."""
         return replace(self, method=self.method.with_budgets(budgets))
 
-    def select(self, x: Tensor) -> Kept:
+    def select(self, x: Tensor, grid: tuple[int, int] | None = None) -> Kept:
         """Select as the method does, and note what it keeps of x, [T, M, D]."""
-        kept = self.method.select(x)
+        kept = self.method.select(x, grid)
         self.notes.append((x, kept.index))
         return kept
 

@@ -25,6 +25,7 @@ from vidcom2 import (
     compressor_from_env,
     register,
 )
+from vidcom2.compressor import Compressor, Kept
 from vidcom2.methods.dycoke import DyCoke
 from vidcom2.methods.random import Random
 from vidcom2.methods.visionzip import VisionZip
@@ -358,3 +359,25 @@ def test_what_is_no_spec_no_tensor_and_no_such_video():
     kept = VidCom2(0.5).select(torch.randn(4, 6, 8))
     with pytest.raises(ValueError, match=r"shape \(5, 6, 8\) are not those of the 4 frames selected"):
         kept.apply(torch.randn(5, 6, 8))
+
+
+@dataclass(frozen=True)
+class OnGrid(Compressor):
+    """Keeps the first token of each row."""
+
+    name = "on-grid"
+    uses_grid = True
+
+    def _select_grid(self, x, rows, columns):
+        first = (torch.arange(len(x) * rows) * columns).to(x.device)
+        return Kept(first, torch.full((len(x),), rows))
+
+
+def test_a_method_can_ask_where_in_its_frame_a_token_is():
+    x = torch.randn(2, 12, 4)
+    assert OnGrid(0.5).select(x, (3, 4)).index.tolist() == [0, 4, 8, 12, 16, 20]
+    assert OnGrid(0.5).select(x[:, :9]).index.tolist() == [0, 3, 6, 9, 12, 15]
+    with pytest.raises(ValueError, match=r"on-grid looks at where .* 12 tokens are no square"):
+        OnGrid(0.5).select(x)
+    with pytest.raises(ValueError, match=r"grid=\(3, 5\) has 15 tokens, but a frame has 12"):
+        OnGrid(0.5).select(x, (3, 5))

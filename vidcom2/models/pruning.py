@@ -38,7 +38,8 @@ def choose(compressor: Compressor, embeds: Tensor, videos: Iterable[FramedVideo]
     stay = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
     with_merged, kept_videos = embeds, []
     for video in videos:
-        kept = compressor.select(embeds[video.row, video.columns].unflatten(0, (video.frames, -1)))
+        x = embeds[video.row, video.columns].unflatten(0, (video.frames, -1))
+        kept = compressor.select(x, video.grid if compressor.uses_grid else None)
         columns = video.columns[kept.index]
         stay[video.row, video.columns] = False
         stay[video.row, columns] = True

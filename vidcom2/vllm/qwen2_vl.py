@@ -45,7 +45,7 @@ class Compressed(Serves, PlacedRows):
         """Compress a video [T·M, D] of a grid of patches."""
         t, h, w = self._merged(grid_thw)
         x = video.view(t, h * w, -1)
-        kept = self.serving.select(x)
+        kept = self.serving.select(x, (h, w))
         places = grid_places(t, h, w, seconds * self._positions_per_second).to(kept.index.device)
         return Placed.of(kept.apply(x), places[kept.index])
 

@@ -94,7 +94,7 @@ class Compressed(Serves, PlacedRows):
         The first D channels are the tower's output, which ranks. The DeepStack levels follow their tokens.
         """
         t, h, w = self._merged(grid_thw)
-        kept = self.serving.select(video[:, : self.visual_dim].reshape(t, h * w, -1))
+        kept = self.serving.select(video[:, : self.visual_dim].reshape(t, h * w, -1), (h, w))
         rows = video[kept.index]
         if kept.features is not None:
             rows = torch.cat((kept.features, rows[:, self.visual_dim :]), dim=1)

@@ -43,14 +43,14 @@ class Serving:
         assert total is not None, f"{self.compressor.spec} has fixed totals, see `serving`"
         return total
 
-    def select(self, x: Tensor) -> Kept:
-        """Return which tokens of one video x [T, M, D] stay.
+    def select(self, x: Tensor, grid: tuple[int, int] | None = None) -> Kept:
+        """Return which tokens of one video x [T, M, D] stay; `grid` as for `Compressor.select`.
 
         Raises:
             ValueError: x holds NaN or Inf.
             RuntimeError: The method keeps another number than it says.
         """
-        kept = self.compressor.select(x)
+        kept = self.compressor.select(x, grid)
         if len(kept.index) != (total := self.total(*x.shape[:2])):
             raise RuntimeError(
                 f"{self.compressor.spec} kept {len(kept.index)} tokens of a video of shape {tuple(x.shape)}, and its "

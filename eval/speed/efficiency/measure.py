@@ -314,9 +314,9 @@ def timing_selection(chosen: Compressor, spent: list[tuple[Moment, Moment]]) -> 
     method = type(chosen)
 
     class Timed(method):  # type: ignore[misc, valid-type]
-        def select(self, x: Tensor) -> Kept:
+        def select(self, x: Tensor, grid: tuple[int, int] | None = None) -> Kept:
             begin = moment(x.device)
-            kept = super().select(x)
+            kept = super().select(x, grid)
             spent.append((begin, moment(x.device)))
             return kept
 

@@ -36,12 +36,23 @@ class FramedVideo:
         columns: int64 [T·M], ascending columns of the patch tokens in the padded sequence, frame by frame.
         frames: T. All frames have M patch tokens.
         separators: int64 [s], columns of the tokens that are no patches. They stay.
+        positions: As in `Video`.
     """
 
     row: int
     columns: Tensor
     frames: int
     separators: Tensor
+    positions: Tensor
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of a frame, as its mRoPE positions show them; None if they do not. Waits for the device."""
+        m = len(self.columns) // self.frames
+        if self.positions.ndim == 1:
+            return None
+        rows, columns = (1 + axis.max() - axis.min() for axis in self.positions[-2:, :m])
+        return (int(rows), int(columns)) if rows * columns == m else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,7 @@ def framed_videos(layout: Layout, outer: Any, called: dict[str, Any], positions:
                 f"{patches} video tokens in row {row} are not {frames} equal frames: the prompt or its positions do "
                 f"not fit {outer.config.model_type}'s layout"
             )
-        yield FramedVideo(row, video.columns, frames, columns[patches:])
+        yield FramedVideo(row, video.columns, frames, columns[patches:], video.positions)
 
 
 def _placeholders(
