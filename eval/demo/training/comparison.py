@@ -20,6 +20,7 @@ RETENTIONS = (0.5, 0.25, 0.15, 0.1)
 """The retention ratios to compare."""
 METHODS = {
     "vidcom2": "",
+    "fresh": "",
     "random": "",
     "uniform": "",
     "norm": "",

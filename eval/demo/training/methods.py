@@ -42,6 +42,7 @@ from .comparison import (
     why_not,
 )
 from .order import RESAMPLES, section
+from .own import section as own_section
 
 PER_TASK_AT = 0.25
 """The retention ratio of the tables per task."""
@@ -93,6 +94,7 @@ def report(comparisons: Sequence[Comparison], docs: Path, resamples: int = RESAM
     for comparison in comparisons:
         draw(comparison, docs / "figures")
         text.append(part(comparison))
+        text.append(own_section(comparison))
         text.append(section(comparison, resamples))
     write_whole(docs / "demo-methods.md", "\n".join(text))
 

@@ -19,7 +19,7 @@ from eval.models.packaged import DEMO_MODELS
 from eval.results.load import Run
 from eval.results.sample import STAGES
 from eval.results.schema import RunSettings, ScoredSample
-from eval.results.stats import bootstrap_interval
+from eval.results.stats import bootstrap_interval, paired_interval
 from eval.results.summary import summarise
 from eval.run.flags import FAILED_QUESTIONS
 from eval.run.sweep import folder
@@ -181,6 +181,21 @@ def test_differences_and_tasks(page):
             assert cells["dense"] == "100"
             for method in METHODS:
                 assert cells[method] == f"{100 * right(method, task) / QUESTIONS:.0f}"
+
+
+def test_own_method(page, runs):
+    rows = tables(part_of(page, "llava-onevision"))["`fresh`, our own method, against the others"]
+    assert list(rows) == list(TASKS)  # the last table
+    for task, cells in rows.items():
+        expected = 100 * (right("fresh", task) - right("vidcom2", task)) / QUESTIONS
+        assert list(cells) == ["original positions", "numbered anew"]
+        for text in cells.values():
+            assert text.strip("*").startswith(f"{expected:+.1f} [")
+            assert text.startswith("**") == (float(text.strip("*").split("[")[1].split(",")[0]) > 0)
+    part = part_of(page, "llava-onevision")
+    own, norm = (runs[spec(method, 0.1, "original")] for method in ("fresh", "norm"))
+    low, high = paired_interval(norm.scores, own.scores, own.categories, "macro")[1:]
+    assert f"[{low:+.1f}, {high:+.1f}]" in re.search(r"### `fresh`.*?\n\| norm \|(.*)", part, flags=re.DOTALL).group(1)
 
 
 def test_order(page):
