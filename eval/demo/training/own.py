@@ -62,8 +62,8 @@ def per_task(comparison: Comparison) -> str:
 def difference(other: Run, own: Run, task: str | None = None) -> tuple[float, float, float]:
     """The difference of two runs' accuracies and its interval, in percentage points, of one task or of all."""
     asked = [i for i, category in enumerate(other.categories) if task in (None, category)]
-    scores = ([run.scores[i] for i in asked] for run in (other, own))
-    return paired_interval(*scores, [other.categories[i] for i in asked], other.overall)
+    before, after = ([run.scores[i] for i in asked] for run in (other, own))
+    return paired_interval(before, after, [other.categories[i] for i in asked], other.overall)
 
 
 def cell(found: tuple[float, float, float]) -> str:
