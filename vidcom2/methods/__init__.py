@@ -3,6 +3,7 @@
 from vidcom2.methods import (
     dense,
     dycoke,
+    evs,
     fastv,
     fastvid,
     frames,
@@ -12,6 +13,7 @@ from vidcom2.methods import (
     random,
     sparsevlm,
     uniform,
+    vcast,
     vidcom2,
     visionzip,
 )
@@ -19,6 +21,7 @@ from vidcom2.methods import (
 __all__ = [
     "dense",
     "dycoke",
+    "evs",
     "fastv",
     "fastvid",
     "frames",
@@ -28,6 +31,7 @@ __all__ = [
     "random",
     "sparsevlm",
     "uniform",
+    "vcast",
     "vidcom2",
     "visionzip",
 ]
