@@ -33,9 +33,9 @@ class Evs(Ranking):
     With B = round(R·T·M), but at least T: the first frame has k_0 = min(M, B - T + 1) tokens. The B - k_0 tokens with
     the largest change in the whole video stay as well. A frame in which little changes may keep none.
 
-    So the first frame is whole from about R = 1/T up. Below, it is thinned, and the other frames together keep T - 1
-    tokens. Its tokens that stay are then those least like its mean. The same holds with +fca, which gives the frames
-    VidCom²'s budgets, and with a caller's budgets.
+    So the first frame is whole from about R = 1/T up. Below, the other frames together keep T - 1 tokens, and the first
+    frame gives way. It then keeps the tokens least like its mean. With +fca, VidCom²'s budgets replace these, and each
+    frame keeps its own largest changes.
 
     Before the LLM. The paper keeps the first frame and, of all others, the changes from the q-th percentile on. Solved
     for R, that is the same choice, so there is no setting for q. Its other variant, the difference of pixels, cannot be
@@ -83,10 +83,8 @@ class Evs(Ranking):
 
     def total(self, frames: int, m: int) -> int | None:
         """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
-        if self.retention == 1 or self.form == "mended":
-            return super().total(frames, m)
-        pruned = 1 - self.retention
-        return max(m, int(frames * m * (1 - pruned)))
+        released = self.form == "released" and self.retention < 1
+        return self._released_total(frames, m) if released else super().total(frames, m)
 
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return scores, budgets, and whether x is finite, from one measurement where the budgets are EVS's."""
@@ -95,11 +93,15 @@ class Evs(Ranking):
         finite = all_finite(x) if self.form == "released" else scores.sum().isfinite()
         return scores, budgets, finite
 
+    def _released_total(self, frames: int, m: int) -> int:
+        pruned = 1 - self.retention
+        return max(m, int(frames * m * (1 - pruned)))
+
     def _by_change(self, scores: Tensor) -> Tensor:
         """k_t, int64 [T], from the scores [T, M]."""
         frames, m = scores.shape
         if self.form == "released":
-            total, first = self.total(frames, m) or 0, m
+            total, first = self._released_total(frames, m), m
         else:
             total = total_budget(self.retention, frames, m)
             first = min(m, total - frames + 1)
@@ -117,7 +119,7 @@ def changes(x: Tensor) -> Tensor:
     x, dtype, count = x.detach(), torch.promote_types(x.dtype, torch.float32), _frames_at_once(x)
     # Memory for all slices, because fresh memory costs as much time as the work: the products, and two slices in
     # float32, of which the next one is compared with the end of the other.
-    shape = (min(count, len(x)), *x.shape[1:])
+    shape = (min(count, len(x) - 1), *x.shape[1:])
     product = x.new_empty(shape, dtype=dtype)
     wide = [x.new_empty(shape, dtype=dtype) for _ in range(2)] if x.dtype != dtype else []
     last = x[:1].to(dtype)
@@ -142,7 +144,8 @@ def changes_as_they_are(x: Tensor) -> Tensor:
 
 
 def _frames_at_once(x: Tensor) -> int:
-    """How many frames of x to compare at once: on a CPU those that stay in its cache, elsewhere a sixteenth."""
+    """How many frames of x [T, M, D] to compare at once: a sixteenth, or on a CPU those that stay in its cache."""
+    elements = max(SLICE, x.numel() // 16)
     if x.device.type == "cpu":
-        return torch.get_num_threads() * max(1, SLICE // x[0].numel())
-    return max(1, len(x) // 16)
+        elements = min(elements, SLICE * torch.get_num_threads())
+    return max(1, elements // x[0].numel())
