@@ -131,6 +131,18 @@ def test_kappa_is_that_of_the_slow_reference_and_does_not_know_scale():
     torch.testing.assert_close(curvature(1000 * means), expected)
 
 
+def test_jitter_keeps_more_than_a_pan():
+    g = torch.Generator().manual_seed(0)
+    still, direction = torch.randn(1, 40, 64, generator=g), torch.randn(64, generator=g)
+    jitter = still + 0.02 * torch.randn(32, 40, 64, generator=g)
+    pan = still + torch.linspace(0, 1, 32)[:, None, None] * direction
+    assert curvature(jitter.mean(dim=1))[1:-1].mean() == pytest.approx(1.5, abs=0.05)
+    assert curvature(pan.mean(dim=1))[1:-1].mean() < 0.01
+    jitter[16:] = pan[16:]
+    first, second = VCast(0.25).select(jitter).budgets.split(16)
+    assert first.sum() > 5 * second.sum()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_still_video_has_equal_budgets(dtype):
     x = video(1, 24, 8).to(dtype).repeat(6, 1, 1)
