@@ -36,8 +36,8 @@ class VCast(Ranking):
     of the method. The numbers are those of the authors' code: tau, the curvature of the ends, at least one token per
     frame, and the scaling of |x|.
 
-    Two frames, or a video that stands still, have equal curvatures and so equal budgets. Steady motion has kappa = 0, and
-    independent noise around a still picture about 3/2: jitter keeps more than a pan.
+    Two frames, or a video that stands still, have equal curvatures and so equal budgets. Steady motion has kappa of
+    about 0, and independent noise around a still picture about 3/2: jitter keeps more than a pan.
 
     Args:
         form: How k_t is rounded. "mended" gives each token that is left over to the frame furthest below its k_t. For

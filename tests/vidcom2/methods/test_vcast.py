@@ -140,7 +140,7 @@ def test_jitter_keeps_more_than_a_pan():
     assert curvature(pan.mean(dim=1))[1:-1].mean() < 0.01
     jitter[16:] = pan[16:]
     first, second = VCast(0.25).select(jitter).budgets.split(16)
-    assert first.sum() > 5 * second.sum()
+    assert first.sum() > 4 * second.sum()  # the last frame alone, an end, has nine
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
