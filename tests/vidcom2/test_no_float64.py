@@ -27,7 +27,15 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("spec", [*BEFORE, "vidcom2.released", "visionzip.released", "random+fca", "visionzip+fca"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *BEFORE,
+        *(f"{name}.released" for name in ("evs", "vcast", "vidcom2", "visionzip")),
+        "random+fca",
+        "visionzip+fca",
+    ],
+)
 def test_selection(spec, monkeypatch):
     x = torch.randn(6, 25, 16, generator=torch.Generator().manual_seed(0))
     expected = compressor(spec).select(x)

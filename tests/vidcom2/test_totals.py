@@ -10,7 +10,7 @@ from vidcom2 import Dense, compressor
 KNOWN = (
     *("vidcom2@R:rounding=exact", "vidcom2.released@R:rounding=exact", "random@R", "uniform@R", "norm@R", "norm+fca@R"),
     *("dycoke@R", "dycoke+fca@R", "visionzip@R", "visionzip.released@R", "visionzip+fca@R", "fastvid@R", "holitom@R"),
-    "frames@R",
+    *("frames@R", "evs@R", "evs.released@R", "evs+fca@R", "vcast@R", "vcast.released@R", "vcast+fca@R"),
 )
 UNKNOWN = ("vidcom2@R", "norm+fca@R:fca.rounding=ceil", "fastvid.released@R", "holitom.released@R", "fastv@R:k=1")
 SHAPES = ((1, 9), (2, 5), (8, 16), (5, 36), (32, 4))

@@ -21,7 +21,10 @@ from tests.vllm.asked import KINDS, asked_of
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 
-METHODS = ("vidcom2@0.25", "vidcom2.released@0.25", "random@0.25", "uniform@0.25", "dycoke@0.5", "visionzip@0.25")
+METHODS = (
+    *("vidcom2@0.25", "vidcom2.released@0.25", "random@0.25", "uniform@0.25", "dycoke@0.5", "visionzip@0.25"),
+    *("evs@0.25", "vcast@0.25"),
+)
 QUICK = {("llava_onevision", "vidcom2@0.25"), ("qwen3_vl", "vidcom2@0.25"), ("llava_ov", "vidcom2@0.25")}
 
 

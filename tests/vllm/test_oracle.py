@@ -1,7 +1,8 @@
-"""vLLM's own port of the released VidCom² is an oracle: it has our scores and budgets, and its own total.
+"""vLLM's own pruning is an oracle: its port of the released VidCom², and EVS.
 
-Where the budgets, rounded frame by frame, miss the total, it adds or drops by score over all frames. We divide the
-total exactly, frame by frame.
+The port of VidCom² has our scores and budgets, and its own total. Where the budgets, rounded frame by frame, miss the
+total, it adds or drops by score over all frames. We divide the total exactly, frame by frame. EVS is the same, token
+for token, in every dtype.
 """
 
 from __future__ import annotations
@@ -56,3 +57,39 @@ def test_released(t, m, d, retention):
     assert abs(served.total(t, m) - total) <= 1, "theirs is cut off, ours is rounded"
     both = theirs[served.select(x).index].sum()
     assert both >= 0.95 * total
+
+
+def evs_of_vllm(x: Tensor, removed: float) -> Tensor:
+    """The kept positions of a video [T, M, D], ascending."""
+    from vllm.multimodal.video_prune import evs as oracle
+
+    t, m, _ = x.shape
+    return oracle.compute_retention_mask(x.flatten(0, 1), (t, 2 * m, 2), 2, removed).nonzero().flatten()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("t", "m", "d"), [(1, 9, 8), (2, 30, 16), (8, 16, 24), (20, 50, 64), (7, 300, 1100), (32, 4, 8)]
+)
+def test_evs(t, m, d, dtype):
+    from vllm.multimodal.video_prune import evs as oracle
+
+    x = features(t, m, d).to(dtype)
+    x[t // 3 : t // 2] = x[t // 3]  # frames that stand still, and tie
+    if dtype != torch.float16:  # where zero tokens are NaN to vLLM, and take the place of the first frame's tokens
+        x[-1, : m // 3] = 0
+    for removed in (0.05, 0.1, 0.3, 0.5, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99):
+        released = compressor("evs.released", retention=1 - removed)
+        theirs = evs_of_vllm(x, removed)
+        assert torch.equal(released.select(x).index, theirs)
+        assert released.total(t, m) == len(theirs) == oracle.compute_retained_tokens_count(m, t, removed)
+
+
+@pytest.mark.parametrize("removed", [0.3, 0.5, 0.7, 0.75])
+def test_evs_mended_differs_by_rounding_only(removed):
+    t, m = 8, 49
+    x = features(t, m, 64)
+    ours = compressor("evs", retention=1 - removed).select(x).index
+    theirs = evs_of_vllm(x, removed)
+    assert 0 <= len(ours) - len(theirs) <= 1
+    assert torch.isin(theirs, ours).all()

@@ -3,6 +3,7 @@
 from vidcom2.methods import (
     dense,
     dycoke,
+    evs,
     fastv,
     fastvid,
     frames,
@@ -13,6 +14,7 @@ from vidcom2.methods import (
     random,
     sparsevlm,
     uniform,
+    vcast,
     vidcom2,
     visionzip,
 )
@@ -20,6 +22,7 @@ from vidcom2.methods import (
 __all__ = [
     "dense",
     "dycoke",
+    "evs",
     "fastv",
     "fastvid",
     "frames",
@@ -30,6 +33,7 @@ __all__ = [
     "random",
     "sparsevlm",
     "uniform",
+    "vcast",
     "vidcom2",
     "visionzip",
 ]
