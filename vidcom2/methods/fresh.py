@@ -21,7 +21,7 @@ REACH = 64
 COPY = 1e-4
 """A novelty below which age does not count: the token is a copy of the one on show, and tells nothing."""
 ROUNDING = 1e-6
-"""A novelty below which the difference is one of rounding: the token is the one on show, and its novelty is 0."""
+"""A squared distance below this share of both squared lengths is one of rounding: the token is the one on show."""
 TURN = 1e-12
 """What copies differ by in their scores, so that they take turns: one after the other shows a part of a still video."""
 LEVELS, ROUNDS = 32, 3
@@ -38,7 +38,7 @@ class Fresh(Compressor):
     With g_v the mean of all tokens, y = x - g_v, and s the last frame before t of which the token at place m was kept:
 
         uniqueness  u_t,m = 1 - (cos(x, g_f,t) + cos(x, g_v)) / 2                 VidCom²'s, from 0 on
-        novelty     n = |x_t,m - x_s,m|² / (|y_t,m|² + |y_s,m|²)                  0 for a copy, 1 for unrelated tokens
+        novelty     n = |x_t,m - x_s,m|² / 2 E, E the median of all |y|²          0 for a copy, about 1 for other tokens
         age         a = (t - s) / memory, but 0 for a copy (times n / (n + 1e-4))
         score       u (n + a); and u for a place of which no token was kept yet
 
@@ -97,15 +97,16 @@ class _Table:
         self.frames, self.m = unique.shape
         centred = (short - short.mean(dim=(0, 1))).transpose(0, 1)  # [M, T, d]
         square = centred.square().sum(dim=-1)  # [M, T]
+        middle = square.median()
+        middle = torch.where(middle > 0, middle, square.mean()).clamp_min(torch.finfo(square.dtype).tiny)
         frame, place = torch.arange(self.frames), torch.arange(self.m)
         turn = (place[:, None] - frame * -(-self.m // self.frames)) % self.m  # [M, T]
         self.parts = []
         for first in range(0, self.frames, REACH):
             now, seen = slice(first, first + REACH), slice(max(0, first - REACH), first + REACH)
             both = square[:, now, None] + square[:, None, seen]  # [M, t, s]
-            products = torch.baddbmm(both, centred[:, now], centred[:, seen].mT, alpha=-2)
-            novelty = products.div_(both.clamp_min_(torch.finfo(both.dtype).tiny))
-            torch.threshold_(novelty, ROUNDING, 0)
+            apart = torch.baddbmm(both, centred[:, now], centred[:, seen].mT, alpha=-2)
+            novelty = apart.masked_fill_(apart < ROUNDING * both, 0).div_(2 * middle)
             age = (frame[now, None] - frame[seen]) / memory
             novelty += age * (novelty / (novelty + COPY))
             scores = torch.nn.functional.pad(novelty, (1, 0), value=1.0).mul_(unique.T[:, now, None])

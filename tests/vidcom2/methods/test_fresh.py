@@ -35,7 +35,7 @@ def scored(x: Tensor, t: int, place: int, last: int | None, memory: float) -> fl
         return float(u)
     seen = max(last, t - REACH)
     other = x[seen, place]
-    n = (token - other).square().sum() / ((token - mean).square().sum() + (other - mean).square().sum())
+    n = (token - other).square().sum() / (2 * (x - mean).square().sum(dim=-1).median())
     return float(u * (n + (t - seen) / memory * n / (n + COPY)))
 
 
