@@ -1,0 +1,362 @@
+"""AOT: "Token Reduction via Local and Global Contexts Optimization for Efficient Video Large Language Models",
+https://arxiv.org/abs/2603.01400.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidcom2.budget import equal_budgets, total_budget
+from vidcom2.compressor import Kept
+from vidcom2.features import has_float64, lengths, require_finite
+from vidcom2.ranking import Ranking
+from vidcom2.settings import check_at_least_one, check_choice, check_share
+from vidcom2.specs import register
+
+SIDE = 3
+"""A frame has SIDE · SIDE windows."""
+DISTANCE = 0.5
+"""Weight of the distance within the frame in the cost."""
+NEAREST = 0.1
+"""Weight of the plain mean beside the transported one."""
+SPREAD = 1.5
+"""Frames over which the cost between frames grows: the standard deviation of a Gaussian."""
+BLUR = 0.1
+"""Entropic regularisation of the transport."""
+ENOUGH = 1e-2
+"""The authors' code stops iterating when r changes by less than this, on average."""
+
+
+@register("aot")
+@dataclass(frozen=True)
+class Aot(Ranking):
+    """Choose anchors in each frame, and move the other tokens into them by optimal transport; then across frames.
+
+    P(cost) is the transport plan from n tokens to a anchors: diag(r) exp(-cost / 0.1) diag(c), whose rows sum to 1/n
+    and whose columns sum to 1/a, by Sinkhorn's iteration. Within a frame with a anchors among its M tokens:
+
+        local       the strongest tokens of each of 3 x 3 windows: int((1 - global_share) a) // 9 of each
+        global      the strongest of the others, up to a anchors
+        merging     with P = P(1 - cos + 0.5 d) from the M - a other tokens x_i to the anchors y_j, d the distance in a
+                    frame with sides of length 1, and N_j the tokens to which y_j is the most similar anchor:
+                    y_j <- 0.9 (y_j + sum_i P_ij x_i) / (1 + sum_i P_ij) + 0.1 (y_j + sum N_j) / (1 + |N_j|)
+
+    The video is cut into `clips` clips. The frames of a clip move into the anchors y of its first frame, one after the
+    other. With x the anchors of the frame that is s frames behind the first:
+
+        p           P((1 - cos - its minimum) (1 - exp(-s² / 4.5))), each row divided by its sum
+        residual    the share `residual` of x with the smallest max_j p_ij, which fit no y_j well, stays as it is
+        merging     the others move: y_j <- (y_j + sum_i p_ij x_i) / (1 + sum_i p_ij)
+
+    Before the LLM. The paper ranks by the attention that a token receives in the vision tower: local tokens in a
+    shallow layer, global ones in a deep layer. A method sees no attention here, so |x| stands in for both. The authors'
+    code chooses among 27 x 27 patches and pools them to 14 x 14 after the first merging. Here they are pooled already.
+
+    P sums to 1, so all other tokens of its frame give an anchor 1/a, beside its own weight of 1. This is the code's
+    choice of scale.
+
+    Args:
+        form: "mended" keeps round(R·T·M) tokens, but at least one per frame, each at its own position. The merged
+            anchors of a clip stand in its first frame. A later frame that keeps k tokens has k / `residual` anchors, at
+            most M. The k are shared so that all frames have about equally many anchors, or they are VidCom²'s with
+            +fca. For "released", see the classmethod `released`.
+        clips: Clips of a video, of equal length. The code has 8 for 32 and 64 frames, and refuses other lengths. From T
+            on, no tokens move across frames, as in the authors' script for LLaVA-Video.
+        residual: The authors' script for LLaVA-OneVision has 0.3 for MVBench and EgoSchema, the default here, and 0.1
+            for Video-MME and LongVideoBench.
+        global_share: The share of the global anchors.
+        iterations: Of Sinkhorn. "released" takes as many as the code, up to 100.
+        anchors: For "released" only: the anchors of each frame, instead of those that R asks for. The script has 126 of
+            729 patches where it has 0.3 for `residual`, and 108 where it has 0.1.
+    """
+
+    form: Literal["mended", "released"] = "mended"
+    clips: int = 8
+    residual: float = 0.3
+    global_share: float = 0.5
+    iterations: int = 5
+    anchors: int | None = None
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "CVPR 2026"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2603.01400"
+    video_specific: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
+    ranks_alone: ClassVar[bool] = False
+    uses_grid: ClassVar[bool] = True
+    reachable: ClassVar[str] = (
+        "any; `released`: up to about 0.73 at 32 frames; their own runs, pooled later, 22–25 % by the names of the files"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "form", ("mended", "released"))
+        check_at_least_one(self, "clips", "iterations")
+        check_share(self, "residual", "global_share")
+        if self.residual == 0:
+            raise ValueError("residual=0.0 must be in (0, 1]; 0.3 is the default")
+        if self.form == "released" and self.fca is not None:
+            raise ValueError("aot.released gives every frame equally many anchors and cannot take +fca; aot+fca can")
+        if self.form == "released" and self.iterations != Aot.iterations:
+            raise ValueError(f"iterations={self.iterations!r} changes nothing: aot.released iterates as the code does")
+        if self.anchors is not None and (self.form != "released" or self.anchors < 1):
+            raise ValueError(f"anchors={self.anchors!r} must be at least 1 and needs aot.released; aot solves for R")
+
+    @classmethod
+    def released(cls, retention: float = 0.25, **settings: Any) -> Aot:
+        """Build what the authors' code does, on features that are pooled already.
+
+        - For each clip come the anchors of its first frame, the residual tokens of its other frames, and the anchors
+          once more, with the other frames moved into them. A clip of one frame has its anchors once.
+        - `index` does not say where tokens come from: it holds N positions spaced evenly over the video.
+        - n anchors are asked for, and int((1 - global_share) n) mod 9 of them are lost. n comes as near to R·T·M
+          tokens as it can. With `anchors` given, R has no effect, but R = 1 keeps everything.
+        - The number of residual tokens is ceil(residual (n - 1)), less if they tie.
+
+        `select` raises ValueError for an R that this cannot reach.
+        """
+        return cls(retention, **{"form": "released", **settings})
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the tokens' lengths |x|, [T, M]."""
+        return lengths(x)
+
+    def own_budgets(self, x: Tensor) -> Tensor:
+        """Return the tokens that each frame keeps, int64 [T]; for "released", the anchors of each frame."""
+        if self.fca is not None:
+            return super().own_budgets(x)
+        frames, m = x.shape[:2]
+        if self.form == "released":
+            return torch.full((frames,), self._released_anchors(frames, m), device=x.device)
+        total, first = total_budget(self.retention, frames, m), [c.first for c in cut(frames, self.clips)]
+        firsts, others = len(first), frames - len(first)
+        wanted = round(total * others * self.residual / (firsts + others * self.residual))
+        for_others = max(wanted, others, total - firsts * m)
+        budgets = torch.zeros(frames, dtype=torch.int64)
+        is_first = torch.zeros(frames, dtype=torch.bool)
+        is_first[first] = True
+        budgets[is_first] = equal_budgets(total - for_others, firsts)
+        budgets[~is_first] = equal_budgets(for_others, others)
+        return budgets.to(x.device)
+
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
+        if self.retention < 1 and self.form == "released":
+            return None
+        return super().total(frames, m)
+
+    def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
+        scores, budgets, finite = self.rank(x)
+        sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()  # the only host synchronisation of "mended"
+        require_finite(bool(sound), x)
+        frames, m = x.shape[:2]
+        clips = cut(frames, self.clips)
+        counts = kept
+        if self.form == "mended":
+            first = {clip.first for clip in clips}
+            counts = [k if t in first else min(m, round(k / self.residual)) for t, k in enumerate(kept)]
+        local = [int(n * (1 - self.global_share)) // SIDE**2 for n in counts]
+        if self.form == "released":
+            counts = [_without_loss(n, self.global_share) for n in counts]
+        place, there, tokens = self._within(x, scores, (rows, columns), counts, local)
+        if self.form == "released":
+            return self._released(x, clips, there, tokens)
+
+        stay = there.clone()
+        first = [clip.first for clip in clips]
+        merged = tokens[first]
+        for step in range(1, clips[0].length):
+            now = [clip.first + step for clip in clips if clip.length > step]
+            n = len(now)
+            merged[:n], stay[now] = self._across(
+                merged[:n], there[first[:n]], tokens[now], there[now], step, budgets[now]
+            )
+        tokens[first] = merged
+        index = (place + m * torch.arange(frames, device=x.device)[:, None])[stay]
+        made = Kept(index, budgets, tokens[stay].to(x.dtype))
+        limits = self.limits(frames, m)
+        return made if limits is None else replace(made, by_hand=limits.by_hand)
+
+    def _within(
+        self, x: Tensor, scores: Tensor, grid: tuple[int, int], counts: list[int], local: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose the anchors of x [T, M, D] and move the other tokens of their frames into them.
+
+        Args:
+            x: Features.
+            scores: [T, M], how strong each token is: its length.
+            grid: Rows and columns of a frame.
+            counts: Anchors of each frame; A is the largest.
+            local: How many of them come from each window.
+
+        Returns:
+            int64 [T, A], where in the frame the anchors are, ascending; bool [T, A], whether there is one; [T, A, D].
+        """
+        frames, m = scores.shape
+        most, fewest = max(counts), min(counts)
+        count, of_window = torch.tensor([counts, local], device=x.device)[..., None]
+        in_window = window_ranks(scores, *grid) < of_window
+        anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
+        slots = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
+        slot = torch.arange(m, device=x.device).expand(frames, m)
+        y, others = (slots[:, :most], slots[:, fewest:])
+        there, moving = slot[:, :most] < count, slot[:, fewest:] >= count
+        exact, index = torch.promote_types(x.dtype, torch.float32), m * torch.arange(frames, device=x.device)[:, None]
+        anchors = x.flatten(0, 1)[index + y].to(exact)
+        if fewest == m:
+            return y, there, anchors
+        tokens = x.flatten(0, 1)[index + others].to(exact)
+
+        cosine = cosines(tokens, anchors, scores.gather(1, others), scores.gather(1, y))
+        line, column = (slots.div(grid[1], rounding_mode="floor"), slots % grid[1])
+        line, column = line.to(exact) / max(1, grid[0] - 1), column.to(exact) / max(1, grid[1] - 1)
+        distance = torch.hypot(
+            line[:, fewest:, None] - line[:, None, :most], column[:, fewest:, None] - column[:, None, :most]
+        )
+        plan = self._plan(1 - cosine + DISTANCE * distance, moving, there)
+        nearest = cosine.masked_fill(~there[:, None], -torch.inf).argmax(dim=2, keepdim=True)
+        belongs = torch.zeros_like(plan).scatter_(2, nearest, moving[..., None].to(exact))
+        load, number = plan.sum(dim=1), belongs.sum(dim=1)
+        pull = (1 - NEAREST) / (1 + load[:, None]) * plan + NEAREST / (1 + number[:, None]) * belongs
+        own = (1 - NEAREST) / (1 + load) + NEAREST / (1 + number)
+        return y, there, anchors.mul_(own[..., None]).baddbmm_(pull.mT, tokens)
+
+    def _across(
+        self, y: Tensor, there: Tensor, x: Tensor, moving: Tensor, step: int, budgets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Move the tokens x [B, N, D] of frames that are `step` frames behind into the anchors y [B, A, D].
+
+        Args:
+            y: Anchors.
+            there: bool [B, A], which of them exist.
+            x: Tokens.
+            moving: bool [B, N], which of them exist.
+            step: s.
+            budgets: int64 [B], how many of x stay; None for the share `residual`.
+
+        Returns:
+            The merged y, and bool [B, N], which of x stay.
+        """
+        both = moving[:, :, None] & there[:, None]
+        cost = 1 - cosines(x, y, lengths(x), lengths(y)).clamp(-1 + 1e-6, 1 - 1e-6)
+        cost = cost - cost.masked_fill(~both, torch.inf).amin(dim=(1, 2), keepdim=True)
+        plan = self._plan(cost * (1 - math.exp(-(step**2) / (2 * SPREAD**2))), moving, there)
+        plan = plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-9)
+        fit = plan.amax(dim=2)
+        if budgets is None:
+            fit = fit.double() if has_float64(fit.device) else fit  # as the code does: a bound between two values
+            stay = fit < fit.quantile(self.residual, dim=1, keepdim=True)
+        else:
+            stay = ranks(fit.masked_fill(~moving, torch.inf)) < budgets[:, None]
+        plan = plan * (moving & ~stay)[..., None]
+        return torch.baddbmm(y, plan.mT, x) / (1 + plan.sum(dim=1))[..., None], stay
+
+    def _plan(self, cost: Tensor, moving: Tensor, there: Tensor) -> Tensor:
+        """P(cost) [B, N, A] for the tokens `moving` [B, N] and the anchors `there` [B, A]; 0 elsewhere."""
+        kernel = torch.exp(cost / -BLUR).masked_fill_(~(moving[:, :, None] & there[:, None]), 0)
+        rows = moving / moving.sum(dim=1, keepdim=True).clamp_min(1)
+        columns = there / there.sum(dim=1, keepdim=True).clamp_min(1)
+        tiny = torch.finfo(cost.dtype).tiny
+        r, c = torch.ones_like(rows)[..., None], columns[..., None]
+        c = torch.ones_like(c)
+        for _ in range(100 if self.form == "released" else self.iterations):
+            before = r
+            r = rows[..., None] / (kernel @ c).clamp_min(tiny)
+            c = columns[..., None] / (kernel.mT @ r).clamp_min(tiny)
+            if self.form == "released" and (r - before).abs().mean() < ENOUGH:
+                break
+        return kernel.mul_(r).mul_(c.mT)
+
+    def _released(self, x: Tensor, clips: list[Clip], there: Tensor, tokens: Tensor) -> Kept:
+        """What the code hands to the LLM, in its order."""
+        made = []
+        for first, length in clips:
+            made.append(tokens[first][there[first]])
+            merged = tokens[first : first + 1]
+            for t in range(first + 1, first + length):
+                merged, stay = self._across(
+                    merged, there[first : first + 1], tokens[t : t + 1], there[t : t + 1], t - first, None
+                )
+                made.append(tokens[t][stay[0]])
+            if length > 1:
+                made.append(merged[0][there[first]])
+        features = torch.cat(made)
+        frames, m = x.shape[:2]
+        index = torch.linspace(0, frames * m - 1, len(features)).long().to(x.device)
+        return Kept(index, torch.bincount(index // m, minlength=frames), features.to(x.dtype))
+
+    def _released_anchors(self, frames: int, m: int) -> int:
+        """The anchors to ask of each frame."""
+        lengths_of = [clip.length for clip in cut(frames, self.clips)]
+
+        def size(n: int) -> int:
+            n = _without_loss(n, self.global_share)
+            more = math.ceil(self.residual * (n - 1))
+            return sum(n if length == 1 else 2 * n + (length - 1) * more for length in lengths_of)
+
+        wanted = self.retention * frames * m
+        possible = [n for n in range(1, m + 1) if 0 < size(n) <= frames * m]
+        if self.anchors is not None:
+            if self.anchors not in possible:
+                raise ValueError(
+                    f"anchors={self.anchors} is impossible with frames of {m} tokens: choose one of "
+                    f"{possible[:1]} to {possible[-1:]}"
+                )
+            return self.anchors
+        most = max(map(size, possible), default=0)
+        if not possible or wanted > most + 1:
+            raise ValueError(
+                f"aot.released cannot reach retention={self.retention!r} on {frames} frames: it keeps at most "
+                f"{most / (frames * m):.4g}; aot (without .released) reaches any"
+            )
+        return min(possible, key=lambda n: abs(size(n) - wanted))
+
+
+class Clip(NamedTuple):
+    """Consecutive frames of a video."""
+
+    first: int
+    length: int
+
+
+def cut(frames: int, clips: int) -> list[Clip]:
+    """Cut a video into `clips` clips, but at most one per frame; earlier ones get a frame more."""
+    sizes = equal_budgets(frames, min(clips, frames)).tolist()
+    return [Clip(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+
+
+def cosines(x: Tensor, y: Tensor, length_x: Tensor, length_y: Tensor) -> Tensor:
+    """The cosines [B, N, A] of x [B, N, D] and y [B, A, D], whose lengths are given; 0 where one is 0."""
+    tiny = torch.finfo(x.dtype).tiny
+    return (x @ y.mT).div_(length_x.clamp_min(tiny)[:, :, None]).div_(length_y.clamp_min(tiny)[:, None])
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The rank of each of values [T, M] in its row, from 0 for the smallest; of equal ones the earlier comes first."""
+    return values.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+def window_ranks(scores: Tensor, rows: int, columns: int) -> Tensor:
+    """The rank of each of scores [T, M] among those of its window, int64 [T, M], from 0 for the highest.
+
+    A frame of rows · columns = M tokens has SIDE · SIDE windows; of a grid with fewer lines, some are empty.
+    """
+    band = [torch.arange(n, device=scores.device) * SIDE // n for n in (rows, columns)]
+    window = (band[0][:, None] * SIDE + band[1]).flatten()
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, window[order].argsort(dim=1, stable=True))  # window by window, the best first
+    size = (window[:, None] == torch.arange(SIDE**2, device=scores.device)).sum(dim=0)
+    start = (size.cumsum(0) - size)[window[order]]
+    place = torch.arange(len(window), device=scores.device) - start
+    return torch.empty_like(order).scatter_(1, order, place)
+
+
+def _without_loss(n: int, global_share: float) -> int:
+    """The anchors that the code chooses when n are asked for: as many local ones of each window as are whole."""
+    local = int(n * (1 - global_share))
+    return n - local % SIDE**2
