@@ -17,6 +17,7 @@ from vidcom2.features import has_float64, lengths, require_finite
 from vidcom2.ranking import Ranking
 from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
+from vidcom2.transport import cosines, distances, transport
 
 SIDE = 3
 """A frame has SIDE · SIDE windows."""
@@ -28,6 +29,8 @@ SPREAD = 1.5
 """Frames over which the cost between frames grows: the standard deviation of a Gaussian."""
 BLUR = 0.1
 """Entropic regularisation of the transport."""
+CHUNK = 8
+"""So many frames at a time have their anchors merged: their tokens stay in a CPU's cache."""
 ENOUGH = 1e-2
 """The authors' code stops iterating when r changes by less than this, on average."""
 
@@ -90,7 +93,7 @@ class Aot(Ranking):
     ranks_alone: ClassVar[bool] = False
     uses_grid: ClassVar[bool] = True
     reachable: ClassVar[str] = (
-        "any; `released`: up to about 0.73 at 32 frames; their own runs, pooled later, 22–25 % by the names of the files"
+        "any; `released`: up to 0.73 at 32 frames. The authors pool later, so their ratio varies: 22–25 % by file names"
     )
 
     def __post_init__(self) -> None:
@@ -133,7 +136,10 @@ class Aot(Ranking):
         frames, m = x.shape[:2]
         if self.form == "released":
             return torch.full((frames,), self._released_anchors(frames, m), device=x.device)
-        total, first = total_budget(self.retention, frames, m), [c.first for c in cut(frames, self.clips)]
+        total, first = (
+            total_budget(self.retention, frames, m),
+            [t for part in cut(frames, self.clips) for t in part.firsts],
+        )
         firsts, others = len(first), frames - len(first)
         wanted = round(total * others * self.residual / (firsts + others * self.residual))
         for_others = max(wanted, others, total - firsts * m)
@@ -150,86 +156,106 @@ class Aot(Ranking):
             return None
         return super().total(frames, m)
 
+    def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Ranking.rank`. Lengths are finite only if x is, which saves a pass over x."""
+        scores = self.scores(x)
+        return scores, self.frame_budgets(x), scores.sum().isfinite()
+
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
         scores, budgets, finite = self.rank(x)
-        sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()  # the only host synchronisation of "mended"
+        sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()
         require_finite(bool(sound), x)
         frames, m = x.shape[:2]
         clips = cut(frames, self.clips)
+        first = {t for part in clips for t in part.firsts}
         counts = kept
         if self.form == "mended":
-            first = {clip.first for clip in clips}
             counts = [k if t in first else min(m, round(k / self.residual)) for t, k in enumerate(kept)]
         local = [int(n * (1 - self.global_share)) // SIDE**2 for n in counts]
         if self.form == "released":
             counts = [_without_loss(n, self.global_share) for n in counts]
-        place, there, tokens = self._within(x, scores, (rows, columns), counts, local)
-        if self.form == "released":
-            return self._released(x, clips, there, tokens)
 
-        stay = there.clone()
-        first = [clip.first for clip in clips]
-        merged = tokens[first]
-        for step in range(1, clips[0].length):
-            now = [clip.first + step for clip in clips if clip.length > step]
-            n = len(now)
-            merged[:n], stay[now] = self._across(
-                merged[:n], there[first[:n]], tokens[now], there[now], step, budgets[now]
-            )
-        tokens[first] = merged
-        index = (place + m * torch.arange(frames, device=x.device)[:, None])[stay]
-        made = Kept(index, budgets, tokens[stay].to(x.dtype))
+        count, of_window = torch.tensor([counts, local], device=x.device)[..., None]
+        in_window = window_ranks(scores, rows, columns) < of_window
+        anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
+        places = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
+        tokens = self._anchors(x, scores, places, counts, (rows, columns))
+        there = torch.arange(tokens.shape[1], device=x.device) < count
+        if self.form == "released":
+            return self._released(x, tokens, there)
+
+        for part in clips:
+            self._across_clips(part, tokens, there, counts, budgets)
+        stay = there.flatten().nonzero().flatten()
+        index = (places + m * torch.arange(frames, device=x.device)[:, None])[:, : tokens.shape[1]]
+        features = tokens.flatten(0, 1).index_select(0, stay)
+        made = Kept(index.flatten()[stay], budgets, features.to(x.dtype))
         limits = self.limits(frames, m)
         return made if limits is None else replace(made, by_hand=limits.by_hand)
 
-    def _within(
-        self, x: Tensor, scores: Tensor, grid: tuple[int, int], counts: list[int], local: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose the anchors of x [T, M, D] and move the other tokens of their frames into them.
+    def _anchors(self, x: Tensor, scores: Tensor, places: Tensor, counts: list[int], grid: tuple[int, int]) -> Tensor:
+        """Return the anchors of each frame [T, A, D], A = max(counts), with the other tokens moved into them.
+
+        What is behind the anchors of a frame that has fewer than A means nothing.
 
         Args:
-            x: Features.
-            scores: [T, M], how strong each token is: its length.
+            x: Features [T, M, D].
+            scores: [T, M], their lengths.
+            places: int64 [T, M], where in their frame the anchors are, and behind them where the others are.
+            counts: Anchors of each frame.
             grid: Rows and columns of a frame.
-            counts: Anchors of each frame; A is the largest.
-            local: How many of them come from each window.
-
-        Returns:
-            int64 [T, A], where in the frame the anchors are, ascending; bool [T, A], whether there is one; [T, A, D].
         """
-        frames, m = scores.shape
-        most, fewest = max(counts), min(counts)
-        count, of_window = torch.tensor([counts, local], device=x.device)[..., None]
-        in_window = window_ranks(scores, *grid) < of_window
-        anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
-        slots = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
-        slot = torch.arange(m, device=x.device).expand(frames, m)
-        y, others = (slots[:, :most], slots[:, fewest:])
-        there, moving = slot[:, :most] < count, slot[:, fewest:] >= count
-        exact, index = torch.promote_types(x.dtype, torch.float32), m * torch.arange(frames, device=x.device)[:, None]
-        anchors = x.flatten(0, 1)[index + y].to(exact)
-        if fewest == m:
-            return y, there, anchors
-        tokens = x.flatten(0, 1)[index + others].to(exact)
+        total, m, size = x.shape
+        flat, slot = x.flatten(0, 1), torch.arange(m, device=x.device)
+        tokens = x.new_empty(total, max(1, *counts), size, dtype=torch.promote_types(x.dtype, torch.float32))
+        alike = sorted(range(total), key=counts.__getitem__)  # so that little in a chunk is padding
+        chunk = total if self.form == "released" else CHUNK  # the code stops iterating for all frames at once
+        for chosen in (alike[i : i + chunk] for i in range(0, total, chunk)):
+            fewest, most = counts[chosen[0]], max(1, counts[chosen[-1]])
+            frames, count = torch.tensor([chosen, [counts[t] for t in chosen]], device=x.device)[..., None]
+            place = places[frames[:, 0]]
+            y = flat[(place + m * frames)[:, :most]].to(tokens.dtype)
+            if fewest < m:
+                others = flat[(place + m * frames)[:, fewest:]].to(tokens.dtype)
+                length = scores[frames[:, 0]].gather(1, place)
+                cosine = cosines(others, y, length[:, fewest:], length[:, :most])
+                cost = 1 - cosine + DISTANCE * distances(place[:, fewest:], place[:, :most], grid).to(cosine.dtype)
+                self._within(y, others, cosine, cost, slot[:most] < count, slot[fewest:] >= count)
+            for t, merged in zip(chosen, y, strict=True):
+                tokens[t, :most], tokens[t, most:] = merged, 0
+        return tokens
 
-        cosine = cosines(tokens, anchors, scores.gather(1, others), scores.gather(1, y))
-        line, column = (slots.div(grid[1], rounding_mode="floor"), slots % grid[1])
-        line, column = line.to(exact) / max(1, grid[0] - 1), column.to(exact) / max(1, grid[1] - 1)
-        distance = torch.hypot(
-            line[:, fewest:, None] - line[:, None, :most], column[:, fewest:, None] - column[:, None, :most]
-        )
-        plan = self._plan(1 - cosine + DISTANCE * distance, moving, there)
+    def _within(self, y: Tensor, x: Tensor, cosine: Tensor, cost: Tensor, there: Tensor, moving: Tensor) -> None:
+        """Move the other tokens x [B, N, D] of frames into their anchors y [B, A, D], in place.
+
+        Args:
+            y: Anchors.
+            x: Tokens.
+            cosine: [B, N, A].
+            cost: [B, N, A].
+            there: bool [B, A], which of y are anchors.
+            moving: bool [B, N], which of x are other tokens.
+        """
+        plan = self._plan(cost, moving, there)
         nearest = cosine.masked_fill(~there[:, None], -torch.inf).argmax(dim=2, keepdim=True)
-        belongs = torch.zeros_like(plan).scatter_(2, nearest, moving[..., None].to(exact))
+        belongs = torch.zeros_like(plan).scatter_(2, nearest, moving[..., None].to(plan.dtype))
         load, number = plan.sum(dim=1), belongs.sum(dim=1)
         pull = (1 - NEAREST) / (1 + load[:, None]) * plan + NEAREST / (1 + number[:, None]) * belongs
         own = (1 - NEAREST) / (1 + load) + NEAREST / (1 + number)
-        return y, there, anchors.mul_(own[..., None]).baddbmm_(pull.mT, tokens)
+        y.mul_(own[..., None]).baddbmm_(pull.mT, x)
 
-    def _across(
-        self, y: Tensor, there: Tensor, x: Tensor, moving: Tensor, step: int, budgets: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Move the tokens x [B, N, D] of frames that are `step` frames behind into the anchors y [B, A, D].
+    def _across_clips(self, clips: Clips, tokens: Tensor, there: Tensor, counts: list[int], budgets: Tensor) -> None:
+        """Move the frames of clips of one length into their first frames, in place; `there` becomes what stays."""
+        tokens, there, budgets = (clips.view(each) for each in (tokens, there, budgets))
+        most = [max(1, *(counts[t + step] for t in clips.firsts)) for step in range(clips.length)]
+        y, anchors = tokens[:, 0, : most[0]], there[:, 0, : most[0]]
+        for step in range(1, clips.length):
+            moving = there[:, step, : most[step]]
+            stay = self._across(y, anchors, tokens[:, step, : most[step]], moving, step, budgets[:, step])
+            moving.copy_(stay)
+
+    def _across(self, y: Tensor, there: Tensor, x: Tensor, moving: Tensor, step: int, budgets: Tensor | None) -> Tensor:
+        """Move the tokens x [B, N, D] of frames that are `step` frames behind into the anchors y [B, A, D], in place.
 
         Args:
             y: Anchors.
@@ -240,64 +266,53 @@ class Aot(Ranking):
             budgets: int64 [B], how many of x stay; None for the share `residual`.
 
         Returns:
-            The merged y, and bool [B, N], which of x stay.
+            bool [B, N], which of x stay.
         """
         both = moving[:, :, None] & there[:, None]
-        cost = 1 - cosines(x, y, lengths(x), lengths(y)).clamp(-1 + 1e-6, 1 - 1e-6)
-        cost = cost - cost.masked_fill(~both, torch.inf).amin(dim=(1, 2), keepdim=True)
+        cost = 1 - cosines(x, y, lengths(x), lengths(y)).clamp_(-1 + 1e-6, 1 - 1e-6)
+        cost -= cost.masked_fill(~both, torch.inf).amin(dim=(1, 2), keepdim=True)
         plan = self._plan(cost * (1 - math.exp(-(step**2) / (2 * SPREAD**2))), moving, there)
-        plan = plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-9)
+        plan /= plan.sum(dim=2, keepdim=True).clamp_min(1e-9)
         fit = plan.amax(dim=2)
         if budgets is None:
-            fit = fit.double() if has_float64(fit.device) else fit  # as the code does: a bound between two values
+            fit = fit.double() if has_float64(fit.device) else fit  # as in the code: the bound lies between two values
             stay = fit < fit.quantile(self.residual, dim=1, keepdim=True)
         else:
-            stay = ranks(fit.masked_fill(~moving, torch.inf)) < budgets[:, None]
-        plan = plan * (moving & ~stay)[..., None]
-        return torch.baddbmm(y, plan.mT, x) / (1 + plan.sum(dim=1))[..., None], stay
+            stay = (ranks(fit.masked_fill(~moving, torch.inf)) < budgets[:, None]) & moving
+        plan *= (moving & ~stay)[..., None]
+        y.baddbmm_(plan.mT, x).div_(1 + plan.sum(dim=1)[..., None])
+        return stay
 
     def _plan(self, cost: Tensor, moving: Tensor, there: Tensor) -> Tensor:
         """P(cost) [B, N, A] for the tokens `moving` [B, N] and the anchors `there` [B, A]; 0 elsewhere."""
-        kernel = torch.exp(cost / -BLUR).masked_fill_(~(moving[:, :, None] & there[:, None]), 0)
-        rows = moving / moving.sum(dim=1, keepdim=True).clamp_min(1)
-        columns = there / there.sum(dim=1, keepdim=True).clamp_min(1)
-        tiny = torch.finfo(cost.dtype).tiny
-        r, c = torch.ones_like(rows)[..., None], columns[..., None]
-        c = torch.ones_like(c)
-        for _ in range(100 if self.form == "released" else self.iterations):
-            before = r
-            r = rows[..., None] / (kernel @ c).clamp_min(tiny)
-            c = columns[..., None] / (kernel.mT @ r).clamp_min(tiny)
-            if self.form == "released" and (r - before).abs().mean() < ENOUGH:
-                break
-        return kernel.mul_(r).mul_(c.mT)
+        if self.form == "released":
+            return transport(cost, moving, there, BLUR, iterations=100, enough=ENOUGH)
+        return transport(cost, moving, there, BLUR, self.iterations)
 
-    def _released(self, x: Tensor, clips: list[Clip], there: Tensor, tokens: Tensor) -> Kept:
-        """What the code hands to the LLM, in its order."""
+    def _released(self, x: Tensor, tokens: Tensor, there: Tensor) -> Kept:
+        """What the code hands to the LLM, in its order, from the anchors [T, A, D]."""
         made = []
-        for first, length in clips:
-            made.append(tokens[first][there[first]])
-            merged = tokens[first : first + 1]
-            for t in range(first + 1, first + length):
-                merged, stay = self._across(
-                    merged, there[first : first + 1], tokens[t : t + 1], there[t : t + 1], t - first, None
-                )
-                made.append(tokens[t][stay[0]])
-            if length > 1:
-                made.append(merged[0][there[first]])
-        features = torch.cat(made)
-        frames, m = x.shape[:2]
-        index = torch.linspace(0, frames * m - 1, len(features)).long().to(x.device)
-        return Kept(index, torch.bincount(index // m, minlength=frames), features.to(x.dtype))
+        for part in cut(len(x), self.clips):
+            for first in part.firsts:
+                made.append(tokens[first].clone())
+                frames = [tokens[t : t + 1] for t in range(first, first + part.length)]
+                for step, frame in enumerate(frames[1:], 1):
+                    stay = self._across(frames[0], there[:1], frame, there[:1], step, None)
+                    made.append(frame[stay])
+                if part.length > 1:
+                    made.append(frames[0][0])
+        features, m = torch.cat(made), x.shape[1]
+        index = torch.linspace(0, len(x) * m - 1, len(features)).long().to(x.device)
+        return Kept(index, torch.bincount(index // m, minlength=len(x)), features.to(x.dtype))
 
     def _released_anchors(self, frames: int, m: int) -> int:
         """The anchors to ask of each frame."""
-        lengths_of = [clip.length for clip in cut(frames, self.clips)]
+        clips = cut(frames, self.clips)
 
         def size(n: int) -> int:
             n = _without_loss(n, self.global_share)
             more = math.ceil(self.residual * (n - 1))
-            return sum(n if length == 1 else 2 * n + (length - 1) * more for length in lengths_of)
+            return sum(c.number * (n if c.length == 1 else 2 * n + (c.length - 1) * more) for c in clips)
 
         wanted = self.retention * frames * m
         possible = [n for n in range(1, m + 1) if 0 < size(n) <= frames * m]
@@ -317,23 +332,35 @@ class Aot(Ranking):
         return min(possible, key=lambda n: abs(size(n) - wanted))
 
 
-class Clip(NamedTuple):
-    """Consecutive frames of a video."""
+class Clips(NamedTuple):
+    """Neighbouring clips of one length.
+
+    Attributes:
+        first: The first frame of the first clip.
+        number: How many clips there are.
+        length: Their frames.
+    """
 
     first: int
+    number: int
     length: int
 
+    @property
+    def firsts(self) -> range:
+        """The first frames of the clips."""
+        return range(self.first, self.first + self.number * self.length, self.length)
 
-def cut(frames: int, clips: int) -> list[Clip]:
+    def view(self, of_frames: Tensor) -> Tensor:
+        """View a tensor [T, ...] as [number, length, ...]."""
+        return of_frames.narrow(0, self.first, self.number * self.length).unflatten(0, (self.number, self.length))
+
+
+def cut(frames: int, clips: int) -> list[Clips]:
     """Cut a video into `clips` clips, but at most one per frame; earlier ones get a frame more."""
-    sizes = equal_budgets(frames, min(clips, frames)).tolist()
-    return [Clip(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
-
-
-def cosines(x: Tensor, y: Tensor, length_x: Tensor, length_y: Tensor) -> Tensor:
-    """The cosines [B, N, A] of x [B, N, D] and y [B, A, D], whose lengths are given; 0 where one is 0."""
-    tiny = torch.finfo(x.dtype).tiny
-    return (x @ y.mT).div_(length_x.clamp_min(tiny)[:, :, None]).div_(length_y.clamp_min(tiny)[:, None])
+    length, longer = divmod(frames, number := min(clips, frames))
+    start = longer * (length + 1)
+    parts = [Clips(0, longer, length + 1), Clips(start, number - longer, length)]
+    return [part for part in parts if part.number]
 
 
 def ranks(values: Tensor) -> Tensor:
