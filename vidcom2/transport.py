@@ -46,7 +46,13 @@ def cosines(x: Tensor, y: Tensor, length_x: Tensor, length_y: Tensor) -> Tensor:
 
 
 def distances(a: Tensor, b: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the distances [T, N, A] of places a [T, N] and b [T, A] of a frame whose rows and columns span a unit square."""
+    """Return the distances [T, N, A] of the places a [T, N] and b [T, A] in a frame with sides of length 1.
+
+    Args:
+        a: int64, places in a frame whose tokens come row by row.
+        b: The same.
+        grid: Rows and columns of a frame.
+    """
     rows, columns = (max(1, lines - 1) for lines in grid)
     down = (a // grid[1])[:, :, None] - (b // grid[1])[:, None]
     right = (a % grid[1])[:, :, None] - (b % grid[1])[:, None]

@@ -93,7 +93,7 @@ class Aot(Ranking):
     ranks_alone: ClassVar[bool] = False
     uses_grid: ClassVar[bool] = True
     reachable: ClassVar[str] = (
-        "any; `released`: up to 0.73 at 32 frames. The authors pool later, so their ratio varies: 22–25 % by file names"
+        "any; `released`: up to 0.7 at 32 frames. The authors pool later, so their ratio varies: 22–25 % by file names"
     )
 
     def __post_init__(self) -> None:
@@ -314,22 +314,16 @@ class Aot(Ranking):
             more = math.ceil(self.residual * (n - 1))
             return sum(c.number * (n if c.length == 1 else 2 * n + (c.length - 1) * more) for c in clips)
 
-        wanted = self.retention * frames * m
+        wanted = self.retention * frames * m if self.anchors is None else size(self.anchors)
         possible = [n for n in range(1, m + 1) if 0 < size(n) <= frames * m]
-        if self.anchors is not None:
-            if self.anchors not in possible:
-                raise ValueError(
-                    f"anchors={self.anchors} is impossible with frames of {m} tokens: choose one of "
-                    f"{possible[:1]} to {possible[-1:]}"
-                )
-            return self.anchors
         most = max(map(size, possible), default=0)
-        if not possible or wanted > most + 1:
+        if wanted > most + 1 or self.anchors not in (None, *possible):
+            asked = f"reach retention={self.retention!r}" if self.anchors is None else f"take anchors={self.anchors}"
             raise ValueError(
-                f"aot.released cannot reach retention={self.retention!r} on {frames} frames: it keeps at most "
-                f"{most / (frames * m):.4g}; aot (without .released) reaches any"
+                f"aot.released cannot {asked} on {frames} frames of {m} tokens: it keeps at most {most} of "
+                f"{frames * m}; aot (without .released) reaches any retention"
             )
-        return min(possible, key=lambda n: abs(size(n) - wanted))
+        return self.anchors or min(possible, key=lambda n: abs(size(n) - wanted))
 
 
 class Clips(NamedTuple):
