@@ -52,7 +52,7 @@ class Aot(Ranking):
     The video is cut into `clips` clips. The frames of a clip move into the anchors y of its first frame, one after the
     other. With x the anchors of the frame that is s frames behind the first:
 
-        p           P((1 - cos - its minimum) (1 - exp(-s² / 4.5))), each row divided by its sum
+        p           P((1 - cos) (1 - exp(-s² / 4.5))), each row divided by its sum
         residual    the share `residual` of x with the smallest max_j p_ij, which fit no y_j well, stays as it is
         merging     the others move: y_j <- (y_j + sum_i p_ij x_i) / (1 + sum_i p_ij)
 
@@ -268,9 +268,8 @@ class Aot(Ranking):
         Returns:
             bool [B, N], which of x stay.
         """
-        both = moving[:, :, None] & there[:, None]
         cost = 1 - cosines(x, y, lengths(x), lengths(y)).clamp_(-1 + 1e-6, 1 - 1e-6)
-        cost -= cost.masked_fill(~both, torch.inf).amin(dim=(1, 2), keepdim=True)
+        cost -= cost.amin(dim=(1, 2), keepdim=True)  # this changes no plan, only when "released" stops iterating
         plan = self._plan(cost * (1 - math.exp(-(step**2) / (2 * SPREAD**2))), moving, there)
         plan /= plan.sum(dim=2, keepdim=True).clamp_min(1e-9)
         fit = plan.amax(dim=2)
@@ -279,7 +278,7 @@ class Aot(Ranking):
             stay = fit < fit.quantile(self.residual, dim=1, keepdim=True)
         else:
             stay = (ranks(fit.masked_fill(~moving, torch.inf)) < budgets[:, None]) & moving
-        plan *= (moving & ~stay)[..., None]
+        plan *= ~stay[..., None]
         y.baddbmm_(plan.mT, x).div_(1 + plan.sum(dim=1)[..., None])
         return stay
 
@@ -359,7 +358,10 @@ def cut(frames: int, clips: int) -> list[Clips]:
 
 def ranks(values: Tensor) -> Tensor:
     """The rank of each of values [T, M] in its row, from 0 for the smallest; of equal ones the earlier comes first."""
-    return values.argsort(dim=1, stable=True).argsort(dim=1)
+    order = values.argsort(dim=1, stable=True)
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
 
 
 def window_ranks(scores: Tensor, rows: int, columns: int) -> Tensor:

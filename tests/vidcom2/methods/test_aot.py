@@ -122,7 +122,7 @@ def slow_aot(
             first_places = places
         else:
             gap = np.array([[1 - cosine(v, w) for w in y] for v in tokens])
-            plan = slow_plan((gap - gap.min()) * (1 - math.exp(-((t - first) ** 2) / 4.5)), 5)
+            plan = slow_plan(gap * (1 - math.exp(-((t - first) ** 2) / 4.5)), 5)
             plan = plan / plan.sum(1, keepdims=True)
             stay = best([-max(row) for row in plan], budgets[t])
             for i in stay:
