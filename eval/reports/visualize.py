@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llava.video import FrameSampling, VideoError, open_video, read_video
 from vidcom2 import Attachment, Compressor, Dense, Keep, Kept, VidCom2, compressor, method_names
+from vidcom2.methods.aot import Aot
 from vidcom2.methods.holitom import HoliTom
 from vidcom2.models.layers import LayerHooks
 
@@ -102,10 +103,10 @@ def drawable(spec: str) -> Compressor:
     method = compressor(spec)
     if not method.drops:
         raise ValueError(f"--compressor {spec} drops no token; draw one of {DRAWABLE}")
-    if isinstance(method, HoliTom) and method.form == "released":
+    if isinstance(method, Aot | HoliTom) and method.form == "released":
         raise ValueError(
             f"{method.spec} gives its tokens positions that are not their own, so they cannot be drawn; draw "
-            f"one of {DRAWABLE}, this one as holitom without .released"
+            f"one of {DRAWABLE}, this one as {method.name} without .released"
         )
     return method
 
@@ -125,6 +126,8 @@ class Watched(Compressor):
 
     method: Compressor = field(kw_only=True)
     notes: list[tuple[Tensor, Tensor]] = field(default_factory=list, kw_only=True)
+
+    uses_grid: ClassVar[bool] = True  # for the method, which may
 
     @classmethod
     def of(cls, method: Compressor) -> Watched:

@@ -19,9 +19,9 @@ FAILED_QUESTIONS = 3
 DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
 ENGINES = ("torch", "deepspeed", "vllm")
 DECODERS = ("exact", "decord", "torchcodec", "pyav")
-METHODS = (
-    *("dycoke", "evs", "fastv", "fastvid", "frames", "holitom", "none", "norm", "pdrop", "random", "sparsevlm"),
-    *("uniform", "vcast", "vidcom2", "visionzip"),
+METHODS = tuple(
+    "aot dycoke evs fastv fastvid frames fresh holitom none norm pdrop random sparsevlm uniform vcast vidcom2 "
+    "visionzip".split()
 )
 """`vidcom2.METHODS`, which cannot be imported without torch. A test compares them."""
 VARIABLES = (

@@ -139,6 +139,7 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
     kept = [True] * len(rows)
     deep: dict[int, list[Tensor]] = {}
     counts = []
+    full = full_positions(model, row)
     for number, (visual, features, levels) in enumerate(encode(model, row)):
         for i, place in enumerate(visual.at):
             groups[place] = 1000 * number + i // visual.tokens
@@ -147,7 +148,12 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
                 deep[place] = [level[i] for level in levels]
         if visual.modality == "video":
             frames, m = visual.frames, visual.tokens
-            chosen = compressor.select(features[: frames * m].view(frames, m, -1))
+            grid = None
+            if full.ndim == 2:  # mRoPE: a frame has as many rows as its tokens have vertical positions
+                grid = tuple(len(line.unique()) for line in full[1:, visual.patches[:m]])
+            chosen = compressor.select(
+                features[: frames * m].view(frames, m, -1), grid if compressor.uses_grid else None
+            )
             index = chosen.index.tolist()
             if chosen.features is not None:
                 for i, merged in zip(index, chosen.features, strict=True):
@@ -158,7 +164,7 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
             # Everything before this video is decided by now.
             counts.append(Counts(sum(kept[: visual.at[0]]), [m] * frames, after, len(visual.at) - frames * m))
     places = [place for place, stays in enumerate(kept) if stays]
-    positions = full_positions(model, row)[..., places]
+    positions = full[..., places]
     if (compressor.positions or LAYOUTS[model.config.model_type].positions) == "repack":
         positions = torch.arange(len(places)).expand(*positions.shape[:-1], -1)  # mRoPE's three alike, as for text
     seen = [place for place in places if place in deep]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.vidcom2.grids import grid_of
 from vidcom2 import METHODS, Compressor, ImpossibleBudgets, Keep, Kept, Ranking, VidCom2, compressor
 from vidcom2.by_hand import TokenMask
 from vidcom2.vllm.serving import serving
@@ -189,7 +190,7 @@ def test_methods_with_frame_budgets_take_them_and_others_refuse(name):
     budgets = named(f1=7)
     if name in RANKING:
         assert one.takes_budgets()
-        assert one.with_budgets(budgets).select(video()).budgets[1] == 7
+        assert one.with_budgets(budgets).select(video(), grid_of(M)).budgets[1] == 7
         with pytest.raises(ValueError, match="has budgets already"):
             one.with_budgets(budgets).with_budgets(budgets)
         return

@@ -1,6 +1,7 @@
 """One file per method. Importing this package registers all of them in `vidcom2.METHODS`."""
 
 from vidcom2.methods import (
+    aot,
     dense,
     dycoke,
     evs,
@@ -20,6 +21,7 @@ from vidcom2.methods import (
 )
 
 __all__ = [
+    "aot",
     "dense",
     "dycoke",
     "evs",

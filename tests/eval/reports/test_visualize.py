@@ -107,7 +107,7 @@ def test_every_method_on_every_kind_of_model(name, engine, video):
     assert look.frames.shape[0] == frames
     assert look.frames.shape[3] == 3
     if method.stage == "before LLM":
-        assert np.flatnonzero(look.kept).tolist() == method.select(look.features).index.tolist()
+        assert np.flatnonzero(look.kept).tolist() == method.select(look.features, grid).index.tolist()
 
 
 @over_engines
@@ -252,6 +252,7 @@ def test_one_frame_and_equal_frames_can_be_drawn(tmp_path):
     [
         (("--compressor", "none"), "none drops no token; draw one of"),
         (("--compressor", "holitom.released@0.25"), "gives its tokens positions that are not their own"),
+        (("--compressor", "aot.released@0.25"), "this one as aot without .released"),
         (("--compressor", "magic"), "'magic' is unknown"),
         (("--frames", 0), "max_frames must be at least 1"),
     ],

@@ -1,0 +1,385 @@
+"""AOT: "Token Reduction via Local and Global Contexts Optimization for Efficient Video Large Language Models",
+https://arxiv.org/abs/2603.01400.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidcom2.budget import equal_budgets, total_budget
+from vidcom2.compressor import Kept
+from vidcom2.features import has_float64, lengths, require_finite
+from vidcom2.ranking import Ranking
+from vidcom2.settings import check_at_least_one, check_choice, check_share
+from vidcom2.specs import register
+from vidcom2.transport import cosines, distances, transport
+
+SIDE = 3
+"""A frame has SIDE · SIDE windows."""
+DISTANCE = 0.5
+"""Weight of the distance within the frame in the cost."""
+NEAREST = 0.1
+"""Weight of the plain mean beside the transported one."""
+SPREAD = 1.5
+"""Frames over which the cost between frames grows: the standard deviation of a Gaussian."""
+BLUR = 0.1
+"""Entropic regularisation of the transport."""
+CHUNK = 8
+"""So many frames at a time have their anchors merged: their tokens stay in a CPU's cache."""
+ENOUGH = 1e-2
+"""The authors' code stops iterating when r changes by less than this, on average."""
+
+
+@register("aot")
+@dataclass(frozen=True)
+class Aot(Ranking):
+    """Choose anchors in each frame, and move the other tokens into them by optimal transport; then across frames.
+
+    P(cost) is the transport plan from n tokens to a anchors: diag(r) exp(-cost / 0.1) diag(c), whose rows sum to 1/n
+    and whose columns sum to 1/a, by Sinkhorn's iteration. Within a frame with a anchors among its M tokens:
+
+        local       the strongest tokens of each of 3 x 3 windows: int((1 - global_share) a) // 9 of each
+        global      the strongest of the others, up to a anchors
+        merging     with P = P(1 - cos + 0.5 d) from the M - a other tokens x_i to the anchors y_j, d the distance in a
+                    frame with sides of length 1, and N_j the tokens to which y_j is the most similar anchor:
+                    y_j <- 0.9 (y_j + sum_i P_ij x_i) / (1 + sum_i P_ij) + 0.1 (y_j + sum N_j) / (1 + |N_j|)
+
+    The video is cut into `clips` clips. The frames of a clip move into the anchors y of its first frame, one after the
+    other. With x the anchors of the frame that is s frames behind the first:
+
+        p           P((1 - cos) (1 - exp(-s² / 4.5))), each row divided by its sum
+        residual    the share `residual` of x with the smallest max_j p_ij, which fit no y_j well, stays as it is
+        merging     the others move: y_j <- (y_j + sum_i p_ij x_i) / (1 + sum_i p_ij)
+
+    Before the LLM. The paper ranks by the attention that a token receives in the vision tower: local tokens in a
+    shallow layer, global ones in a deep layer. A method sees no attention here, so |x| stands in for both. The authors'
+    code chooses among 27 x 27 patches and pools them to 14 x 14 after the first merging. Here they are pooled already.
+
+    P sums to 1, so all other tokens of its frame give an anchor 1/a, beside its own weight of 1. This is the code's
+    choice of scale.
+
+    Args:
+        form: "mended" keeps round(R·T·M) tokens, but at least one per frame, each at its own position. The merged
+            anchors of a clip stand in its first frame. A later frame that keeps k tokens has k / `residual` anchors, at
+            most M. The k are shared so that all frames have about equally many anchors, or they are VidCom²'s with
+            +fca. For "released", see the classmethod `released`.
+        clips: Clips of a video, of equal length. The code has 8 for 32 and 64 frames, and refuses other lengths. From T
+            on, no tokens move across frames, as in the authors' script for LLaVA-Video.
+        residual: The authors' script for LLaVA-OneVision has 0.3 for MVBench and EgoSchema, the default here, and 0.1
+            for Video-MME and LongVideoBench.
+        global_share: The share of the global anchors.
+        iterations: Of Sinkhorn. "released" takes as many as the code, up to 100.
+        anchors: For "released" only: the anchors of each frame, instead of those that R asks for. The script has 126 of
+            729 patches where it has 0.3 for `residual`, and 108 where it has 0.1.
+    """
+
+    form: Literal["mended", "released"] = "mended"
+    clips: int = 8
+    residual: float = 0.3
+    global_share: float = 0.5
+    iterations: int = 5
+    anchors: int | None = None
+
+    presets: ClassVar[tuple[str, ...]] = ("released",)
+    venue: ClassVar[str] = "CVPR 2026"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2603.01400"
+    video_specific: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
+    ranks_alone: ClassVar[bool] = False
+    uses_grid: ClassVar[bool] = True
+    reachable: ClassVar[str] = (
+        "any; `released`: up to 0.7 at 32 frames. The authors pool later, so their ratio varies: 22–25 % by file names"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "form", ("mended", "released"))
+        check_at_least_one(self, "clips", "iterations")
+        check_share(self, "residual", "global_share")
+        if self.residual == 0:
+            raise ValueError("residual=0.0 must be in (0, 1]; 0.3 is the default")
+        if self.form == "released" and self.fca is not None:
+            raise ValueError("aot.released gives every frame equally many anchors and cannot take +fca; aot+fca can")
+        if self.form == "released" and self.iterations != Aot.iterations:
+            raise ValueError(f"iterations={self.iterations!r} changes nothing: aot.released iterates as the code does")
+        if self.anchors is not None and (self.form != "released" or self.anchors < 1):
+            raise ValueError(f"anchors={self.anchors!r} must be at least 1 and needs aot.released; aot solves for R")
+
+    @classmethod
+    def released(cls, retention: float = 0.25, **settings: Any) -> Aot:
+        """Build what the authors' code does, on features that are pooled already.
+
+        - For each clip come the anchors of its first frame, the residual tokens of its other frames, and the anchors
+          once more, with the other frames moved into them. A clip of one frame has its anchors once.
+        - `index` does not say where tokens come from: it holds N positions spaced evenly over the video.
+        - n anchors are asked for, and int((1 - global_share) n) mod 9 of them are lost. n comes as near to R·T·M
+          tokens as it can. With `anchors` given, R has no effect, but R = 1 keeps everything.
+        - The number of residual tokens is ceil(residual (n - 1)), less if they tie.
+
+        `select` raises ValueError for an R that this cannot reach.
+        """
+        return cls(retention, **{"form": "released", **settings})
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the tokens' lengths |x|, [T, M]."""
+        return lengths(x)
+
+    def own_budgets(self, x: Tensor) -> Tensor:
+        """Return the tokens that each frame keeps, int64 [T]; for "released", the anchors of each frame."""
+        if self.fca is not None:
+            return super().own_budgets(x)
+        frames, m = x.shape[:2]
+        if self.form == "released":
+            return torch.full((frames,), self._released_anchors(frames, m), device=x.device)
+        total, first = (
+            total_budget(self.retention, frames, m),
+            [t for part in cut(frames, self.clips) for t in part.firsts],
+        )
+        firsts, others = len(first), frames - len(first)
+        wanted = round(total * others * self.residual / (firsts + others * self.residual))
+        for_others = max(wanted, others, total - firsts * m)
+        budgets = torch.zeros(frames, dtype=torch.int64)
+        is_first = torch.zeros(frames, dtype=torch.bool)
+        is_first[first] = True
+        budgets[is_first] = equal_budgets(total - for_others, firsts)
+        budgets[~is_first] = equal_budgets(for_others, others)
+        return budgets.to(x.device)
+
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
+        if self.retention < 1 and self.form == "released":
+            return None
+        return super().total(frames, m)
+
+    def rank(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Ranking.rank`. Lengths are finite only if x is, which saves a pass over x."""
+        scores = self.scores(x)
+        return scores, self.frame_budgets(x), scores.sum().isfinite()
+
+    def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
+        scores, budgets, finite = self.rank(x)
+        sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()
+        require_finite(bool(sound), x)
+        frames, m = x.shape[:2]
+        clips = cut(frames, self.clips)
+        first = {t for part in clips for t in part.firsts}
+        counts = kept
+        if self.form == "mended":
+            counts = [k if t in first else min(m, round(k / self.residual)) for t, k in enumerate(kept)]
+        local = [int(n * (1 - self.global_share)) // SIDE**2 for n in counts]
+        if self.form == "released":
+            counts = [_without_loss(n, self.global_share) for n in counts]
+
+        count, of_window = torch.tensor([counts, local], device=x.device)[..., None]
+        in_window = window_ranks(scores, rows, columns) < of_window
+        anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
+        places = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
+        tokens = self._anchors(x, scores, places, counts, (rows, columns))
+        there = torch.arange(tokens.shape[1], device=x.device) < count
+        if self.form == "released":
+            return self._released(x, tokens, there)
+
+        for part in clips:
+            self._across_clips(part, tokens, there, counts, budgets)
+        stay = there.flatten().nonzero().flatten()
+        index = (places + m * torch.arange(frames, device=x.device)[:, None])[:, : tokens.shape[1]]
+        features = tokens.flatten(0, 1).index_select(0, stay)
+        made = Kept(index.flatten()[stay], budgets, features.to(x.dtype))
+        limits = self.limits(frames, m)
+        return made if limits is None else replace(made, by_hand=limits.by_hand)
+
+    def _anchors(self, x: Tensor, scores: Tensor, places: Tensor, counts: list[int], grid: tuple[int, int]) -> Tensor:
+        """Return the anchors of each frame [T, A, D], A = max(counts), with the other tokens moved into them.
+
+        What is behind the anchors of a frame that has fewer than A means nothing.
+
+        Args:
+            x: Features [T, M, D].
+            scores: [T, M], their lengths.
+            places: int64 [T, M], where in their frame the anchors are, and behind them where the others are.
+            counts: Anchors of each frame.
+            grid: Rows and columns of a frame.
+        """
+        total, m, size = x.shape
+        flat, slot = x.flatten(0, 1), torch.arange(m, device=x.device)
+        tokens = x.new_empty(total, max(1, *counts), size, dtype=torch.promote_types(x.dtype, torch.float32))
+        alike = sorted(range(total), key=counts.__getitem__)  # so that little in a chunk is padding
+        chunk = total if self.form == "released" else CHUNK  # the code stops iterating for all frames at once
+        for chosen in (alike[i : i + chunk] for i in range(0, total, chunk)):
+            fewest, most = counts[chosen[0]], max(1, counts[chosen[-1]])
+            frames, count = torch.tensor([chosen, [counts[t] for t in chosen]], device=x.device)[..., None]
+            place = places[frames[:, 0]]
+            y = flat[(place + m * frames)[:, :most]].to(tokens.dtype)
+            if fewest < m:
+                others = flat[(place + m * frames)[:, fewest:]].to(tokens.dtype)
+                length = scores[frames[:, 0]].gather(1, place)
+                cosine = cosines(others, y, length[:, fewest:], length[:, :most])
+                cost = 1 - cosine + DISTANCE * distances(place[:, fewest:], place[:, :most], grid).to(cosine.dtype)
+                self._within(y, others, cosine, cost, slot[:most] < count, slot[fewest:] >= count)
+            for t, merged in zip(chosen, y, strict=True):
+                tokens[t, :most], tokens[t, most:] = merged, 0
+        return tokens
+
+    def _within(self, y: Tensor, x: Tensor, cosine: Tensor, cost: Tensor, there: Tensor, moving: Tensor) -> None:
+        """Move the other tokens x [B, N, D] of frames into their anchors y [B, A, D], in place.
+
+        Args:
+            y: Anchors.
+            x: Tokens.
+            cosine: [B, N, A].
+            cost: [B, N, A].
+            there: bool [B, A], which of y are anchors.
+            moving: bool [B, N], which of x are other tokens.
+        """
+        plan = self._plan(cost, moving, there)
+        nearest = cosine.masked_fill(~there[:, None], -torch.inf).argmax(dim=2, keepdim=True)
+        belongs = torch.zeros_like(plan).scatter_(2, nearest, moving[..., None].to(plan.dtype))
+        load, number = plan.sum(dim=1), belongs.sum(dim=1)
+        pull = (1 - NEAREST) / (1 + load[:, None]) * plan + NEAREST / (1 + number[:, None]) * belongs
+        own = (1 - NEAREST) / (1 + load) + NEAREST / (1 + number)
+        y.mul_(own[..., None]).baddbmm_(pull.mT, x)
+
+    def _across_clips(self, clips: Clips, tokens: Tensor, there: Tensor, counts: list[int], budgets: Tensor) -> None:
+        """Move the frames of clips of one length into their first frames, in place; `there` becomes what stays."""
+        tokens, there, budgets = (clips.view(each) for each in (tokens, there, budgets))
+        most = [max(1, *(counts[t + step] for t in clips.firsts)) for step in range(clips.length)]
+        y, anchors = tokens[:, 0, : most[0]], there[:, 0, : most[0]]
+        for step in range(1, clips.length):
+            moving = there[:, step, : most[step]]
+            stay = self._across(y, anchors, tokens[:, step, : most[step]], moving, step, budgets[:, step])
+            moving.copy_(stay)
+
+    def _across(self, y: Tensor, there: Tensor, x: Tensor, moving: Tensor, step: int, budgets: Tensor | None) -> Tensor:
+        """Move the tokens x [B, N, D] of frames that are `step` frames behind into the anchors y [B, A, D], in place.
+
+        Args:
+            y: Anchors.
+            there: bool [B, A], which of them exist.
+            x: Tokens.
+            moving: bool [B, N], which of them exist.
+            step: s.
+            budgets: int64 [B], how many of x stay; None for the share `residual`.
+
+        Returns:
+            bool [B, N], which of x stay.
+        """
+        cost = 1 - cosines(x, y, lengths(x), lengths(y)).clamp_(-1 + 1e-6, 1 - 1e-6)
+        cost -= cost.amin(dim=(1, 2), keepdim=True)  # this changes no plan, only when "released" stops iterating
+        plan = self._plan(cost * (1 - math.exp(-(step**2) / (2 * SPREAD**2))), moving, there)
+        plan /= plan.sum(dim=2, keepdim=True).clamp_min(1e-9)
+        fit = plan.amax(dim=2)
+        if budgets is None:
+            fit = fit.double() if has_float64(fit.device) else fit  # as in the code: the bound lies between two values
+            stay = fit < fit.quantile(self.residual, dim=1, keepdim=True)
+        else:
+            stay = (ranks(fit.masked_fill(~moving, torch.inf)) < budgets[:, None]) & moving
+        plan *= ~stay[..., None]
+        y.baddbmm_(plan.mT, x).div_(1 + plan.sum(dim=1)[..., None])
+        return stay
+
+    def _plan(self, cost: Tensor, moving: Tensor, there: Tensor) -> Tensor:
+        """P(cost) [B, N, A] for the tokens `moving` [B, N] and the anchors `there` [B, A]; 0 elsewhere."""
+        if self.form == "released":
+            return transport(cost, moving, there, BLUR, iterations=100, enough=ENOUGH)
+        return transport(cost, moving, there, BLUR, self.iterations)
+
+    def _released(self, x: Tensor, tokens: Tensor, there: Tensor) -> Kept:
+        """What the code hands to the LLM, in its order, from the anchors [T, A, D]."""
+        made = []
+        for part in cut(len(x), self.clips):
+            for first in part.firsts:
+                made.append(tokens[first].clone())
+                frames = [tokens[t : t + 1] for t in range(first, first + part.length)]
+                for step, frame in enumerate(frames[1:], 1):
+                    stay = self._across(frames[0], there[:1], frame, there[:1], step, None)
+                    made.append(frame[stay])
+                if part.length > 1:
+                    made.append(frames[0][0])
+        features, m = torch.cat(made), x.shape[1]
+        index = torch.linspace(0, len(x) * m - 1, len(features)).long().to(x.device)
+        return Kept(index, torch.bincount(index // m, minlength=len(x)), features.to(x.dtype))
+
+    def _released_anchors(self, frames: int, m: int) -> int:
+        """The anchors to ask of each frame."""
+        clips = cut(frames, self.clips)
+
+        def size(n: int) -> int:
+            n = _without_loss(n, self.global_share)
+            more = math.ceil(self.residual * (n - 1))
+            return sum(c.number * (n if c.length == 1 else 2 * n + (c.length - 1) * more) for c in clips)
+
+        wanted = self.retention * frames * m if self.anchors is None else size(self.anchors)
+        possible = [n for n in range(1, m + 1) if 0 < size(n) <= frames * m]
+        most = max(map(size, possible), default=0)
+        if wanted > most + 1 or self.anchors not in (None, *possible):
+            asked = f"reach retention={self.retention!r}" if self.anchors is None else f"take anchors={self.anchors}"
+            raise ValueError(
+                f"aot.released cannot {asked} on {frames} frames of {m} tokens: it keeps at most {most} of "
+                f"{frames * m}; aot (without .released) reaches any retention"
+            )
+        return self.anchors or min(possible, key=lambda n: abs(size(n) - wanted))
+
+
+class Clips(NamedTuple):
+    """Neighbouring clips of one length.
+
+    Attributes:
+        first: The first frame of the first clip.
+        number: How many clips there are.
+        length: Their frames.
+    """
+
+    first: int
+    number: int
+    length: int
+
+    @property
+    def firsts(self) -> range:
+        """The first frames of the clips."""
+        return range(self.first, self.first + self.number * self.length, self.length)
+
+    def view(self, of_frames: Tensor) -> Tensor:
+        """View a tensor [T, ...] as [number, length, ...]."""
+        return of_frames.narrow(0, self.first, self.number * self.length).unflatten(0, (self.number, self.length))
+
+
+def cut(frames: int, clips: int) -> list[Clips]:
+    """Cut a video into `clips` clips, but at most one per frame; earlier ones get a frame more."""
+    length, longer = divmod(frames, number := min(clips, frames))
+    start = longer * (length + 1)
+    parts = [Clips(0, longer, length + 1), Clips(start, number - longer, length)]
+    return [part for part in parts if part.number]
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The rank of each of values [T, M] in its row, from 0 for the smallest; of equal ones the earlier comes first."""
+    order = values.argsort(dim=1, stable=True)
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+
+
+def window_ranks(scores: Tensor, rows: int, columns: int) -> Tensor:
+    """The rank of each of scores [T, M] among those of its window, int64 [T, M], from 0 for the highest.
+
+    A frame of rows · columns = M tokens has SIDE · SIDE windows; of a grid with fewer lines, some are empty.
+    """
+    band = [torch.arange(n, device=scores.device) * SIDE // n for n in (rows, columns)]
+    window = (band[0][:, None] * SIDE + band[1]).flatten()
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, window[order].argsort(dim=1, stable=True))  # window by window, the best first
+    size = (window[:, None] == torch.arange(SIDE**2, device=scores.device)).sum(dim=0)
+    start = (size.cumsum(0) - size)[window[order]]
+    place = torch.arange(len(window), device=scores.device) - start
+    return torch.empty_like(order).scatter_(1, order, place)
+
+
+def _without_loss(n: int, global_share: float) -> int:
+    """The anchors that the code chooses when n are asked for: as many local ones of each window as are whole."""
+    local = int(n * (1 - global_share))
+    return n - local % SIDE**2
