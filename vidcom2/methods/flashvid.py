@@ -139,19 +139,21 @@ class FlashVid(Compressor):
         clusters = self._clusters(trees, [b - a for a, b in zip(counts, budgets, strict=True)], parts)
 
         flat = exact.flatten(0, 1)
-        index = [_where(salient.flatten(), sum(chosen))]
-        features = [flat[index[0]]]
-        for t, (size, keep) in enumerate(zip(trees, clusters, strict=True)):
-            if keep:
-                roots = _where(loose[t], size)
-                where, made = self._thin(forest.means(flat, t, sum(members[:t]), members[t])[roots], keep)
-                index.append(roots[where] + t * m)
-                features.append(made)
-        kept, order = torch.cat(index).sort(stable=True)
-        budget = torch.bincount(kept // m, minlength=frames)
-        if self.form == "released":
-            kept = _apart(kept, budget, m)
-        return Kept(kept, budget, torch.cat(features)[order].to(x.dtype))
+        kept = torch.empty(sum(chosen) + sum(clusters), dtype=torch.int64, device=x.device)
+        features, at, member = x.new_empty(len(kept), x.shape[2]), 0, 0
+        for t in range(frames):
+            own = _where(salient[t], chosen[t])
+            rows = exact[t, own]
+            if clusters[t]:
+                roots = _where(loose[t], trees[t])
+                where, made = self._thin(forest.means(flat, t, member, members[t])[roots], clusters[t])
+                own, rows = torch.cat([own, roots[where]]), torch.cat([rows, made])
+            own, order = own.sort(stable=True)
+            part = slice(at, at + len(own))
+            kept[part], features[part] = own + t * m, rows[order]
+            at, member = part.stop, member + members[t]
+        budget = torch.tensor([a + b for a, b in zip(chosen, clusters, strict=True)], device=x.device)
+        return Kept(kept if self.form == "mended" else _apart(kept, budget, m), budget, features)
 
     def _segments(self, near: list[float]) -> list[slice]:
         """The segments, as slices of frames, for the cosines of the mean tokens of neighbouring frames."""
