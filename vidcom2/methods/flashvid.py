@@ -49,7 +49,8 @@ class FlashVid(Compressor):
             see the classmethod `released`.
         alpha: The share of the salient tokens.
         link: The lowest cosine of a link.
-        segments: The video has at least so many segments, if it has as many frames.
+        segments: The video has at least so many segments, if it has as many frames. The paper has 8; the authors'
+            scripts have 4 for Qwen.
         tau: Cut between frames with a lower cosine.
         neighbours: How many nearest tokens the density of DPC-KNN looks at.
     """
