@@ -55,7 +55,8 @@ class InsideLLM(Compressor):
     """Base of methods that drop visual tokens inside the LLM, once or several times, ranked by attention.
 
     Tokens are dropped in the prefill. Separators (newlines) and images stay. Each video of a prompt is ranked for
-    itself. A subclass defines `_schedule`; it may override `scores`, `raters` and `merge`.
+    itself. A subclass defines `_schedule`; it may override `scores`, `raters` and `merge`. A method that also chooses
+    tokens before the first layer, by their features, sets `selects` and overrides `enter` and `entering`.
 
     Some LLMs have linear attention in most layers, such as Qwen3.5 in three of four. These have no attention rows, so a
     stage that would rank in one ranks in the next layer with full attention. Layers of both kinds process fewer tokens
@@ -73,6 +74,7 @@ class InsideLLM(Compressor):
 
     Attributes:
         numbering: The method's own `positions`.
+        selects: Whether the first layer already processes fewer tokens.
     """
 
     fca: FrameAdjustment | None = field(default=None, kw_only=True)
@@ -80,6 +82,7 @@ class InsideLLM(Compressor):
     stage: ClassVar[Literal["before LLM", "inside LLM"]] = "inside LLM"
     needs_attention: ClassVar[bool] = True
     numbering: ClassVar[Literal["repack", "original"]] = "original"
+    selects: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,8 +94,23 @@ class InsideLLM(Compressor):
             )
 
     def _select(self, x: Tensor) -> Kept:
-        """Before the LLM, every token stays."""
+        """Before the LLM, every token stays, even if the method `selects`: its hooks do that, in the LLM."""
         return keep_all(x)
+
+    def enter(self, x: Tensor) -> Kept | None:
+        """Return which tokens of a video enter the first layer, and as what.
+
+        Args:
+            x: Features [T, M, D] as the LLM gets them.
+
+        Returns:
+            None for all of them, as they are.
+        """
+        return None
+
+    def entering(self, tokens: int) -> int:
+        """Return how many of a video's `tokens` patch tokens enter the first layer, about."""
+        return tokens
 
     @property
     def numbers(self) -> Literal["repack", "original"]:
@@ -143,6 +161,7 @@ class InsideLLM(Compressor):
     def processed(self, stages: tuple[Stage, ...], layers: int, tokens: int) -> tuple[int, ...]:
         """Return how many patch and merged tokens of the video each layer processes."""
         counts, cuts = [], {stage.cut: stage.keep for stage in stages}
+        tokens = self.entering(tokens)
         for layer in range(layers):
             if layer in cuts:
                 keep = self.limit(cuts[layer], tokens)

@@ -19,9 +19,10 @@ FAILED_QUESTIONS = 3
 DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
 ENGINES = ("torch", "deepspeed", "vllm")
 DECODERS = ("exact", "decord", "torchcodec", "pyav")
-METHODS = tuple(
-    "aot dycoke evs fastv fastvid frames fresh holitom none norm pdrop random sparsevlm uniform vcast vidcom2 "
-    "visionzip".split()
+METHODS = (
+    *("aot", "dycoke", "evs", "fastv", "fastvid", "flashvid", "flashvid-inside", "frames"),
+    *("fresh", "holitom", "none", "norm", "pdrop", "random", "sparsevlm", "uniform"),
+    *("vcast", "vidcom2", "visionzip"),
 )
 """`vidcom2.METHODS`, which cannot be imported without torch. A test compares them."""
 VARIABLES = (

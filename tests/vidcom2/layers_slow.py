@@ -141,6 +141,7 @@ def run(lm: Any, dense: Dense, method: InsideLLM, after: Tensor) -> Outcome:
     positions = torch.cat([dense.positions, more], dim=-1)
     slots = [Slot(i, row, positions[..., i]) for i, row in enumerate([*dense.rows, *after])]
     plans, budgets, raters = [], [], []
+    out: set[int] = set()  # rows that do not enter the first layer
     for v, (columns, frames, _) in enumerate(dense.videos):
         for i, column in enumerate(columns):
             slots[column].video, slots[column].frame = v, i // (len(columns) // frames)
@@ -149,6 +150,14 @@ def run(lm: Any, dense: Dense, method: InsideLLM, after: Tensor) -> Outcome:
         fca = method.fca
         budgets.append([fca and fca.budgets(x, stage.keep / len(columns)).tolist() for stage in plans[-1]])
         raters.append(find_raters(method, dense, v))
+        if (kept := method.enter(x)) is not None and plans[-1]:
+            for place, row in zip(kept.index.tolist(), kept.apply(x), strict=True):
+                slots[columns[place]].hidden = row
+            out.update(set(columns) - {columns[place] for place in kept.index.tolist()})
+    if out:
+        slots[:] = [slot for slot in slots if slot.number not in out]
+        for i, slot in enumerate(slots):
+            slot.position = torch.full_like(slot.position, i) if repack else slot.position
     ranked: dict[int, list[float]] = {}
     outcome = Outcome(dense.rows, [[] for _ in dense.videos])
 

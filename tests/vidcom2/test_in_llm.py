@@ -258,7 +258,10 @@ FAMILIES = {
     **{kind: functools.partial(Native, kind) for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")},
     "qwen3_5": functools.partial(Native, "qwen3_5"),
 }
-SPECS = ("fastv@0.5", "pdrop@0.4", "sparsevlm@0.5", "sparsevlm@0.4:version=2:heads=3")
+SPECS = (
+    *("fastv@0.5", "pdrop@0.4", "sparsevlm@0.5", "sparsevlm@0.4:version=2:heads=3"),
+    "flashvid-inside@0.3:segments=2",
+)
 CASES = ("one", "padded", "text_only", "two", "image")
 over_families = pytest.mark.parametrize("family", FAMILIES)
 over_methods = pytest.mark.parametrize("spec", SPECS)

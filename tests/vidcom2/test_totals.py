@@ -18,7 +18,6 @@ UNKNOWN = (
     *("vidcom2@R", "norm+fca@R:fca.rounding=ceil", "aot.released@R", "fastvid.released@R", "holitom.released@R"),
     "fastv@R:k=1",
 )
-)
 SHAPES = ((1, 9), (2, 5), (8, 16), (5, 36), (32, 4))
 
 

@@ -173,8 +173,8 @@ class Layered(RowsFollow):
 
     Attributes:
         segments: The layers with fewer rows, in order.
-        shift: Logical length less the rows of the first layer that has any. It is 0 unless all layers before the first
-            segment are linear.
+        shift: Logical length less the rows of the first layer that has any. It is 0 unless the first segment begins
+            with layer 0, or all layers before it are linear.
         holder: Weak reference to the hooks that keep masks and positions right. It is weak because caches are copied.
     """
 
@@ -189,6 +189,10 @@ class Layered(RowsFollow):
     def rows(self, layer_idx: int) -> int:
         """Return the rows that are there."""
         return super().get_seq_length(layer_idx)  # type: ignore[misc]
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return the rows that are there, which new ones follow in the mask."""
+        return self.rows(layer_idx)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Return transformers' sizes of the mask.

@@ -67,15 +67,23 @@ class Cut:
     def record(self, now: Tensor) -> None:
         """Note the outcome on the video. now: int64 [n], the new column of each row; NEW for rows that are gone."""
         visual, numbers = self.visual, torch.arange(len(self.added), device=self.kept.device)
-        assert visual.scores is not None
-        visual.ranked.append(visual.scores)
         visual.rows = now[torch.cat([visual.rows[self.kept], self.added])]
         visual.frame = torch.cat([visual.frame[self.kept], visual.frame[self.centres]])
         visual.ids = torch.cat([visual.ids[self.kept], visual.known + numbers])
         visual.known += len(numbers)
-        visual.history.append(visual.ids)
+        if visual.scores is not None:
+            visual.ranked.append(visual.scores)
+            visual.history.append(visual.ids)
         # A prompt may end in the video, so that its last token is dropped. Then the row before it ranks.
         visual.raters = now.cummax(dim=0).values[visual.raters]
+
+
+def enter(visual: Visual) -> Cut:
+    """Return which tokens of a video enter the first layer."""
+    assert visual.entering is not None
+    kept = visual.entering.index.to(visual.rows.device)
+    gone = torch.ones_like(visual.rows, dtype=torch.bool).index_fill_(0, kept, False).nonzero()[:, 0]
+    return Cut(visual, kept, gone, None, gone[:0])
 
 
 def choose(method: InsideLLM, visual: Visual, stage: int, hidden: Tensor) -> Cut:

@@ -95,7 +95,7 @@ class LayerHooks(Uncopied):
                 f"{method.name} cannot drop tokens inside {type(self.lm).__name__}: its layers with indexed attention "
                 f"share one list of positions, and choose the tokens they attend to. {INSTEAD}"
             )
-        if stages and "sliding_attention" in kinds[stages[0].cut :]:
+        if stages and "sliding_attention" in kinds[0 if method.selects else stages[0].cut :]:
             raise ValueError(
                 f"{method.name} cannot shorten {type(self.lm).__name__}'s layers with a sliding window. {INSTEAD}"
             )

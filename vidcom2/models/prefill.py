@@ -11,7 +11,7 @@ from vidcom2.features import full_precision
 from vidcom2.inside import InsideLLM, Stage
 from vidcom2.models.attention import AttentionRows, Rotary, rotary_of
 from vidcom2.models.caches import Segment
-from vidcom2.models.cutting import NEW, Rows, choose, merge, reorder
+from vidcom2.models.cutting import NEW, Cut, Rows, choose, enter, merge, reorder
 from vidcom2.models.masks import last_position
 from vidcom2.models.passes import Pass
 from vidcom2.models.prompts import Prompt
@@ -57,14 +57,16 @@ class Prefill(Pass):
     def before_layer(self, index: int, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Rank the tokens if this layer ranks, and drop some if this layer is the first without them."""
         hidden = self.follow(layer, hidden)
+        if index == 0:
+            hidden = self.enter(hidden)
         if (stage := self.stage) is not None and stage.rank < index == stage.cut:  # an earlier layer ranked
-            hidden = self.cut(index, hidden)
+            hidden = self.drop(index, hidden)
         self.override(index, hidden, kwargs)
         if (stage := self.stage) is not None and stage.rank == index:
             if not self.method.eager:
                 self.rank(layer, hidden, kwargs["position_embeddings"])
             if stage.cut == index:
-                hidden = self.cut(index, hidden)
+                hidden = self.drop(index, hidden)
                 self.override(index, hidden, kwargs)
         for visual in self.visuals:
             visual.counts.append(len(visual.rows))
@@ -134,7 +136,26 @@ class Prefill(Pass):
 
     # ---- dropping
 
-    def cut(self, index: int, hidden: Tensor) -> Tensor:
+    def enter(self, hidden: Tensor) -> Tensor:
+        """Return the rows that enter the first layer, with merged tokens in place of those they are merged from."""
+        visuals = [visual for visual in self.visuals if visual.entering is not None]
+        if not visuals:
+            return hidden
+        hidden, cuts = hidden.clone(), [enter(visual) for visual in visuals]
+        for cut in cuts:
+            assert cut.visual.entering is not None
+            if (features := cut.visual.entering.features) is not None:
+                hidden[cut.visual.place.row, cut.visual.rows[cut.kept]] = features.to(hidden)
+            cut.visual.entering = None  # its features would stay in memory until the end of the prefill
+        return self.cut(0, hidden, cuts)
+
+    def drop(self, index: int, hidden: Tensor) -> Tensor:
+        """Return the rows that stay after the next stage, for layer `index` and those after it."""
+        cuts = [choose(self.method, visual, self.done, hidden) for visual in self.visuals]
+        self.done += 1
+        return self.cut(index, hidden, cuts)
+
+    def cut(self, index: int, hidden: Tensor, cuts: list[Cut]) -> Tensor:
         """Return the rows that stay, for layer `index` and those after it."""
         assert self.positions is not None
         batch, length = hidden.shape[:2]
@@ -143,7 +164,6 @@ class Prefill(Pass):
             self.last = last_position(positions, self.prompt.valid.to(positions.device))
         key = torch.arange(length, device=hidden.device).expand(batch, length)
 
-        cuts = [choose(self.method, visual, self.done, hidden) for visual in self.visuals]
         rows, cuts = merge(Rows(hidden, positions, self.origin, key, self.live), cuts)
         rows, now = reorder(rows, self.pads_right)
         for cut in cuts:
@@ -153,7 +173,6 @@ class Prefill(Pass):
         behind = self.repack() if self.method.numbers == "repack" else None
         valid = None if bool(rows.live.all()) else rows.live.to(self.home)
         self.segments.append(Segment(index, valid, behind))
-        self.done += 1
         return rows.hidden
 
     def repack(self) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vidcom2.compressor import Kept
 from vidcom2.features import all_finite, full_precision, require_finite
 from vidcom2.inside import InsideLLM, Stage
 from vidcom2.models.prompts import Place, Prompt
@@ -28,6 +29,7 @@ class Visual:
         ids: int64 [v], numbers of the tokens: 0..T·M-1 are the patch tokens, merged tokens follow as they come.
         frame: int64 [v], frame of each token.
         known: How many numbers are given.
+        entering: What of the video enters the first layer; None for all of it.
         scores: float32 [v], the latest ranking; None before the first.
         history: The `ids` after each stage.
         ranked: The `scores` of each stage.
@@ -42,6 +44,7 @@ class Visual:
     ids: Tensor
     frame: Tensor
     known: int
+    entering: Kept | None = None
     scores: Tensor | None = None
     history: list[Tensor] = field(default_factory=list)
     ranked: list[Tensor] = field(default_factory=list)
@@ -108,6 +111,7 @@ def visual_of(
         if method.fca is not None:
             x = features.unflatten(0, (place.frames, -1))
             budgets = [method.fca.budgets(x, stage.keep / tokens) for stage in stages]
+        entering = method.enter(features.unflatten(0, (place.frames, -1))) if stages else None
 
         column = torch.arange(len(embeds), device=device)
         in_prompt = column < prompt.length
@@ -116,4 +120,4 @@ def visual_of(
     raters = (prompt.valid[place.row] & in_prompt).nonzero()[-1] if chosen is None else question[chosen]
     ids = torch.arange(tokens, device=device)
     frame = ids // (tokens // place.frames)
-    return Visual(place, stages, budgets, raters, columns, ids, frame, tokens)
+    return Visual(place, stages, budgets, raters, columns, ids, frame, tokens, entering)
