@@ -184,7 +184,7 @@ def notes(analysis: Analysis, still: bool) -> list[str]:
     for setting in analysis.settings:
         measured, _ = analysis.summary(setting)
         if measured < videos:
-            said.append(f"{setting.name} was measured on {measured} of them only.")
+            said.append(f"Measured on {measured} of them only: {setting.name}.")
     return [*said, "docs/analysing.md says what each measure means."]
 
 

@@ -106,7 +106,7 @@ def section(part: Part, analysis: Analysis, date: str) -> str:
     text = [
         f"### {part.heading}\n",
         f"{len(analysis.videos)} videos of MiniBench (MVBench's schema), {model_title(str(DEMO_MODEL))}, "
-        f"{frames} frames of {m} tokens, hidden size {hidden}, float32 on a CPU, {date}.\n",
+        f"{frames} frames of {m} tokens, hidden size {hidden},\nfloat32 on a CPU, {date}.\n",
     ]
     for name, sentence in part.measures.items():
         text += [f"{sentence}\n", table(analysis, name)]
