@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidcom2.compressor import Kept
-from vidcom2.features import check_features, full_precision
+from vidcom2.features import check_features, full_precision, has_float64
 
 FAR = 20
 """The largest distance of two frames in `Measures.overlap_far`, as GleanVID's authors measure it."""
@@ -150,8 +150,11 @@ def effective_rank(tokens: Tensor) -> float:
     """
     gram = _gram(tokens)
     total = gram.trace()
-    share = torch.linalg.eigvalsh(gram).clamp_min(0) / total
-    return float(torch.special.entr(share).sum().exp()) if total > 0 else 0.0
+    if total <= 0:
+        return 0.0
+    gram = gram / total
+    share = torch.linalg.eigvalsh(gram if has_float64(gram.device) else gram.cpu())  # Apple's GPUs cannot do it
+    return float(torch.special.entr(share.clamp_min(0)).sum().exp())
 
 
 def _gram(tokens: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ...models.packaged import DEMO_MODEL, model_title
 from ...reports.analyse import analyse_all, settings_of, videos_of
 from ...reports.analysis import COLUMNS, Analysis, as_json, cell, draw, title
 from ...reports.flags import RETENTIONS
-from ...results.files import write_json, write_whole
+from ...results.files import prepare_file, write_json, write_whole
 from ...results.tables import markdown_table
 from ...run.flags import status
 from ..minibench import write_mvbench
@@ -159,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--per-task", type=int, default=PER_TASK, help="videos per task")
     arguments = parser.parse_args(argv)
     page = arguments.docs / PAGE
+    file = arguments.docs / "benchmarks" / f"{NAME}.json"
     replaced(page.read_text(encoding="utf-8"), "")  # raises now, not after the work
+    prepare_file("--docs", file)
     data = arguments.output / "data"
     print(f"making the videos in {data}", file=sys.stderr)
     write_mvbench(data, arguments.per_task)
@@ -173,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw(analysis, arguments.docs / "figures" / part.file, title(str(DEMO_MODEL), len(analysis.videos), part.still))
         content[part.heading] = as_json(analysis, str(DEMO_MODEL), UNITS, part.still, each=False)
         texts.append(section(part, analysis, content[part.heading]["date"][:10]))
-    write_json(arguments.docs / "benchmarks" / f"{NAME}.json", rounded(content))
+    write_json(file, rounded(content))
     write_whole(page, replaced(page.read_text(encoding="utf-8"), "\n".join(texts)))
     return 0
 
