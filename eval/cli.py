@@ -43,6 +43,7 @@ COMMANDS = {
     "report": Command("reports.flags:add_report", "write finished runs into one HTML file"),
     "doctor": Command("doctor.flags:add_doctor", "check a local benchmark's questions and videos"),
     "see": Command("reports.flags:add_see", "draw which tokens of a video a method keeps"),
+    "analyse": Command("reports.flags:add_analyse", "measure what methods keep of videos, without a question"),
     "bench": Command("speed.flags:add_bench", "measure the speed and memory of one part"),
     "efficiency": Command(
         "speed.efficiency.flags:add_efficiency", "time and memory of every step from video to answer"

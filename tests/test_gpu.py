@@ -37,7 +37,8 @@ from tests.vidcom2.test_in_llm import SPECS as INSIDE
 from tests.vidcom2.test_matrix import SPECS, llava_samples, made
 from tests.vidcom2.test_transformers import answers, assert_close, generate, rows_of
 from tests.vidcom2.test_vidcom2 import VARIANTS, video
-from vidcom2 import VidCom2, compressor
+from vidcom2 import Kept, VidCom2, compressor
+from vidcom2.measures import measure
 
 REAL, GPU = torch.cuda.is_available(), torch.device("cuda:0")
 OVER_TWO = ("fastv+fca@0.5", "pdrop@0.4", "sparsevlm@0.5:positions=original", "sparsevlm@0.4:version=2:heads=3")
@@ -83,6 +84,17 @@ def test_selection(spec, dtype):
     ours, expected = made(spec).select(x.to(GPU)), made(spec).select(x)
     assert ours.index.device.type == ours.budgets.device.type == "cuda"
     assert len(set(ours.index.tolist()) ^ set(expected.index.tolist())) <= (0 if dtype == torch.float32 else 4)
+
+
+@pytest.mark.parametrize("spec", ["vidcom2@0.25", "fastvid@0.25"])
+@over_dtypes
+def test_measures_of_what_is_kept(spec, dtype):
+    x = video(16, 60, 64).to(dtype)
+    kept = compressor(spec).select(x)
+    there = Kept(kept.index.to(GPU), kept.budgets.to(GPU), None if kept.features is None else kept.features.to(GPU))
+    ours, expected = (dataclasses.asdict(one) for one in (measure(x.to(GPU), there), measure(x, kept)))
+    assert ours.pop("budgets") == expected.pop("budgets")
+    assert ours == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_released_keeps_what_the_slow_reference_keeps():

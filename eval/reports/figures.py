@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -115,8 +116,7 @@ def dropped_frames(curves: Mapping[str, Sequence[Point]], dense: Point, path: Pa
 
 
 def _check(curves: Mapping[str, Sequence[Point]]) -> None:
-    if not 0 < len(curves) <= len(MARKERS):
-        raise ValueError(f"{len(curves)} methods in a figure that can tell 1 to {len(MARKERS)} apart")
+    require_distinct(len(curves))
     if empty := [method for method, points in curves.items() if not points]:
         raise ValueError(f"{', '.join(empty)}: no points to draw")
 
@@ -131,24 +131,76 @@ def _curves(curves: Mapping[str, Sequence[Point]], dense: Point, x: Callable[[Po
     axes.axhspan(dense.low, dense.high, color="black", alpha=0.08, linewidth=0)
     axes.axhline(dense.accuracy, color="black", linestyle="--", linewidth=1.2, label="dense")
     for i, (method, points) in enumerate(curves.items()):
-        axes.errorbar(
-            [x(p) for p in points],
-            [p.accuracy for p in points],
-            # Without spread, low can be above accuracy by a rounding error, and matplotlib refuses negative lengths.
-            yerr=[[max(0.0, p.accuracy - p.low) for p in points], [max(0.0, p.high - p.accuracy) for p in points]],
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i],
-            linestyle=LINES[i // len(COLOURS)],
-            markersize=6,
-            linewidth=1.5,
-            elinewidth=0.8,
-            capsize=2.5,
-            label=method,
-        )
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+        _line(axes, i, method, [(x(p), p.accuracy, p.low, p.high) for p in points])
     figure.legend(loc="outside right upper", frameon=False)
     return figure
+
+
+def _line(axes: Axes, i: int, label: str, points: Sequence[tuple[float, float, float, float]], size: float = 6) -> None:
+    """Draw line number i through points (x, y, low, high), with the intervals, and a grid."""
+    axes.errorbar(
+        [x for x, *_ in points],
+        [y for _, y, *_ in points],
+        # Without spread, low can be above y by a rounding error, and matplotlib refuses negative lengths.
+        yerr=[[max(0.0, y - low) for _, y, low, _ in points], [max(0.0, high - y) for _, y, _, high in points]],
+        color=COLOURS[i % len(COLOURS)],
+        marker=MARKERS[i],
+        linestyle=LINES[i // len(COLOURS)],
+        markersize=size,
+        linewidth=1.5,
+        elinewidth=0.8,
+        capsize=2.5,
+        label=label,
+    )
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def measure_panels(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]],
+    dense: Mapping[str, float],
+    path: Path,
+    title: str,
+) -> tuple[Path, Path]:
+    """Draw measures of kept tokens over retention, a panel for each measure, and in it a line for each method.
+
+    Args:
+        panels: By measure, points (retention in percent, mean, low, high) by method, in any order.
+        dense: By measure, what it is for all tokens; a dashed line. A measure that is not here has none.
+        path: Path of the files, without ending.
+        title: Title of the figure.
+
+    Returns:
+        The files, png and pdf.
+
+    Raises:
+        ValueError: There are no methods or more than 12.
+    """
+    methods = list(dict.fromkeys(method for lines in panels.values() for method in lines))
+    require_distinct(len(methods))
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.3 * columns, 2.9 * rows + 0.8), dpi=200, layout="constrained")
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (measure, lines) in zip(every, panels.items(), strict=False):
+        if measure in dense:
+            axes.axhline(dense[measure], color="black", linestyle="--", linewidth=1.2, label="dense")
+        for method, points in lines.items():
+            _line(axes, methods.index(method), method, sorted(points), size=4)
+        axes.set_title(measure, fontsize=9)
+        axes.set_xlabel("tokens kept, %", fontsize=8)
+    for axes in every[len(panels) :]:
+        axes.axis("off")
+    figure.suptitle(title)
+    drawn = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    return save(figure, path)
+
+
+def require_distinct(methods: int) -> None:
+    """Raise ValueError if a figure cannot tell so many methods apart."""
+    if not 0 < methods <= len(MARKERS):
+        raise ValueError(f"{methods} methods in a figure that can tell 1 to {len(MARKERS)} apart")
 
 
 @dataclass(frozen=True)

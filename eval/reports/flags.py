@@ -1,15 +1,17 @@
-"""Flags of the commands `compare`, `report` and `see`. Imports no heavy library."""
+"""Flags of the commands `compare`, `report`, `see` and `analyse`. Imports no heavy library."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ..run.flags import add_demo, add_keep, spec_help
+from ..run.flags import FAILED_QUESTIONS, add_demo, add_keep, spec_help
 
 FRAMES, VIDEOS = 6, 200
 """Frames that a report shows of a video, and videos that it shows frames of."""
 QUESTION = "What happens in this video?"
+RETENTIONS = "0.4,0.25,0.15,0.1,0.05"
+"""Those of `analyse`, GleanVID's authors'."""
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,57 @@ examples:
   %(prog)s --demo vidcom2@0.25 random@0.25
   %(prog)s outputs/mvbench/MODEL/none \\
       outputs/mvbench/MODEL/vidcom2@0.25"""
+
+
+def add_analyse(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `analyse`."""
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "what",
+        type=Path,
+        metavar="VIDEO",
+        help="video file; or a directory: of a finished run, whose videos are taken, of several runs over the same "
+        "questions, such as a demo's, or of videos",
+    )
+    what.add_argument(
+        "--compressors",
+        metavar="SPEC,...",
+        default="vidcom2,random",
+        help="the methods before the LLM to measure; a spec may have a retention of its own (default: %(default)s)",
+    )
+    what.add_argument(
+        "--retentions",
+        metavar="R,...",
+        help=f"what specs without a retention are measured at (default: {RETENTIONS})",
+    )
+    what.add_argument(
+        "--limit", type=int, metavar="N", help="the most videos, evenly taken from all (default: all of the directory)"
+    )
+    what.add_argument(
+        "--still",
+        action="store_true",
+        help="hold every video still: its first frame takes the place of all frames",
+    )
+    what.add_argument("--model", help="checkpoint directory or hub name (default: the small model that comes along)")
+    what.add_argument(
+        "--frames", type=int, metavar="T", default=32, help="frames to take from each video (default: %(default)s)"
+    )
+    to = parser.add_argument_group("where to")
+    to.add_argument("--json", type=Path, metavar="FILE", help="write all measures of every video to this file, too")
+    to.add_argument(
+        "--figures", type=Path, metavar="DIR", help="draw the measures over retention there (default: no figure)"
+    )
+    parser.set_defaults(start="reports.analyse:prepare_analyse")
+    parser.epilog = f"""\
+Nothing is asked: what counts is how much of each video the kept tokens still
+show. docs/analysing.md says what each measure means. Exit status: 0 if all was
+measured, {FAILED_QUESTIONS} if some videos or methods failed (they are listed).
+
+{spec_help()}
+examples:
+  %(prog)s video.mp4
+  %(prog)s outputs/demo/mvbench --limit 50 \\
+      --compressors vidcom2,dycoke,random --figures outputs/analysis"""
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from vidcom2.methods.aot import Aot
 from vidcom2.methods.holitom import HoliTom
 from vidcom2.models.layers import LayerHooks
 
-from ..models import canary, load_engine, protocol_for
+from ..models import Protocol, canary, load_engine, protocol_for
 from ..models.base import Engine, Unanswerable
 from ..models.llava import LlavaEngine
 from ..models.packaged import DEMO_MODEL
@@ -73,15 +73,9 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(str(error)) from error
     output = arguments.output or Path("outputs/visualize") / arguments.video.stem
     prepare_directory("--output", output)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = "float32" if device == "cpu" else protocol.default_dtype
 
     def draw() -> int:
-        canary.require_for(model, [method])
-        with loading(f"--model {model}"):
-            engine = load_engine(model, protocol, device, dtype)
-        with fitting(f"--model {model}"):
-            engine.check(method)
+        engine = opened(model, protocol, [method])
         try:
             look = watch(engine, str(arguments.video), arguments.question, method)
         except (VideoError, Unanswerable, ValueError) as error:
@@ -94,6 +88,22 @@ def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
     return draw
 
 
+def opened(model: str, protocol: Protocol, methods: Sequence[Compressor]) -> Engine:
+    """Load a model that is to be looked at under some methods, on the GPU if there is one.
+
+    Raises:
+        Unsuitable: It cannot be loaded, or a method cannot serve it.
+    """
+    canary.require_for(model, methods)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with loading(f"--model {model}"):
+        engine = load_engine(model, protocol, device, "float32" if device == "cpu" else protocol.default_dtype)
+    with fitting(f"--model {model}"):
+        for method in methods:
+            engine.check(method)
+    return engine
+
+
 def drawable(spec: str) -> Compressor:
     """Return the compressor of a spec.
 
@@ -103,7 +113,7 @@ def drawable(spec: str) -> Compressor:
     method = compressor(spec)
     if not method.drops:
         raise ValueError(f"--compressor {spec} drops no token; draw one of {DRAWABLE}")
-    if isinstance(method, Aot | HoliTom) and method.form == "released":
+    if not tells_places(method):
         raise ValueError(
             f"{method.spec} gives its tokens positions that are not their own, so they cannot be drawn; draw "
             f"one of {DRAWABLE}, this one as {method.name} without .released"
@@ -111,7 +121,28 @@ def drawable(spec: str) -> Compressor:
     return method
 
 
+def tells_places(method: Compressor) -> bool:
+    """Tell whether a method says at which places its tokens stand."""
+    return not (isinstance(method, Aot | HoliTom) and method.form == "released")
+
+
 # ---- observing a model and a method
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a method got of a video, and what it kept.
+
+    Attributes:
+        features: [T, M, D].
+        index: int64 [N], the kept ones among the T·M tokens. Tokens that a method inside the LLM merged have no index
+            and are left out.
+        grid: Rows and columns of a frame, where the model tells them to methods.
+    """
+
+    features: Tensor
+    index: Tensor
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +151,13 @@ class Watched(Compressor):
 
     Attributes:
         method: The method.
-        notes: For each video, the features [T, M, D] and the indices int64 [N] of the kept ones among the T·M tokens.
-            Tokens that a method inside the LLM merged have no index and are left out.
+        notes: One for each video.
     """
 
     method: Compressor = field(kw_only=True)
-    notes: list[tuple[Tensor, Tensor]] = field(default_factory=list, kw_only=True)
+    notes: list[Note] = field(default_factory=list, kw_only=True)
 
-    uses_grid: ClassVar[bool] = True  # for the method, which may
+    uses_grid: ClassVar[bool] = True  # so that models tell the grid, for methods that need it
 
     @classmethod
     def of(cls, method: Compressor) -> Watched:
@@ -146,7 +176,7 @@ class Watched(Compressor):
     def select(self, x: Tensor, grid: tuple[int, int] | None = None) -> Kept:
         """Select as the method does, and note what it keeps of x, [T, M, D]."""
         kept = self.method.select(x, grid)
-        self.notes.append((x, kept.index))
+        self.notes.append(Note(x, kept.index, grid))
         return kept
 
     def attach(self, model: nn.Module) -> Attachment:
@@ -166,7 +196,7 @@ class Watched(Compressor):
             for visual in visuals:
                 place = visual.place
                 features = embeds[0][place.row, place.columns].unflatten(0, (place.frames, -1))
-                self.notes.append((features, visual.ids[visual.ids < len(place.columns)]))
+                self.notes.append(Note(features, visual.ids[visual.ids < len(place.columns)]))
             report(visuals)
 
         hooks.find, hooks.report = found, reported
@@ -194,7 +224,6 @@ def watch(engine: Engine, video_file: str, question: str, method: Compressor) ->
         ValueError: The method does not suit this model or this video.
     """
     engine.check(method)
-    watched = Watched.of(method)
     seen = engine.see(engine.read(video_file))
     keep = engine.protocol.keep
     if keep is not None and not keep.at(*engine.shown_at(seen)).matched:
@@ -203,12 +232,18 @@ def watch(engine: Engine, video_file: str, question: str, method: Compressor) ->
             f"--keep {keep}: none of the {len(times)} frames taken from {video_file} lies there; they are shown from "
             f"{times[0]:g}s to {times[-1]:g}s: name other seconds, or take more --frames"
         )
-    engine.answer(seen, question, {"max_new_tokens": 1}, watched)
-    features, index = watched.notes[0]
+    note = observed(engine, seen, question, method)
     frames, (rows, columns), covered = seen_by(engine, video_file, seen)
-    kept = np.zeros(len(features) * rows * columns, dtype=bool)
-    kept[index.cpu().numpy()] = True
-    return Look(frames, features, kept.reshape(len(features), rows, columns), covered)
+    kept = np.zeros(len(note.features) * rows * columns, dtype=bool)
+    kept[note.index.cpu().numpy()] = True
+    return Look(frames, note.features, kept.reshape(len(note.features), rows, columns), covered)
+
+
+def observed(engine: Engine, seen: Any, question: str, method: Compressor) -> Note:
+    """Have a question answered under a method, and return what it got and kept of the video `seen`."""
+    watched = Watched.of(method)
+    engine.answer(seen, question, {"max_new_tokens": 1}, watched)
+    return watched.notes[0]
 
 
 def seen_by(engine: Engine, video_file: str, seen: Any) -> tuple[np.ndarray, tuple[int, int], float]:

@@ -59,6 +59,30 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def mean_intervals(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Compute means and their 95 % percentile bootstrap intervals, of many quantities that the same N things have.
+
+    A resample draws N of the things with replacement, the same for all quantities; see `bootstrap_interval`.
+
+    Args:
+        values: Float [N, K], K quantities of each thing.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Float [3, K]: the means, and the lower and upper ends of their intervals.
+
+    Raises:
+        ValueError: There is nothing to average.
+    """
+    if not len(values):
+        raise ValueError("no values: there is no mean of nothing")
+    count = len(values)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    low, high = np.percentile(drawn @ values / count, (2.5, 97.5), axis=0)
+    return np.stack([values.mean(axis=0), low, high])
+
+
 def paired_interval(
     a: Sequence[float],
     b: Sequence[float],

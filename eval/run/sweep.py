@@ -28,12 +28,17 @@ def split_specs(text: str) -> list[Compressor]:
     Raises:
         ValueError: A compressor is named twice, in whatever spelling, or there is none, or a spec is wrong.
     """
-    chosen = [compressor(spec) for spec in re.split(r",(?![^(]*\))", text) if spec.strip()]
+    chosen = [compressor(spec) for spec in spec_texts(text)]
     if twice := [one.spec for i, one in enumerate(chosen) if one in chosen[:i]]:
         raise ValueError(f"--compressors {text!r} has {', '.join(twice)} twice")
     if not chosen:
         raise ValueError(f"--compressors {text!r} names no compressor; write dense,vidcom2@0.25")
     return chosen
+
+
+def spec_texts(text: str) -> list[str]:
+    """Return the specs in a text, one by one. They are separated by commas outside parentheses."""
+    return [spec.strip() for spec in re.split(r",(?![^(]*\))", text) if spec.strip()]
 
 
 def folder(spec: str) -> str:

@@ -20,6 +20,7 @@ from eval.reports.figures import (
     accuracy_retention,
     beside_published,
     dropped_frames,
+    measure_panels,
     point,
 )
 from eval.results.load import Run
@@ -193,6 +194,34 @@ def test_dropped_frames(drawn, tmp_path):
     assert lines[1].get_xydata() == pytest.approx(np.array([[0, 58], [85, 50]]))
     with pytest.raises(ValueError, match="a: no points"):
         dropped_frames({"a": []}, DENSE, tmp_path / "g", "")
+
+
+PANELS = {
+    "coverage, %": {"a": [(40.0, 90.0, 88.0, 91.0), (5.0, 30.0, 30.0, 30.0)], "b": [(25.0, 95.0, 94.0, 96.0)]},
+    "L2-NQE": {"b": [(25.0, 0.1, 0.1, 0.2)]},
+}
+
+
+def test_measures_have_a_panel_each(drawn, tmp_path):
+    files = measure_panels(PANELS, {"coverage, %": 100.0}, tmp_path / "f", "kept")
+    assert [file.name for file in files] == ["f.png", "f.pdf"]
+    left, right = drawn[0].axes
+    assert [axes.get_title() for axes in (left, right)] == list(PANELS)
+    a, b = left.containers
+    assert a.lines[0].get_xydata() == pytest.approx(np.array([[5, 30], [40, 90]]))
+    assert b.lines[0].get_xydata() == pytest.approx(np.array([[25, 95]]))
+    assert [line.get_ydata()[0] for line in left.get_lines() if line.get_label() == "dense"] == [100]
+    assert not [line for line in right.get_lines() if line.get_label() == "dense"]
+    (alone,) = right.containers
+    assert alone.lines[0].get_color() == b.lines[0].get_color() != a.lines[0].get_color()
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["dense", "a", "b"]
+
+
+@pytest.mark.parametrize("methods", [0, 13])
+def test_panels_of_more_methods_than_colours(tmp_path, methods):
+    lines = {str(i): [(25.0, 1.0, 1.0, 1.0)] for i in range(methods)}
+    with pytest.raises(ValueError, match=f"{methods} methods in a figure that can tell 1 to 12 apart"):
+        measure_panels({"a": lines, "b": lines}, {}, tmp_path / "f", "")
 
 
 SHARES = {"a": [Share(90.0, (95.0, 94.0, 96.5)), Share(80.0)], "b": [Share(100.5), Share(70.0)]}

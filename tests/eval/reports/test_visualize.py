@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from eval.run.setup import Unsuitable
 from llava.video import FrameSampling, VideoError
 from tests.eval.qwen_tiny import make_qwen
 from tests.llava.test_video import noisy_frames
-from vidcom2 import METHODS, VidCom2
+from vidcom2 import METHODS, Compressor, Kept, VidCom2
 
 FRAMES = 6
 
@@ -108,6 +109,24 @@ def test_every_method_on_every_kind_of_model(name, engine, video):
     assert look.frames.shape[3] == 3
     if method.stage == "before LLM":
         assert np.flatnonzero(look.kept).tolist() == method.select(look.features, grid).index.tolist()
+
+
+@dataclass(frozen=True)
+class LastColumn(Compressor):
+    """Keeps the last token of each row."""
+
+    uses_grid = True
+
+    def _select_grid(self, x, rows, columns):
+        last = (1 + torch.arange(len(x) * rows)) * columns - 1
+        return Kept(last, torch.full((len(x),), rows))
+
+
+@over_engines
+def test_a_method_that_looks_at_places_gets_the_grid(engine, video):
+    look = watch(engine, str(video), QUESTION, LastColumn(0.5))
+    assert look.kept[..., -1].all()
+    assert not look.kept[..., :-1].any()
 
 
 @over_engines
