@@ -20,8 +20,8 @@ DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
 ENGINES = ("torch", "deepspeed", "vllm")
 DECODERS = ("exact", "decord", "torchcodec", "pyav")
 METHODS = (
-    *("dycoke", "fastv", "fastvid", "frames", "holitom", "none", "norm", "pdrop", "random", "sparsevlm", "uniform"),
-    *("vidcom2", "visionzip"),
+    *("dycoke", "fastv", "fastvid", "frames", "gleanvid", "holitom", "none", "norm", "pdrop", "random", "sparsevlm"),
+    *("unicomp", "uniform", "vidcom2", "visionzip"),
 )
 """`vidcom2.METHODS`, which cannot be imported without torch. A test compares them."""
 VARIABLES = (

@@ -189,7 +189,7 @@ def test_methods_with_frame_budgets_take_them_and_others_refuse(name):
     budgets = named(f1=7)
     if name in RANKING:
         assert one.takes_budgets()
-        assert one.with_budgets(budgets).select(video()).budgets[1] == 7
+        assert one.with_budgets(budgets).select(video(), (4, 5)).budgets[1] == 7
         with pytest.raises(ValueError, match="has budgets already"):
             one.with_budgets(budgets).with_budgets(budgets)
         return
