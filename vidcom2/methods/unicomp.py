@@ -135,8 +135,9 @@ class UniComp(Compressor):
         near, descriptors, order = [], [], []
         for first, last in groups:
             fused = _mean(x, first, last)
-            unit = normalize(fused, dim=-1)
-            similarity = unit @ unit.mT
+            # Scaling the M·M products is less work than scaling the M·D features.
+            inverse = 1 / torch.linalg.vector_norm(fused, dim=-1).clamp_min(1e-12)
+            similarity = (fused @ fused.mT) * inverse * inverse[:, None]
             near.append(1 - similarity < self.tokens)
             order.append(similarity.mean(dim=-1).argsort(stable=True))
             descriptors.append(fused.mean(dim=0 if self.form == "mended" else 1))
@@ -235,4 +236,5 @@ def _shares(descriptors: Tensor) -> Tensor:
 
 def _mean(x: Tensor, first: int, last: int) -> Tensor:
     """The mean [M, D] of the frames first..last of x, in float32 at least."""
-    return x[first : last + 1].to(torch.promote_types(x.dtype, torch.float32)).mean(dim=0)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x[first].to(dtype) if first == last else x[first : last + 1].to(dtype).mean(dim=0)
