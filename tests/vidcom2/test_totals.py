@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.vidcom2.test_baselines import grid
+from tests.vidcom2.grids import grid_of
 from vidcom2 import Dense, compressor
 
 KNOWN = (
@@ -47,7 +47,7 @@ def test_known_totals(spec, retention):
         assert total is not None
         for name, video in videos(t, m).items():
             try:
-                kept = chosen.select(video, grid(m))
+                kept = chosen.select(video, grid_of(m))
             except ValueError:  # the method cannot keep so few tokens of this shape
                 continue
             assert len(kept.index) == total, (name, t, m)
