@@ -49,8 +49,8 @@ class GleanVid(Ranking):
     - Where all scores of a frame are equal but for rounding, they scale to 0.
     - Where nothing is novel (all tokens are zero), the budgets are equal.
     - d is found to the accuracy of `vidcom2.subspace.leading_direction`.
-    - Two bounds make the time linear in T. `history` differs from the paper beyond 64 frames, `basis` beyond 2048 kept
-      tokens.
+    - A kept token is compared with all tokens of later frames, so the time grows with T². Two bounds make it linear for
+      long videos: `history` differs from the paper beyond 64 frames, `basis` beyond 2048 kept tokens.
 
     Args:
         alpha_min: Share of the equal budgets where one frame has all the novelty.
@@ -102,8 +102,9 @@ class GleanVid(Ranking):
     def _novelty_budgets(self, cells: Cells, direction: Tensor) -> Tensor:
         """k_t of eq. 5, int64 [T]."""
         frames, m = len(cells.means), len(cells.of_token)
-        z = _debias(cells.means, cells.centre, direction)
-        novelty = cells.sizes @ self._residuals(z.transpose(0, 1).contiguous())
+        # A quarter of the cells at a time, for less memory.
+        parts = cells.means.split(-(-len(cells.sizes) // 4), dim=1)
+        novelty = cells.sizes @ torch.cat([self._residuals(_debias(c, cells.centre, direction)) for c in parts])
         whole = novelty.sum()
         share = torch.where(whole > 0, novelty / whole, 1 / frames)
         place = torch.arange(1, frames + 1, device=share.device, dtype=share.dtype)
@@ -114,7 +115,8 @@ class GleanVid(Ranking):
         return fill(total * (alpha / frames + (1 - alpha) * share), one, m * one, m, total - frames)
 
     def _residuals(self, z: Tensor) -> Tensor:
-        """r of eq. 11 for the cells' means z [cells, T, D], [cells, T]."""
+        """r of eq. 11 for means z [T, cells, D], [cells, T]."""
+        z = z.transpose(0, 1)
         frames = z.shape[1]
         found = []
         for start in range(0, frames, self.history):
