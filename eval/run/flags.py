@@ -20,9 +20,14 @@ DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
 ENGINES = ("torch", "deepspeed", "vllm")
 DECODERS = ("exact", "decord", "torchcodec", "pyav")
 METHODS = (
+<<<<<<< HEAD
     *("aot", "dycoke", "evs", "fastv", "fastvid", "flashvid", "flashvid-inside", "frames"),
     *("fresh", "holitom", "none", "norm", "pdrop", "random", "sparsevlm", "uniform"),
     *("vcast", "vidcom2", "visionzip"),
+=======
+    *("dycoke", "fastv", "fastvid", "frames", "gleanvid", "holitom", "none", "norm", "pdrop", "random", "sparsevlm"),
+    *("unicomp", "uniform", "vidcom2", "visionzip"),
+>>>>>>> w-glean
 )
 """`vidcom2.METHODS`, which cannot be imported without torch. A test compares them."""
 VARIABLES = (

@@ -148,12 +148,7 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
                 deep[place] = [level[i] for level in levels]
         if visual.modality == "video":
             frames, m = visual.frames, visual.tokens
-            grid = None
-            if full.ndim == 2:  # mRoPE: a frame has as many rows as its tokens have vertical positions
-                grid = tuple(len(line.unique()) for line in full[1:, visual.patches[:m]])
-            chosen = compressor.select(
-                features[: frames * m].view(frames, m, -1), grid if compressor.uses_grid else None
-            )
+            chosen = compressor.select(features[: frames * m].view(frames, m, -1), visual.grid)
             index = chosen.index.tolist()
             if chosen.features is not None:
                 for i, merged in zip(index, chosen.features, strict=True):

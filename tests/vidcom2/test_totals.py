@@ -12,10 +12,11 @@ KNOWN = (
     *("vidcom2@R:rounding=exact", "vidcom2.released@R:rounding=exact", "random@R", "uniform@R", "norm@R", "norm+fca@R"),
     *("dycoke@R", "dycoke+fca@R", "visionzip@R", "visionzip.released@R", "visionzip+fca@R", "fastvid@R", "holitom@R"),
     *("frames@R", "evs@R", "evs.released@R", "evs+fca@R", "vcast@R", "vcast.released@R", "vcast+fca@R"),
-    *("aot@R", "aot+fca@R", "fresh@R"),
+    *("aot@R", "aot+fca@R", "fresh@R", "gleanvid@R", "gleanvid+fca@R", "unicomp@R", "unicomp+fca@R"),
 )
 UNKNOWN = (
     *("vidcom2@R", "norm+fca@R:fca.rounding=ceil", "aot.released@R", "fastvid.released@R", "holitom.released@R"),
+    "unicomp.released@R",
     "fastv@R:k=1",
 )
 SHAPES = ((1, 9), (2, 5), (8, 16), (5, 36), (32, 4))
