@@ -15,7 +15,7 @@ CANDIDATES = 800
 """About so many tokens are compared with each other: what bounds the time per token."""
 
 
-def farthest_first_clusters(p: Tensor, frames: int, count: int) -> Tensor:
+def farthest_first_clusters(p: Tensor, rough: Tensor, frames: int, count: int) -> Tensor:
     """Cut the tokens of a video into `count` clusters, each of the tokens that are nearest to one of `count` seeds.
 
     1. The video is cut into short runs of frames, of CANDIDATES tokens at most, but one frame at least. In each, the
@@ -29,7 +29,8 @@ def farthest_first_clusters(p: Tensor, frames: int, count: int) -> Tensor:
     Where a long run would be one short run, there is no second stage.
 
     Args:
-        p: Tokens, float [T·M, D], frame by frame.
+        p: Tokens, float [T·M, D], frame by frame, as step 3 compares them.
+        rough: The same tokens as steps 1 and 2 compare them, with fewer channels, [T·M, d]. It may be p.
         frames: T.
         count: From T to T·M.
 
@@ -40,12 +41,12 @@ def farthest_first_clusters(p: Tensor, frames: int, count: int) -> Tensor:
     short = _runs(frames, max(1, CANDIDATES // m))
     sizes = [(end - first) * m for first, end in short]
     tokens = _padded([torch.arange(first * m, end * m) for first, end in short]).to(p.device)
-    seeds, radius = _traverse(p, tokens, _steps(sizes, count))
+    seeds, radius = _traverse(rough, tokens, _steps(sizes, count))
     long = _runs(len(short), max(1, CANDIDATES // seeds.shape[1]))
     if len(long) < len(short):
         candidates = [sum(min(size, seeds.shape[1]) for size in sizes[first:end]) for first, end in long]
         seeds, tokens = (_padded([each[first:end].flatten() for first, end in long]) for each in (seeds, tokens))
-        seeds, radius = _traverse(p, seeds, _steps(candidates, count))
+        seeds, radius = _traverse(rough, seeds, _steps(candidates, count))
     best = radius.flatten().argsort(descending=True, stable=True)[:count]
     clusters = torch.zeros_like(radius[:, 0], dtype=torch.int64)  # of each long run
     clusters.index_add_(0, best // radius.shape[1], torch.ones_like(best))

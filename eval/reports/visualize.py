@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -122,6 +122,8 @@ class Watched(Compressor):
         notes: For each video, the features [T, M, D] and the indices int64 [N] of the kept ones among the T·M tokens.
             Tokens that a method inside the LLM merged have no index and are left out.
     """
+
+    uses_grid: ClassVar[bool] = True  # so that it can hand the grid on
 
     method: Compressor = field(kw_only=True)
     notes: list[tuple[Tensor, Tensor]] = field(default_factory=list, kw_only=True)

@@ -147,7 +147,7 @@ def shorten(model: Any, row: Row, compressor: Compressor) -> Shortened:
                 deep[place] = [level[i] for level in levels]
         if visual.modality == "video":
             frames, m = visual.frames, visual.tokens
-            chosen = compressor.select(features[: frames * m].view(frames, m, -1))
+            chosen = compressor.select(features[: frames * m].view(frames, m, -1), visual.grid)
             index = chosen.index.tolist()
             if chosen.features is not None:
                 for i, merged in zip(index, chosen.features, strict=True):

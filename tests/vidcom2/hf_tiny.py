@@ -192,7 +192,8 @@ def _visual(kind: str, modality: str, frames: int, h: int, w: int, generator: to
         media = {values: pixels(frames, 3, size, size, generator=generator)}
         if kind in STACKED:
             media[values] = media[values][None]
-    return Row(kind, spelled, [Visual(modality, frames, tokens, at)], media)
+    grid = (h, w) if kind in QWEN else None
+    return Row(kind, spelled, [Visual(modality, frames, tokens, at, grid)], media)
 
 
 def _spell(kind: str, modality: str, frames: int, h: int, w: int, generator: torch.Generator) -> tuple[int, list[int]]:

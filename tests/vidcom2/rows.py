@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,12 +53,14 @@ class Visual:
     """A video or an image of a row: T frames of M patch tokens.
 
     at: the places of its tokens in the row, the T·M patch tokens first and in frame order, then separators.
+    grid: rows and columns of a frame, if it need not be a square.
     """
 
     modality: str
     frames: int
     tokens: int
     at: tuple[int, ...]
+    grid: tuple[int, int] | None = None
 
     @property
     def patches(self) -> tuple[int, ...]:
@@ -79,7 +81,7 @@ class Row:
         if not isinstance(more, Row):
             more = Row(self.kind, list(more))
         shift = len(self.ids)
-        moved = [Visual(v.modality, v.frames, v.tokens, tuple(shift + i for i in v.at)) for v in more.visuals]
+        moved = [replace(v, at=tuple(shift + i for i in v.at)) for v in more.visuals]
         names = [*self.media, *(name for name in more.media if name not in self.media)]
         media = {name: joined((self, more), name) for name in names}
         return Row(self.kind, self.ids + more.ids, self.visuals + moved, media)

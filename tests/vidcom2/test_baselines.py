@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.golden import entries, load
+from tests.vidcom2.grids import grid_of
 from tests.vidcom2.test_vidcom2 import CountedOps, video
 from vidcom2 import METHODS, FrameAdjustment, VidCom2, compressor
 from vidcom2.clustering import centres, nearest_centre
@@ -515,7 +516,7 @@ def test_retention_is_what_was_asked_for(name, shape):
     frames, m = shape
     for kind, x in inputs(frames, m).items():
         for ratio in (0.5, 0.25, 0.15, 0.05):
-            kept = compressor(name, retention=ratio).select(x)
+            kept = compressor(name, retention=ratio).select(x, grid_of(m))
             check_well_formed(kept, x)
             expected = max(frames, round(ratio * frames * m))
             if name == "frames":  # whole frames
@@ -532,7 +533,7 @@ def test_presets_are_well_formed(name, shape):
     for x in inputs(frames, m).values():
         for ratio in (0.5, 0.25, 0.15, 0.05):
             try:
-                kept = compressor(name, retention=ratio).select(x)
+                kept = compressor(name, retention=ratio).select(x, grid_of(m))
             except ValueError as error:
                 if re.search("cannot reach retention|keeps no token", str(error)):
                     continue
@@ -579,7 +580,7 @@ def test_fca_gives_the_budgets_of_vidcom2(name):
         {"rounding": "exact", "score": "uniform"},
     ):
         spec = "".join(f":fca.{key}={value}" for key, value in settings.items())
-        kept = compressor(f"{name}@0.25{spec}").select(x)
+        kept = compressor(f"{name}@0.25{spec}").select(x, grid_of(20))
         if "score" in settings:
             settings = {**settings, "frame_score": settings["score"]}
             del settings["score"]

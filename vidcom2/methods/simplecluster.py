@@ -41,16 +41,17 @@ class SimpleCluster(Compressor):
 
     Args:
         form: "mended" keeps round(R·T·M) tokens, but at least T. Its time is linear in T: the seeds are sought in runs
-            of frames, see `vidcom2.farthest`. Their tokens are compared on `channels` sums of channels, each channel
-            with a random sign, and turned after that; so distances are right on average, with a relative error of
-            about sqrt(2 / channels) in their squares. There is no k-means: on synthetic videos its iterations change
-            the distance to the nearest kept token by a few percent. For "released", see the classmethod `released`.
+            of frames, see `vidcom2.farthest`. Tokens are compared on `channels` sums of channels, each channel with a
+            random sign, and turned after that. So squared distances are right on average, with a relative error of
+            about sqrt(2 / channels). Seeds are sought on half as many sums. There is no k-means: on synthetic videos it
+            changed the mean distance to the nearest kept token by less than 6 %. That distance, with all of the above,
+            was 1.0 to 1.2 times that of "released" at R = 0.25. For "released", see the classmethod `released`.
         channels: For "mended" only: how many sums of channels are compared.
         iterations: For "released" only: the most iterations of k-means.
     """
 
     form: Literal["mended", "released"] = "mended"
-    channels: int = 64
+    channels: int = 128
     iterations: int = 10
 
     presets: ClassVar[tuple[str, ...]] = ("released",)
@@ -96,7 +97,8 @@ class SimpleCluster(Compressor):
             owner = self._k_means(rotate(x, rows, columns).flatten(0, 1), count)
         else:
             p = rotate(fold(x, self.channels), rows, columns) / length.clamp_min(EPS)[..., None]
-            owner = farthest_first_clusters(p.flatten(0, 1), frames, count)
+            rough = fold(p, -(-self.channels // 2))
+            owner = farthest_first_clusters(p.flatten(0, 1), rough.flatten(0, 1), frames, count)
         order, start = members(owner, count)
         index, by_place = order[start].sort()  # the first token of each cluster
         order, start = members(by_place.argsort()[owner], count)
@@ -108,16 +110,8 @@ class SimpleCluster(Compressor):
         p = normalize(turned.to(torch.promote_types(turned.dtype, torch.float32)), dim=-1, eps=EPS)
         centres = p[spread(p, longest(p), count)]
         for _ in range(self.iterations):
-            cosine = p @ centres.mT
-            order, start = members(cosine.argmax(dim=-1), count)
-            moved = normalize(means(p, order, start), dim=-1, eps=EPS)
-            nearest = cosine.amax(dim=-1)
-            for empty in (start.diff(append=start.new_tensor([len(p)])) == 0).nonzero().flatten().tolist():
-                far = nearest.argmin()
-                moved[empty], nearest[far] = p[far], 1
-            settled = torch.allclose(moved, centres, atol=1e-6, rtol=0)
-            centres = moved
-            if settled:
+            before, centres = centres, moved(p, centres)
+            if torch.allclose(centres, before, atol=1e-6, rtol=0):
                 break
         owner = (p @ centres.mT).argmax(dim=-1)
         if (found := len(owner.unique())) < count:
@@ -148,6 +142,18 @@ def spread(p: Tensor, first: Tensor, count: int) -> Tensor:
         chosen[k] = nearest.argmin()
         nearest = torch.maximum(nearest, p @ p[chosen[k]])
     return chosen
+
+
+def moved(p: Tensor, centres: Tensor) -> Tensor:
+    """Return the centres [K, D] after one step of k-means over the tokens p [N, D], all of length 1."""
+    cosine = p @ centres.mT
+    order, start = members(cosine.argmax(dim=-1), len(centres))
+    new = normalize(means(p, order, start), dim=-1, eps=EPS)
+    nearest = cosine.amax(dim=-1)
+    for empty in (start.diff(append=start.new_tensor([len(p)])) == 0).nonzero().flatten().tolist():
+        far = nearest.argmin()
+        new[empty], nearest[far] = p[far], 1
+    return new
 
 
 def fold(x: Tensor, channels: int) -> Tensor:
