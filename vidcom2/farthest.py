@@ -56,7 +56,7 @@ def farthest_first_clusters(p: Tensor, rough: Tensor, frames: int, count: int) -
 
     # A centre c is near to p if p·c - |c|²/2 is large.
     centres = p[seeds]
-    bias = centres.square().sum(dim=-1).mul_(-0.5).masked_fill_(~there, -torch.inf)
+    bias = torch.linalg.vector_norm(centres, dim=-1).square().mul_(-0.5).masked_fill_(~there, -torch.inf)
     near = torch.baddbmm(bias[:, None], p[tokens], centres.mT).argmax(dim=-1)
     before = (clusters.cumsum(0) - clusters)[:, None]
     owner = near.new_empty(len(p) + 1)  # the last is for padding
@@ -79,7 +79,7 @@ def _traverse(p: Tensor, tokens: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """
     sets, n = tokens.shape
     x, there = p[tokens], tokens >= 0
-    square = x.square().sum(dim=-1)
+    square = torch.linalg.vector_norm(x, dim=-1).square()
     distance = torch.baddbmm(square.masked_fill(~there, -torch.inf)[:, None], x, x.mT, alpha=-2).add_(square[..., None])
     distance.diagonal(dim1=1, dim2=2).fill_(-1)  # what is taken is nearer to itself than anything else is
     distance = distance.flatten(0, 1)
