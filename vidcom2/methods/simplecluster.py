@@ -93,17 +93,18 @@ class SimpleCluster(Compressor):
         require_finite(bool(length.isfinite().all()), x)
         frames, m = x.shape[:2]
         count = self.total(frames, m)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.form == "released":
             owner = self._k_means(rotate(x, rows, columns).flatten(0, 1), count)
         else:
-            p = rotate(fold(x, self.channels), rows, columns) / length.clamp_min(EPS)[..., None]
+            p = rotate(fold(exact, self.channels), rows, columns) / length.clamp_min(EPS)[..., None]
             rough = fold(p, -(-self.channels // 3))
             owner = farthest_first_clusters(p.flatten(0, 1), rough.flatten(0, 1), frames, count)
         order, start = members(owner, count)
         index, by_place = order[start].sort()  # the first token of each cluster
         order, start = members(by_place.argsort()[owner], count)
-        exact = x.flatten(0, 1).to(torch.promote_types(x.dtype, torch.float32))
-        return Kept(index, torch.bincount(index // m, minlength=frames), means(exact, order, start).to(x.dtype))
+        merged = means(exact.flatten(0, 1), order, start).to(x.dtype)
+        return Kept(index, torch.bincount(index // m, minlength=frames), merged)
 
     def _k_means(self, turned: Tensor, count: int) -> Tensor:
         """Return the number of each token's cluster, int64 [N], for turned tokens [N, D]."""
@@ -166,11 +167,11 @@ def fold(x: Tensor, channels: int) -> Tensor:
         channels: How many sums.
 
     Returns:
-        [T, M, channels], or [T, M, D] if D is less, in float32 or the dtype of x if that is wider.
+        [T, M, channels], or [T, M, D] if D is less, in the dtype of x.
     """
     d = x.shape[-1]
     sign = torch.randint(2, (d,), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    sign = sign.to(x.device, torch.promote_types(x.dtype, torch.float32))
+    sign = sign.to(x)
     out = x[..., :channels] * sign[:channels]
     for i in range(channels, d, channels):
         part = x[..., i : i + channels]
