@@ -107,7 +107,7 @@ def test_every_method_on_every_kind_of_model(name, engine, video):
     assert look.frames.shape[0] == frames
     assert look.frames.shape[3] == 3
     if method.stage == "before LLM":
-        assert np.flatnonzero(look.kept).tolist() == method.select(look.features).index.tolist()
+        assert np.flatnonzero(look.kept).tolist() == method.select(look.features, grid).index.tolist()
 
 
 @over_engines
