@@ -31,6 +31,7 @@ from tests.llava.test_on_device import PROCESSORS, frames
 from tests.llava.test_video import noisy_frames
 from tests.llava.tiny import tiny_model
 from tests.pretended_gpus import pretended_gpus
+from tests.vidcom2.grids import grid_of
 from tests.vidcom2.hf_tiny import batch, tiny
 from tests.vidcom2.test_in_llm import LAYERS
 from tests.vidcom2.test_in_llm import SPECS as INSIDE
@@ -81,7 +82,7 @@ def test_scores_of_vidcom2(variant, dtype):
 def test_selection(spec, dtype):
     """Scores that differ in their last bits may order two of these 960 tokens otherwise."""
     x = video(16, 60, 64).to(dtype)
-    ours, expected = made(spec).select(x.to(GPU)), made(spec).select(x)
+    ours, expected = made(spec).select(x.to(GPU), grid_of(60)), made(spec).select(x, grid_of(60))
     assert ours.index.device.type == ours.budgets.device.type == "cuda"
     assert len(set(ours.index.tolist()) ^ set(expected.index.tolist())) <= (0 if dtype == torch.float32 else 4)
 

@@ -44,7 +44,19 @@ def test_each_kind_is_there():
     methods = {
         entry["file"].split("/")[1].split("_")[0] for entry in MANIFEST["entries"] if entry["kind"] == "baselines"
     }
-    assert methods == {"aot", "dycoke", "evs", "fastvid", "flashvid", "holitom", "unicomp", "vcast", "visionzip"}
+    authors = {
+        "aot",
+        "dycoke",
+        "evs",
+        "fastvid",
+        "flashvid",
+        "holitom",
+        "simplecluster",
+        "unicomp",
+        "vcast",
+        "visionzip",
+    }
+    assert methods == authors
     inside = json.loads((COMMITTED / "inllm" / "manifest.json").read_text())["files"]
     assert {entry["method"] for entry in inside} == {"fastv_kvcache", "pdrop", "sparsevlm_v1"}
     size = sum(file.stat().st_size for file in COMMITTED.rglob("*") if file.is_file())

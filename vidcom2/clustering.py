@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 
 def centres(x: Tensor, clusters: int, neighbours: int) -> Tensor:
@@ -47,3 +48,31 @@ def nearest_centre(x: Tensor, chosen: Tensor) -> Tensor:
     owner = torch.cdist(x, x[chosen]).argmin(dim=-1)
     owner[chosen] = torch.arange(len(chosen), device=x.device)
     return owner
+
+
+def members(owner: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the tokens of each cluster.
+
+    Args:
+        owner: int64 [n], the cluster that each token belongs to.
+        count: How many clusters there are. Tokens with a higher number belong to none.
+
+    Returns:
+        int64 [n], the tokens sorted by cluster, ascending within each, and int64 [count], where each cluster begins in
+        them. An empty cluster begins where the next one does.
+    """
+    order = owner.argsort(stable=True)
+    return order, torch.searchsorted(owner[order], torch.arange(count, device=owner.device))
+
+
+def means(x: Tensor, order: Tensor, start: Tensor) -> Tensor:
+    """Return the mean of each cluster's tokens, [count, D] in the dtype of x; 0 for an empty cluster.
+
+    Equal input gives equal output on a GPU too, unlike that of index_add.
+
+    Args:
+        x: Tokens, float [n, D].
+        order: From `members`; no token of it belongs to no cluster.
+        start: From `members`.
+    """
+    return embedding_bag(order, x, start, mode="mean")

@@ -20,14 +20,9 @@ DEFAULT_MODEL = "lmms-lab/llava-onevision-qwen2-7b-ov"
 ENGINES = ("torch", "deepspeed", "vllm")
 DECODERS = ("exact", "decord", "torchcodec", "pyav")
 METHODS = (
-<<<<<<< HEAD
     *("aot", "dycoke", "evs", "fastv", "fastvid", "flashvid", "flashvid-inside", "frames"),
-    *("fresh", "holitom", "none", "norm", "pdrop", "random", "sparsevlm", "uniform"),
-    *("vcast", "vidcom2", "visionzip"),
-=======
-    *("dycoke", "fastv", "fastvid", "frames", "gleanvid", "holitom", "none", "norm", "pdrop", "random", "sparsevlm"),
-    *("unicomp", "uniform", "vidcom2", "visionzip"),
->>>>>>> w-glean
+    *("fresh", "gleanvid", "grid", "holitom", "none", "norm", "pdrop", "pool"),
+    *("random", "simplecluster", "sparsevlm", "unicomp", "uniform", "vcast", "vidcom2", "visionzip"),
 )
 """`vidcom2.METHODS`, which cannot be imported without torch. A test compares them."""
 VARIABLES = (

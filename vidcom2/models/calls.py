@@ -30,12 +30,14 @@ class Calls(Uncopied):
     Attributes:
         used: Whether there was a call.
         running: How many calls each thread is in.
+        asked: By thread, the keyword arguments of the call that it is in.
     """
 
     def __init__(self, model: Any, failed: Callable[[], None]):
         self.used, self.failed = False, failed
         self.attached = True
         self.running: Counter[int] = Counter()
+        self.asked: dict[int, dict[str, Any]] = {}
         self.undo = wrap(model, "generate", self.generate) if hasattr(model, "generate") else lambda: None
 
     def remove(self) -> None:
@@ -55,6 +57,8 @@ class Calls(Uncopied):
         """
         self.used = True
         self.running[get_ident()] += 1
+        before = self.asked.get(get_ident())
+        self.asked[get_ident()] = kwargs
         try:
             out = original(*args, **kwargs)
         except BaseException:
@@ -62,6 +66,10 @@ class Calls(Uncopied):
             raise
         finally:
             self.running[get_ident()] -= 1
+            if before is None:
+                del self.asked[get_ident()]
+            else:
+                self.asked[get_ident()] = before
         if not self.attached:
             raise RuntimeError(
                 "the compressor was taken off the model while this generate() ran, so its answer is not compressed as "

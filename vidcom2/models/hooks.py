@@ -18,7 +18,7 @@ from vidcom2.models import names
 from vidcom2.models.caches import Pruned, positions_of, pruned, valid_rows
 from vidcom2.models.calls import Calls, Uncopied
 from vidcom2.models.images import warn_of_images
-from vidcom2.models.layouts.layout import Layout, framed_videos
+from vidcom2.models.layouts.layout import Layout, framed_videos, with_patches
 from vidcom2.models.masks import extend, pad_left
 from vidcom2.models.moved import Moved
 from vidcom2.models.names import (
@@ -198,7 +198,11 @@ class Hooks(Uncopied):
         if cache is None and uses_cache(lm, kwargs):
             give_cache(lm, kwargs, cache := new_cache(lm))
         positions = positions_of(kwargs, embeds, cache)
-        choice = choose(self.compressor, embeds, framed_videos(self.layout, self.outer, called, positions))
+        videos = framed_videos(self.layout, self.outer, called, positions)
+        if self.compressor.uses_grid:  # generate() encodes videos first, and does not hand on their sizes
+            told = {name: value for name, value in called.items() if value is not None}
+            videos = with_patches(self.layout, videos, self.generating.asked.get(get_ident(), {}) | told)
+        choice = choose(self.compressor, embeds, videos)
         if not choice.merges and not isinstance(cache, Pruned) and bool(choice.stay.all()):
             here = torch.arange(length, device=embeds.device).expand(embeds.shape[:2])
             self.records = records_of(choice.videos, Moved(here, choice.stay), self.compressor.spec, self.positions)

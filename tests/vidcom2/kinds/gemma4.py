@@ -78,7 +78,7 @@ def visual(name: str, modality: str, frames: int, h: int, w: int, generator: tor
     else:
         media = {"pixel_values_videos": patches, "video_position_ids": places}
         media["num_frames_per_video"] = torch.tensor([frames])
-    return Row(name, ids, [Visual(modality, frames, h * w, at)], media)
+    return Row(name, ids, [Visual(modality, frames, h * w, at, (h, w))], media)
 
 
 def extra(model: Any, ids: Sequence[int], groups: Sequence[int | None]) -> dict[str, Any]:

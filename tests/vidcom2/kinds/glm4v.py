@@ -59,7 +59,7 @@ def visual(name: str, modality: str, frames: int, h: int, w: int, generator: tor
     patches = pixels(frames, h * w * MERGE**2, 3 * 2 * PATCH**2, generator=generator).flatten(0, 1)
     values = "pixel_values_videos" if modality == "video" else "pixel_values"
     media = {values: patches, f"{modality}_grid_thw": torch.tensor([[frames, MERGE * h, MERGE * w]])}
-    return Row(name, ids, [Visual(modality, frames, h * w, at)], media)
+    return Row(name, ids, [Visual(modality, frames, h * w, at, (h, w))], media)
 
 
 def _kind(name: str, model: str) -> Kind:

@@ -54,7 +54,7 @@ def visual(kind: str, modality: str, frames: int, h: int, w: int, generator: tor
     names = ("pixel_values_videos", "target_sizes_videos") if modality == "video" else ("pixel_values", "target_sizes")
     sizes = torch.tensor([[SIDE * h, SIDE * w]] * frames, dtype=torch.int32)
     media = dict(zip(names, (packed, sizes), strict=True))
-    return Row(kind, ids, [Visual(modality, frames, h * w, at)], media)
+    return Row(kind, ids, [Visual(modality, frames, h * w, at, (h, w))], media)
 
 
 MIXED = tuple(map(int, hf.__version__.split(".")[:2])) >= (5, 23)

@@ -51,7 +51,7 @@ def visual(kind: str, modality: str, frames: int, h: int, w: int, generator: tor
     patches = pixels(frames, h * w * MERGE**2, 3 * 2 * PATCH**2, generator=generator).flatten(0, 1)
     values = "pixel_values_videos" if modality == "video" else "pixel_values"
     media = {values: patches, f"{modality}_grid_thw": torch.tensor([[frames, MERGE * h, MERGE * w]])}
-    return Row(kind, ids, [Visual(modality, frames, h * w, at)], media)
+    return Row(kind, ids, [Visual(modality, frames, h * w, at, (h, w))], media)
 
 
 NAME = "qwen3_vl_moe"

@@ -60,7 +60,7 @@ def visual(kind: str, modality: str, frames: int, h: int, w: int, generator: tor
     """A video without its sound, or an image."""
     n = frames * h * w
     ids = [START, *[VIDEO if modality == "video" else IMAGE] * n, END]
-    seen = Visual(modality, frames, h * w, tuple(range(1, 1 + n)))
+    seen = Visual(modality, frames, h * w, tuple(range(1, 1 + n)), (h, w))
     return Row(kind, ids, [seen], picture(modality, frames, h, w, 0.4 if frames % 2 else 1.5, generator))
 
 
@@ -87,7 +87,7 @@ def film(kind: str, frames: int, h: int, w: int, seconds: float, mels: int, gene
     between = [token for _, _, token in sorted(order)]
     ids = [START, AUDIO_START, *between, AUDIO_END, END]
     visuals = [
-        Visual("video", frames, h * w, tuple(i for i, token in enumerate(ids) if token == VIDEO)),
+        Visual("video", frames, h * w, tuple(i for i, token in enumerate(ids) if token == VIDEO), (h, w)),
         Visual("audio", 1, n, tuple(i for i, token in enumerate(ids) if token == AUDIO)),
     ]
     return Row(kind, ids, visuals, picture("video", frames, h, w, seconds, generator) | heard(mels, generator))

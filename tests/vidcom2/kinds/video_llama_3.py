@@ -43,7 +43,7 @@ def visual(modality: str, frames: int, h: int, w: int, generator: torch.Generato
     }
     if modality == "video":
         media["video_compression_mask"] = torch.ones(frames * h * w, dtype=torch.bool)
-    return Row("video_llama_3", ids, [Visual(modality, frames, h * w, at)], media)
+    return Row("video_llama_3", ids, [Visual(modality, frames, h * w, at, (h, w))], media)
 
 
 KIND = Kind("video_llama_3", "VideoLlama3ForConditionalGeneration", config, visual)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vidcom2.models.layouts.gemma4 import GEMMA4
 from vidcom2.models.layouts.glm4v import GLM4V
 from vidcom2.models.layouts.internvl import numbered_frames, one_video
-from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos
+from vidcom2.models.layouts.layout import FramedVideo, Layout, Video, framed_videos, with_patches
 from vidcom2.models.layouts.minicpmv import MINICPMV
 from vidcom2.models.layouts.omni import check_omni, omni_frames
 from vidcom2.models.layouts.pooled import next_video_frames, onevision_frames
@@ -54,4 +54,13 @@ INTERNVL_ONE_VIDEO = replace(LAYOUTS["internvl"], split=one_video)
 """Another layout for LAYOUTS["internvl"]: all images of a prompt are the frames of one video, whatever text stands
 between them."""
 
-__all__ = ["INTERNVL_ONE_VIDEO", "LAYOUTS", "REFUSED", "FramedVideo", "Layout", "Video", "framed_videos"]
+__all__ = [
+    "INTERNVL_ONE_VIDEO",
+    "LAYOUTS",
+    "REFUSED",
+    "FramedVideo",
+    "Layout",
+    "Video",
+    "framed_videos",
+    "with_patches",
+]

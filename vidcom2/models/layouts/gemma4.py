@@ -23,6 +23,15 @@ def _lengths(outer: Any, called: dict[str, Any]) -> list[int]:
     return [int(own.sum()) for own in cells.split(frames.tolist())]
 
 
+def _patches(arguments: dict[str, Any]) -> list[tuple[int, int]] | None:
+    """Rows and columns of each frame; see `Layout.patches`. Padding has the place (-1, -1)."""
+    places = arguments.get("video_position_ids")
+    if places is None:
+        return None
+    sides = (places.flatten(0, -3).amax(dim=-2) + 1).tolist()
+    return [(rows, columns) for columns, rows in sides]
+
+
 def _finish(outer: Any, called: dict[str, Any], kwargs: dict[str, Any], moved: Moved, rows: int) -> None:
     """Shorten the embeddings of the layers. Build the masks where the tokens of a frame see each other.
 
@@ -47,7 +56,7 @@ def _finish(outer: Any, called: dict[str, Any], kwargs: dict[str, Any], moved: M
         )
 
 
-GEMMA4 = Layout("video_token_id", runs, lengths=_lengths, finish=_finish, positions="repack")
+GEMMA4 = Layout("video_token_id", runs, lengths=_lengths, finish=_finish, positions="repack", patches=_patches)
 """A frame is a run of tokens after its time stamp.
 
 Layers with a sliding window were trained on distances up to the window. Where positions are numbered anew the rows in a

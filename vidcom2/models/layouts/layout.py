@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 from torch import Tensor
@@ -37,6 +39,8 @@ class FramedVideo:
         frames: T. All frames have M patch tokens.
         separators: int64 [s], columns of the tokens that are no patches. They stay.
         positions: As in `Video`.
+        patches: Rows and columns of the vision tower's patches of a frame, of which squares are merged into tokens.
+            None where the call does not tell.
     """
 
     row: int
@@ -44,11 +48,19 @@ class FramedVideo:
     frames: int
     separators: Tensor
     positions: Tensor
+    patches: tuple[int, int] | None = None
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of a frame, as its mRoPE positions show them; None if they do not. Waits for the device."""
+        """Rows and columns of a frame, as its patches or its mRoPE positions show them; None if neither does.
+
+        The latter waits for the device.
+        """
         m = len(self.columns) // self.frames
+        if self.patches is not None:
+            side = math.isqrt(math.prod(self.patches) // m)
+            rows, columns = (patches // max(side, 1) for patches in self.patches)
+            return (rows, columns) if rows * columns == m else None
         if self.positions.ndim == 1:
             return None
         rows, columns = (1 + axis.max() - axis.min() for axis in self.positions[-2:, :m])
@@ -78,6 +90,9 @@ class Layout:
             shortened, the mask being bool [B, rows + N'] or None), where the rows went, and how many rows the cache
             has.
         positions: Which positions the tokens that stay get unless the compressor says.
+        patches: Returns rows and columns of the patches of each frame of the call's videos, given the call's arguments
+            and those of generate(); None if they do not tell. For families whose positions do not show them, and whose
+            frames need not be square.
     """
 
     token: str
@@ -89,6 +104,7 @@ class Layout:
     lengths: Callable[[Any, dict[str, Any]], list[int]] | None = None
     finish: Callable[[Any, dict[str, Any], dict[str, Any], Moved, int], None] | None = None
     positions: Literal["repack", "original"] = "original"
+    patches: Callable[[dict[str, Any]], list[tuple[int, int]] | None] | None = None
 
 
 def split_runs(columns: Tensor) -> Sequence[Tensor]:
@@ -119,6 +135,30 @@ def framed_videos(layout: Layout, outer: Any, called: dict[str, Any], positions:
                 f"not fit {outer.config.model_type}'s layout"
             )
         yield FramedVideo(row, video.columns, frames, columns[patches:], video.positions)
+
+
+def with_patches(layout: Layout, videos: Iterable[FramedVideo], arguments: dict[str, Any]) -> Iterator[FramedVideo]:
+    """Yield the videos of a call with the `patches` of their frames, where the layout has them from the arguments.
+
+    Args:
+        layout: Layout of the model's family.
+        videos: From `framed_videos`. Beams, or several answers, are copies of a prompt in neighbouring rows.
+        arguments: The call's, and those of generate(), which counts each prompt once.
+    """
+    patches = None if layout.patches is None else layout.patches(arguments)
+    if not patches:
+        yield from videos
+        return
+    rows = [list(own) for _, own in groupby(videos, key=lambda video: video.row)]
+    copies, odd = divmod(sum(video.frames for own in rows for video in own), len(patches))
+    frame = 0  # the first of the prompt's
+    for number, own in enumerate(rows):
+        at = frame
+        for video in own:
+            yield video if odd else replace(video, patches=patches[at])
+            at += video.frames
+        if (number + 1) % max(copies, 1) == 0:
+            frame = at
 
 
 def _placeholders(

@@ -50,4 +50,10 @@ def adjacent_frames(outer: Any, called: dict[str, Any], ids: Tensor, columns: Te
         yield torch.cat(video)
 
 
-MINICPMV = Layout("video_token_id", runs, split=adjacent_frames)
+def _patches(arguments: dict[str, Any]) -> list[tuple[int, int]] | None:
+    """Rows and columns of each frame; see `Layout.patches`."""
+    sizes = arguments.get("target_sizes_videos")
+    return None if sizes is None else [(h, w) for h, w in sizes.tolist()]
+
+
+MINICPMV = Layout("video_token_id", runs, split=adjacent_frames, patches=_patches)

@@ -23,4 +23,10 @@ def check_frames(outer: Any, called: dict[str, Any]) -> None:
         )
 
 
-VIDEO_LLAMA_3 = Layout("video_token_id", runs, check=check_frames)
+def _patches(arguments: dict[str, Any]) -> list[tuple[int, int]] | None:
+    """Rows and columns of each frame; see `Layout.patches`."""
+    grids = arguments.get("video_grid_thw")
+    return None if grids is None else [(h, w) for t, h, w in grids.tolist() for _ in range(t)]
+
+
+VIDEO_LLAMA_3 = Layout("video_token_id", runs, check=check_frames, patches=_patches)
