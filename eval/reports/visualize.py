@@ -154,8 +154,6 @@ class Watched(Compressor):
         notes: One for each video.
     """
 
-    uses_grid: ClassVar[bool] = True  # so that it can hand the grid on
-
     method: Compressor = field(kw_only=True)
     notes: list[Note] = field(default_factory=list, kw_only=True)
 
