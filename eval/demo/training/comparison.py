@@ -21,20 +21,25 @@ RETENTIONS = (0.5, 0.25, 0.15, 0.1)
 METHODS = {
     "vidcom2": "",
     "fresh": "",
-    "random": "",
-    "uniform": "",
-    "norm": "",
-    "dycoke": "",
-    "visionzip": "",
-    "fastvid": "",
-    "holitom": "",
+    **dict.fromkeys(("random", "uniform", "grid", "grid.time", "pool", "pool.time", "norm"), ""),
+    **dict.fromkeys(("dycoke", "evs", "visionzip", "fastvid", "holitom", "vcast"), ""),
+    **dict.fromkeys(("simplecluster", "flashvid", "aot", "unicomp", "gleanvid"), ""),
     "fastv": ":k=1",
     "pdrop": ":layers=(1,2,4)",
     "sparsevlm": "",
+    "flashvid-inside": "",
 }
 """Settings by method. With their defaults, FastV and PDrop cannot reach 25 % in an LLM of 8 layers."""
-ADJUSTABLE = ("random", "uniform", "norm", "dycoke", "visionzip", "fastv", "pdrop", "sparsevlm")
+ADJUSTABLE = (
+    *("random", "uniform", "norm", "dycoke", "evs", "visionzip", "vcast", "aot", "unicomp", "gleanvid"),
+    *("fastv", "pdrop", "sparsevlm", "flashvid-inside"),
+)
 """The methods that can take VidCom²'s frame budgets ("+fca")."""
+DRAWN = (
+    *("fresh", "vidcom2", "dycoke", "evs", "holitom", "simplecluster", "flashvid", "aot", "unicomp", "gleanvid"),
+    *("random", "grid"),
+)
+"""The methods in the figures, which can tell 12 apart. The tables have all."""
 POSITIONS = {"original": "original positions", "repack": "numbered anew"}
 """Whether kept tokens keep their position ids or are numbered anew, and how the page says it."""
 

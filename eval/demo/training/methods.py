@@ -31,6 +31,7 @@ from ..run import PER_TASK, config
 from ..world import TASKS
 from .comparison import (
     ADJUSTABLE,
+    DRAWN,
     METHODS,
     POSITIONS,
     RETENTIONS,
@@ -102,9 +103,9 @@ def report(comparisons: Sequence[Comparison], docs: Path, resamples: int = RESAM
 def draw(comparison: Comparison, figures: Path) -> None:
     """Draw a model's figures: accuracy over retention, for each kind of positions, and with +fca."""
     drawn = {
-        "original": ("kept tokens at their original positions", "original", METHODS, False),
-        "repack": ("kept tokens numbered anew", "repack", METHODS, False),
-        "fca": ("with VidCom²'s frame budgets, original positions", "original", ("vidcom2", *ADJUSTABLE), True),
+        "original": ("kept tokens at their original positions", "original", DRAWN, False),
+        "repack": ("kept tokens numbered anew", "repack", DRAWN, False),
+        "fca": ("with VidCom²'s frame budgets, original positions", "original", ("vidcom2", *ADJUSTABLE[:10]), True),
     }
     for name, (title, positions, methods, fca) in drawn.items():
         curves: dict[str, list[Point]] = {}
