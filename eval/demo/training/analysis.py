@@ -29,7 +29,7 @@ from ...run.flags import status
 from ..minibench import write_mvbench
 from ..world import UNITS
 
-METHODS = "vidcom2,vidcom2.released,random,uniform,norm,dycoke"
+METHODS = "vidcom2,fresh,random,uniform,norm,grid,dycoke,evs,simplecluster,flashvid,aot,gleanvid"
 """What is measured, each at RETENTIONS."""
 PER_TASK = 10
 """Videos of each of MiniBench's tasks."""
