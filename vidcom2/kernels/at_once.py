@@ -29,6 +29,17 @@ def lengths_and_dots(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=centres.dtype), dots(x, centres)
 
 
+def lengths_and_pair_dots(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens' lengths, and the product of each token with the token at its place in another frame, [T, M].
+
+    The products need copies of a sixteenth of the frames at a time.
+    """
+    wide, frames = _wide(x), max(1, len(x) // 16)
+    pairs = zip(x.split(frames), other.split(frames), strict=True)
+    products = [x.index_select(0, frame).to(wide).mul_(part).sum(dim=-1) for part, frame in pairs]
+    return torch.linalg.vector_norm(x, dim=-1, dtype=wide), torch.cat(products)
+
+
 def dots(x: Tensor, centres: Tensor) -> Tensor:
     """Return the products [T, M, K] of the tokens with the centres [T, K, D] of their frame."""
     if x.dtype == centres.dtype:

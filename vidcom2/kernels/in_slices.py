@@ -45,6 +45,25 @@ def dots(x: Tensor, centres: Tensor) -> Tensor:
     return products
 
 
+def lengths_and_pair_dots(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens' lengths, and the product of each token with the token at its place in another frame.
+
+    Args:
+        x: Features [T, M, D].
+        other: int64 [T], the frame that each frame is compared with.
+
+    Returns:
+        Lengths and products, [T, M] each.
+    """
+
+    def of_slice(part: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        length = torch.linalg.vector_norm(part, dim=-1)
+        return length, x.index_select(0, other).to(part.dtype).mul_(part).sum(dim=-1)
+
+    length, products = by_frames(of_slice, x, other)
+    return length, products
+
+
 def channel_variances(x: Tensor) -> Tensor:
     """Return the variance of each channel over all tokens, [D]."""
 
