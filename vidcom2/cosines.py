@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from vidcom2.kernels import kernels_for
@@ -40,3 +41,18 @@ def cosines_with(x: Tensor, centre: Tensor) -> Tensor:
     """
     length, dots = kernels_for(x).lengths_and_dots(x, centre)  # [T, M, 1] each
     return (dots / length.clamp_min(LEAST_LENGTH) / centre.norm(dim=-1, keepdim=True).clamp_min(LEAST_LENGTH))[..., 0]
+
+
+def cosines_within_frames(x: Tensor, length: Tensor) -> Tensor:
+    """Return the cosines of the tokens of each frame with each other, without a gradient.
+
+    Args:
+        x: Features [T, M, D] of any float dtype.
+        length: The tokens' lengths [T, M], float32 or float64.
+
+    Returns:
+        [T, M, M], float32, or float64 for float64 features. A zero token has cosine 0.
+    """
+    length = length.detach().clamp_min(torch.finfo(length.dtype).tiny)
+    cosines: Tensor = kernels_for(x).products_within_frames(x)
+    return cosines.div_(length[:, :, None]).div_(length[:, None, :])

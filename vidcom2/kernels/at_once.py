@@ -67,6 +67,17 @@ def half_dots(x: Tensor, centres: Tensor) -> Tensor:
     return products.unflatten(-1, (3, -1)).sum(dim=-2) * scale.mT
 
 
+def products_within_frames(x: Tensor) -> Tensor:
+    """Return the products [T, M, M] of the tokens of each frame with each other, without a gradient."""
+    x = x.detach()
+    if x.dtype == _wide(x):
+        return x @ x.mT
+    if x.is_cuda and FLOAT32_PRODUCTS:
+        return torch.bmm(x, x.mT, out_dtype=_wide(x))
+    (products,) = by_frames(lambda x: (x @ x.mT,), x)
+    return products
+
+
 def channel_variances(x: Tensor) -> Tensor:
     """Return the variance of each channel over all tokens, [D]."""
     tokens, dtype = x.flatten(0, 1), _wide(x)

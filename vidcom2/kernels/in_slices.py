@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from vidcom2.kernels.products import products
+
 SLICE = 2**20
 """Elements that one thread works on at once. A slice is one frame at least."""
 
@@ -62,6 +64,16 @@ def lengths_and_pair_dots(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
     length, products = by_frames(of_slice, x, other)
     return length, products
+
+
+def products_within_frames(x: Tensor) -> Tensor:
+    """Return the products [T, M, M] of the tokens of each frame with each other, without a gradient."""
+
+    def of_slice(x: Tensor) -> tuple[Tensor]:
+        return (products(x[0], x[0])[None] if len(x) == 1 else x.detach() @ x.detach().mT,)
+
+    (found,) = by_frames(of_slice, x)
+    return found
 
 
 def channel_variances(x: Tensor) -> Tensor:
