@@ -22,8 +22,9 @@ def group_means(x: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """
     by_group = group.sort(stable=True)
     starts = torch.searchsorted(by_group.values, torch.arange(groups + 1, device=x.device))  # the last: of no group
-    wide = torch.promote_types(x.dtype, torch.float32)
+    counts, wide = starts.diff(), torch.promote_types(x.dtype, torch.float32)
     # Half precision would be summed in half precision. An eighth of the channels at a time, for little memory.
     parts = [x] if x.dtype == wide else x.split(-(-x.shape[1] // 8), dim=1)
-    means = [embedding_bag(by_group.indices, part.to(wide), starts, mode="mean")[:groups] for part in parts]
-    return means[0] if len(means) == 1 else torch.cat(means, dim=1), starts.diff()
+    sums = [embedding_bag(by_group.indices, part.to(wide), starts, mode="sum")[:groups] for part in parts]
+    means = (sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)).div_(counts.clamp_min(1)[:, None])
+    return means, counts

@@ -78,6 +78,11 @@ def products_within_frames(x: Tensor) -> Tensor:
     return products
 
 
+def products_with_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return the products [T, M, K] of all tokens with the same rows [K, D], without a gradient."""
+    return dots(x.detach(), rows.detach().expand(len(x), -1, -1))
+
+
 def channel_variances(x: Tensor) -> Tensor:
     """Return the variance of each channel over all tokens, [D]."""
     tokens, dtype = x.flatten(0, 1), _wide(x)

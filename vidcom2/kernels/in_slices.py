@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from vidcom2.kernels.products import products
+from vidcom2.kernels.products import own_products, products
 
 SLICE = 2**20
 """Elements that one thread works on at once. A slice is one frame at least."""
@@ -60,9 +60,10 @@ def lengths_and_pair_dots(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
     def of_slice(part: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(part, dim=-1)
-        return length, x.index_select(0, other).to(part.dtype).mul_(part).sum(dim=-1)
+        pair = x[int(other)] if len(other) == 1 else x.index_select(0, other)
+        return length, part.mul_(pair).sum(dim=-1)
 
-    length, products = by_frames(of_slice, x, other)
+    length, products = by_frames(of_slice, x, other, in_place=True)
     return length, products
 
 
@@ -70,9 +71,20 @@ def products_within_frames(x: Tensor) -> Tensor:
     """Return the products [T, M, M] of the tokens of each frame with each other, without a gradient."""
 
     def of_slice(x: Tensor) -> tuple[Tensor]:
-        return (products(x[0], x[0])[None] if len(x) == 1 else x.detach() @ x.detach().mT,)
+        return (own_products(x[0])[None] if len(x) == 1 else x.detach() @ x.detach().mT,)
 
     (found,) = by_frames(of_slice, x)
+    return found
+
+
+def products_with_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return the products [T, M, K] of all tokens with the same rows [K, D], without a gradient.
+
+    Args:
+        x: Features [T, M, D].
+        rows: [K, D], float32, or float64 for float64 x.
+    """
+    (found,) = by_frames(lambda x: (products(x.flatten(0, 1), rows).view(*x.shape[:2], -1),), x)
     return found
 
 
@@ -119,7 +131,7 @@ def by_frames(
         Each result of f, joined along the frames.
     """
     results = [f(*arguments) for arguments in _slices(x, more, in_place)]
-    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+    return results[0] if len(results) == 1 else tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
 def _slices(x: Tensor, more: tuple[Tensor, ...], in_place: bool) -> Iterator[tuple[Tensor, ...]]:
