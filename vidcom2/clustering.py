@@ -34,8 +34,8 @@ def squared_distances_from(dots: Tensor, channels: int) -> Tensor:
         dots: [n, n].
         channels: D.
     """
-    square = dots.diagonal() / channels
-    return torch.add(square[:, None] + square[None, :], dots, alpha=-2 / channels).clamp_min_(0)
+    square = dots.diagonal()
+    return torch.add(square[:, None] + square[None, :], dots, alpha=-2).clamp_min_(0).div_(channels)
 
 
 def centres(x: Tensor, clusters: int, neighbours: int) -> Tensor:

@@ -93,7 +93,7 @@ class FastVid(Compressor):
     def _select(self, x: Tensor) -> Kept:
         frames, m = x.shape[:2]
         importance = lengths(x)
-        mean = kernels_for(x).frame_means(x)[:, 0]
+        mean = x.mean(dim=1, dtype=importance.dtype)
         unit = normalize(mean, dim=-1)
         similarity = (unit[1:] * unit[:-1]).sum(dim=-1)
         # One host synchronisation. Segments and key frames are then decided on the host.
