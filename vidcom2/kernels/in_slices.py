@@ -41,10 +41,12 @@ def lengths_and_dots(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 def dots(x: Tensor, centres: Tensor) -> Tensor:
     """Return the products [T, M, K] of the tokens with the centres [T, K, D] of their frame."""
-    if x.dtype == centres.dtype:
-        return _dots(x, centres)
-    (products,) = by_frames(lambda x, centres: (_dots(x, centres),), x, centres)
-    return products
+
+    def of_slice(x: Tensor, centres: Tensor) -> tuple[Tensor]:
+        return (products(x[0], centres[0])[None] if len(x) == 1 else _dots(x, centres),)
+
+    (found,) = by_frames(of_slice, x, centres)
+    return found
 
 
 def lengths_and_pair_dots(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
