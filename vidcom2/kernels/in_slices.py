@@ -114,7 +114,7 @@ def lengths_and_unit_means(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return length, (1 / length.clamp_min(1e-12)).mT @ x / x.shape[1]
 
-    length, means = by_frames(of_slice, x, scale=mask)
+    length, means = by_frames(of_slice, x, scale=mask, backwards=True)  # the last frames may still be in the cache
     return length, means
 
 
@@ -124,6 +124,7 @@ def by_frames(
     *more: Tensor,
     in_place: bool = False,
     scale: Tensor | None = None,
+    backwards: bool = False,
 ) -> tuple[Tensor, ...]:
     """Call f on a few frames at a time, converted to float32 at least, and join what it returns.
 
@@ -134,15 +135,20 @@ def by_frames(
         more: Further tensors [T, ...].
         in_place: f may overwrite its first argument, which then is a copy.
         scale: Factors of the channels [D], float32 at least; f gets the products with them. None changes nothing.
+        backwards: Begin with the last frames.
 
     Returns:
         Each result of f, joined along the frames.
     """
-    results = [f(*arguments) for arguments in _slices(x, more, in_place, scale)]
+    results = [f(*arguments) for arguments in _slices(x, more, in_place, scale, backwards)]
+    if backwards:
+        results.reverse()
     return results[0] if len(results) == 1 else tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
-def _slices(x: Tensor, more: tuple[Tensor, ...], in_place: bool, scale: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
+def _slices(
+    x: Tensor, more: tuple[Tensor, ...], in_place: bool, scale: Tensor | None, backwards: bool
+) -> Iterator[tuple[Tensor, ...]]:
     dtype = torch.promote_types(x.dtype, torch.float32)
     copied = in_place or scale is not None or x.dtype != dtype
     # A copy takes no more than a sixteenth of the features' memory, or SLICE.
@@ -152,7 +158,8 @@ def _slices(x: Tensor, more: tuple[Tensor, ...], in_place: bool, scale: Tensor |
         frames = min(frames, torch.get_num_threads() * max(1, SLICE // x[0].numel()))
     # One buffer for all slices, because fresh memory costs as much time as the work.
     buffer = x.new_empty((frames, *x.shape[1:]), dtype=dtype) if copied else None
-    for part, *rest in zip(*(tensor.split(frames) for tensor in (x, *more)), strict=True):
+    parts = list(zip(*(tensor.split(frames) for tensor in (x, *more)), strict=True))
+    for part, *rest in reversed(parts) if backwards else parts:
         if buffer is None:
             yield part, *rest
         elif scale is None:
