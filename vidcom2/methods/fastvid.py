@@ -16,7 +16,6 @@ from vidcom2.clustering import centres_among, squared_distances_from
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import lengths, require_finite
 from vidcom2.kernels import kernels_for
-from vidcom2.kernels.products import own_products
 from vidcom2.merging import group_means
 from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
@@ -115,8 +114,7 @@ class FastVid(Compressor):
             merged += [(place + first * m, tokens) for place, tokens in of_segment]
         index = kept.nonzero().flatten()
         features = x.flatten(0, 1).index_select(0, index)
-        if merged:
-            places, tokens = (torch.cat(parts) for parts in zip(*merged, strict=True))
+        for places, tokens in merged:
             features.index_copy_(0, torch.searchsorted(index, places), tokens.to(x.dtype))
         return Kept(index, kept.view(frames, m).sum(dim=1), features)
 
@@ -145,6 +143,7 @@ class FastVid(Compressor):
             int64 [C], and what they become, [C, D].
         """
         frames, m, channels = x.shape
+        kernels = kernels_for(x)
         kept = torch.zeros(frames * m, dtype=torch.bool, device=x.device)
         order = importance.argsort(dim=1, descending=True, stable=True)
         chosen, spill = [], budget
@@ -156,29 +155,24 @@ class FastVid(Compressor):
             spill -= salient + contextual
             if contextual:
                 rest = order[frame, salient:].sort().values
-                tokens = x[frame].index_select(0, rest).to(importance.dtype)
-                dots = own_products(tokens)
-                found = centres_among(squared_distances_from(dots, channels), contextual, NEIGHBOURS)
-                # What joins the centres of a lone frame is in `rest`.
-                lone = (rest, tokens, dots[:, found]) if frames == 1 else None
-                chosen.append((frame * m + rest[found], tokens[found], lone))
+                dots = kernels.products_within_frames(x[frame : frame + 1])[0]
+                squares = squared_distances_from(dots.index_select(0, rest).index_select(1, rest), channels)
+                found = rest[centres_among(squares, contextual, NEIGHBOURS)]
+                chosen.append((frame, found, dots[:, found] if frames == 1 else None))
         dropped = ~kept
-        for places, _, _ in chosen:
-            kept[places] = True
+        for frame, found, _ in chosen:
+            kept[frame * m + found] = True
         if spill and self.form == "mended":
             best = importance.flatten().masked_fill(kept, -torch.inf).argsort(descending=True, stable=True)[:spill]
             kept[best], dropped[best] = True, False
         merged = []
-        for places, rows, lone in chosen:
+        for frame, found, dots in chosen:
+            rows, places = x[frame].index_select(0, found).to(importance.dtype), frame * m + found
+            if dots is None:
+                dots = kernels.products_with_rows(x, rows).flatten(0, 1)
+            likeness = dots / importance[frame, found].clamp_min(SHORTEST)  # a token's own length changes no choice
             joins = dropped.index_fill(0, places, False)
-            if lone is not None:
-                rest, tokens, dots = lone
-                joins = joins[rest]
-            else:
-                tokens, dots = x.flatten(0, 1), kernels_for(x).products_with_rows(x, rows).flatten(0, 1)
-            # A token's own length would change no choice.
-            likeness = dots / importance.flatten()[places].clamp_min(SHORTEST)
-            merged.append((places, self._merge(tokens, rows, likeness, joins)))
+            merged.append((places, self._merge(x.flatten(0, 1), rows, likeness, joins)))
         return kept, merged
 
     def _merge(self, tokens: Tensor, rows: Tensor, likeness: Tensor, joins: Tensor) -> Tensor:
