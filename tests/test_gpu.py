@@ -20,7 +20,7 @@ from accelerate import dispatch_model, infer_auto_device_map
 from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.speed.memory import peak_bytes
-from eval.speed.operator import features
+from eval.speed.random_features import features
 from eval.speed.reference_operator import slow_reference
 from llava.model.multimodal_encoder.on_device import preprocess_on_device
 from tests.eval.qwen_tiny import make_qwen

@@ -42,6 +42,11 @@ def add_operator(benchmarks: argparse._SubParsersAction) -> None:
         default="32x196x3584,64x169x3584,128x196x3584",
         help="sizes of the random features: frames x tokens per frame x hidden size (default: %(default)s)",
     )
+    what.add_argument(
+        "--methods",
+        metavar="SPEC,...",
+        help='methods to compare with vidcom2, or "all" (default: only VidCom², with a slow reference)',
+    )
     how.add_argument("--dtype", metavar=DTYPES, help="of the features (default: bfloat16 on a GPU, float32 on CPU)")
     how.add_argument("--compile", action="store_true", help="measure the selections with torch.compile, too")
     benchmarks.choices["operator"].set_defaults(start="speed.operator:prepare_operator")

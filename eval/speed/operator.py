@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +22,8 @@ from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
 from .arguments import choose_device, require_at_least
 from .memory import peak_bytes
+from .operator_methods import methods_of, run_methods
+from .random_features import features, parse_sizes
 from .reference_operator import slow_reference
 from .rounds import in_turns, machine, with_mark
 from .tables import new_table, print_table
@@ -103,6 +104,11 @@ def prepare_operator(arguments: argparse.Namespace) -> Callable[[], int]:
     dtype = resolve_dtype(arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     require_at_least(2, arguments, "repeats")
     prepare_json(arguments.json)
+    if arguments.methods is not None:
+        if arguments.compile:
+            raise ValueError("--compile compiles VidCom²'s selections only: leave out --methods or --compile")
+        methods = methods_of(arguments.methods)
+        return partial(run_methods, sizes, dtype, device, arguments.repeats, methods, arguments.json)
     selections = dict(SELECTIONS)
     if arguments.compile:
         selections |= {COMPILED.format(line): torch.compile(SELECTIONS[line]) for line in (PAPER, RELEASED)}
@@ -125,46 +131,6 @@ def run_operator(
         summaries = [result.summary() for result in results]
         write_json(file, {**machine(device), **settings, "notes": NOTES, "sizes": summaries})
     return 0
-
-
-def parse_sizes(text: str) -> list[tuple[int, int, int]]:
-    """Parse sizes of features, such as "32x196x3584,64x169x3584".
-
-    Returns:
-        Frames T, tokens per frame M and hidden size D of each.
-
-    Raises:
-        ValueError: Anything else.
-    """
-    sizes = []
-    for part in text.split(","):
-        found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", part.strip())
-        if found is None:
-            raise ValueError(f"--sizes: {part!r} is not frames x tokens x channels, such as 32x196x3584")
-        sizes.append((int(found[1]), int(found[2]), int(found[3])))
-    return sizes
-
-
-def features(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Draw random features with some structure: frames share a scene; channels and tokens vary to different degrees.
-
-    Args:
-        size: Frames T, tokens per frame M, hidden size D.
-        dtype: Their type.
-        device: Their device. The values are drawn on the CPU, so they are the same on every device.
-
-    Returns:
-        Features [T, M, D].
-    """
-    frames, m, channels = size
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    x = normal(*size).mul_(normal(frames, m, 1).exp_())
-    x.add_(normal(m, channels)).add_(normal(frames, 1, channels), alpha=0.3)
-    return x.mul_(normal(channels).exp_()).to(device, dtype)
 
 
 def measure(x: Tensor, repeats: int, selections: Mapping[str, Callable[[Tensor], Tensor]]) -> Result:

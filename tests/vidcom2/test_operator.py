@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eval.speed.memory import peak_bytes
-from eval.speed.operator import features
+from eval.speed.random_features import features
 from eval.speed.reference_operator import slow_reference
 from tests.vidcom2.test_vidcom2 import video
 from vidcom2 import VidCom2, uniqueness

@@ -29,6 +29,17 @@ def lengths_and_dots(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=centres.dtype), dots(x, centres)
 
 
+def lengths_and_pair_dots(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens' lengths, and the product of each token with the token at its place in another frame, [T, M].
+
+    The products need copies of a sixteenth of the frames at a time.
+    """
+    wide, frames = _wide(x), max(1, len(x) // 16)
+    pairs = zip(x.split(frames), other.split(frames), strict=True)
+    products = [x.index_select(0, frame).to(wide).mul_(part).sum(dim=-1) for part, frame in pairs]
+    return torch.linalg.vector_norm(x, dim=-1, dtype=wide), torch.cat(products)
+
+
 def dots(x: Tensor, centres: Tensor) -> Tensor:
     """Return the products [T, M, K] of the tokens with the centres [T, K, D] of their frame."""
     if x.dtype == centres.dtype:
@@ -54,6 +65,22 @@ def half_dots(x: Tensor, centres: Tensor) -> Tensor:
         rows.append(rest.to(x.dtype))
     products = torch.bmm(x, torch.cat(rows, dim=1).mT, out_dtype=centres.dtype)  # [T, M, 3K]
     return products.unflatten(-1, (3, -1)).sum(dim=-2) * scale.mT
+
+
+def products_within_frames(x: Tensor) -> Tensor:
+    """Return the products [T, M, M] of the tokens of each frame with each other, without a gradient."""
+    x = x.detach()
+    if x.dtype == _wide(x):
+        return x @ x.mT
+    if x.is_cuda and FLOAT32_PRODUCTS:
+        return torch.bmm(x, x.mT, out_dtype=_wide(x))
+    (products,) = by_frames(lambda x: (x @ x.mT,), x)
+    return products
+
+
+def products_with_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return the products [T, M, K] of all tokens with the same rows [K, D], without a gradient."""
+    return dots(x.detach(), rows.detach().expand(len(x), -1, -1))
 
 
 def channel_variances(x: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from vidcom2.budget import equal_budgets, total_budget
+from vidcom2.cosines import cosines_with, pair_cosines
+from vidcom2.kernels import kernels_for
 from vidcom2.ranking import Ranking
 from vidcom2.settings import check_choice
 from vidcom2.specs import register
@@ -81,11 +82,11 @@ class DyCoke(Ranking):
 
     def scores(self, x: Tensor) -> Tensor:
         """Return how much each token differs from the token at its place in frame r, [T, M]."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
         t = torch.arange(len(x), device=x.device)
-        other = x[(t - torch.tensor(STEPS, device=x.device)[t % WINDOW]).clamp_min(0)]
-        other[0] = x[0].mean(dim=0)
-        return -cosine_similarity(x, other, dim=-1)
+        other = (t - torch.tensor(STEPS, device=x.device)[t % WINDOW]).clamp_min(0)
+        cosine, _ = pair_cosines(x, other)
+        cosine[:1] = cosines_with(x[:1], kernels_for(x).frame_means(x[:1]))
+        return -cosine
 
     def own_budgets(self, x: Tensor) -> Tensor:
         """Return k_t as `form` says, int64 [T]."""

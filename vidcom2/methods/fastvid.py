@@ -12,14 +12,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.clustering import centres
+from vidcom2.clustering import centres_among, squared_distances_from
 from vidcom2.compressor import Compressor, Kept
-from vidcom2.features import all_finite, require_finite
+from vidcom2.features import lengths, require_finite
+from vidcom2.kernels import kernels_for
+from vidcom2.merging import group_means
 from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 
 NEIGHBOURS = 4
 """How many nearest tokens the density looks at."""
+SHORTEST = 1e-12
+"""A shorter centre counts as so long, as in torch's `normalize`."""
 
 
 @register("fastvid")
@@ -87,29 +91,32 @@ class FastVid(Compressor):
 
     def _select(self, x: Tensor) -> Kept:
         frames, m = x.shape[:2]
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        importance = torch.linalg.vector_norm(exact, dim=-1)
-        mean = normalize(exact.mean(dim=1), dim=-1)
-        similarity = (mean[1:] * mean[:-1]).sum(dim=-1)
+        importance = lengths(x)
+        mean = x.mean(dim=1, dtype=importance.dtype)
+        unit = normalize(mean, dim=-1)
+        similarity = (unit[1:] * unit[:-1]).sum(dim=-1)
         # One host synchronisation. Segments and key frames are then decided on the host.
-        finite, *steps = torch.cat([all_finite(x)[None].to(similarity), similarity]).tolist()
+        finite, *steps = torch.cat([mean.sum().isfinite()[None].to(similarity), similarity]).tolist()
         require_finite(bool(finite), x)
 
         if self.form == "released":
             per_frame = [min(max(int(m * self.retention), 1), m)] * frames
         else:
             per_frame = equal_budgets(total_budget(self.retention, frames, m), frames).tolist()
-        kept, features = torch.zeros(frames * m, dtype=torch.bool, device=x.device), exact.flatten(0, 1).clone()
+        kept, merged = torch.zeros(frames * m, dtype=torch.bool, device=x.device), []
         cuts = set(sorted(range(frames - 1), key=steps.__getitem__)[: self.segments - 1])
         cuts |= {t for t in range(frames - 1) if steps[t] < self.tau}
         for first, last in _runs(0, frames - 1, cuts):
-            part = slice(first * m, (last + 1) * m)
             keys = [end - first for _, end in _runs(first, last, {t for t in range(last) if steps[t] < self.static})]
-            kept[part], features[part] = self._segment(
-                exact[first : last + 1], importance[first : last + 1], keys, sum(per_frame[first : last + 1])
+            kept[first * m : (last + 1) * m], of_segment = self._segment(
+                x[first : last + 1], importance[first : last + 1], keys, sum(per_frame[first : last + 1])
             )
+            merged += [(place + first * m, tokens) for place, tokens in of_segment]
         index = kept.nonzero().flatten()
-        return Kept(index, kept.view(frames, m).sum(dim=1), features[index].to(x.dtype))
+        features = x.flatten(0, 1).index_select(0, index)
+        for places, tokens in merged:
+            features.index_copy_(0, torch.searchsorted(index, places), tokens.to(x.dtype))
+        return Kept(index, kept.view(frames, m).sum(dim=1), features)
 
     def total(self, frames: int, m: int) -> int | None:
         """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
@@ -126,39 +133,61 @@ class FastVid(Compressor):
         context = [c for _, c in plan][::-1]  # so that the last key frame is always one of them
         return list(zip(salient, context, strict=True))
 
-    def _segment(self, x: Tensor, importance: Tensor, keys: list[int], budget: int) -> tuple[Tensor, Tensor]:
-        """One segment x [n, M, D] -> which of its tokens are kept, bool [n·M], and all of them, merged, [n·M, D]."""
-        frames, m = x.shape[:2]
-        flat, importance = x.flatten(0, 1), importance.flatten()
+    def _segment(
+        self, x: Tensor, importance: Tensor, keys: list[int], budget: int
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """One segment x [n, M, D].
+
+        Returns:
+            Which of its tokens are kept, bool [n·M]; and per key frame with contextual tokens, where their centres are,
+            int64 [C], and what they become, [C, D].
+        """
+        frames, m, channels = x.shape
+        kernels = kernels_for(x)
         kept = torch.zeros(frames * m, dtype=torch.bool, device=x.device)
-        plan, spill = [], budget
+        order = importance.argsort(dim=1, descending=True, stable=True)
+        chosen, spill = [], budget
         for frame, (salient, contextual) in zip(keys, self._plan(len(keys), m, budget), strict=True):
             if frames > 1:
                 contextual = min(contextual, m // 2)
                 salient = min(salient, m - contextual)
-            own = importance[frame * m : (frame + 1) * m].argsort(descending=True, stable=True)
-            kept[frame * m + own[:salient]] = True
+            kept[frame * m + order[frame, :salient]] = True
             spill -= salient + contextual
-            plan.append((own[salient:].sort().values + frame * m, contextual))
-        chosen = [rest[centres(flat[rest], count, NEIGHBOURS)] for rest, count in plan if count]
+            if contextual:
+                rest = order[frame, salient:].sort().values
+                dots = kernels.products_within_frames(x[frame : frame + 1])[0]
+                squares = squared_distances_from(dots.index_select(0, rest).index_select(1, rest), channels)
+                found = rest[centres_among(squares, contextual, NEIGHBOURS)]
+                chosen.append((frame, found, dots[:, found] if frames == 1 else None))
         dropped = ~kept
-        for own_centres in chosen:
-            kept[own_centres] = True
+        for frame, found, _ in chosen:
+            kept[frame * m + found] = True
         if spill and self.form == "mended":
-            best = importance.masked_fill(kept, -torch.inf).argsort(descending=True, stable=True)[:spill]
+            best = importance.flatten().masked_fill(kept, -torch.inf).argsort(descending=True, stable=True)[:spill]
             kept[best], dropped[best] = True, False
-
-        merged = flat.clone()
-        unit = normalize(flat, dim=-1)
-        for own_centres in chosen:
-            pool = dropped.clone()
-            pool[own_centres] = False
-            owner = (unit @ unit[own_centres].mT).argmax(dim=-1)
-            belongs = ((owner == torch.arange(len(own_centres), device=x.device)[:, None]) & pool).to(flat.dtype)
-            count = belongs.sum(dim=1, keepdim=True)
-            weight = (1 / (count + 1)).clamp_min(self.centre_weight)  # 1 where nothing belongs to the centre
-            merged[own_centres] = weight * flat[own_centres] + (1 - weight) * (belongs @ flat) / count.clamp_min(1)
+        merged = []
+        for frame, found, dots in chosen:
+            rows, places = x[frame].index_select(0, found).to(importance.dtype), frame * m + found
+            if dots is None:
+                dots = kernels.products_with_rows(x, rows).flatten(0, 1)
+            likeness = dots / importance[frame, found].clamp_min(SHORTEST)  # a token's own length changes no choice
+            joins = dropped.index_fill(0, places, False)
+            merged.append((places, self._merge(x.flatten(0, 1), rows, likeness, joins)))
         return kept, merged
+
+    def _merge(self, tokens: Tensor, rows: Tensor, likeness: Tensor, joins: Tensor) -> Tensor:
+        """What centres become when tokens join them, [C, D].
+
+        Args:
+            tokens: [n, D].
+            rows: The centres [C, D].
+            likeness: How like each centre each token is, [n, C].
+            joins: Which tokens join a centre, bool [n].
+        """
+        owner = likeness.argmax(dim=-1).masked_fill(~joins, len(rows))
+        means, members = group_means(tokens, owner, len(rows))
+        weight = (1 / (members[:, None] + 1)).clamp_min(self.centre_weight)  # 1 where nothing belongs to the centre
+        return weight * rows + (1 - weight) * means
 
 
 def _runs(first: int, last: int, cuts: set[int]) -> list[tuple[int, int]]:

@@ -4,18 +4,20 @@ https://arxiv.org/abs/2505.21334, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from vidcom2.budget import total_budget
-from vidcom2.clustering import centres, nearest_centre
+from vidcom2.clustering import centres_among, nearest_among, squared_distances
 from vidcom2.compressor import Compressor, Kept
-from vidcom2.features import all_finite, require_finite
+from vidcom2.cosines import pair_cosines
+from vidcom2.features import require_finite
+from vidcom2.merging import group_means
 from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 
@@ -83,10 +85,10 @@ class HoliTom(Compressor):
 
     def _select(self, x: Tensor) -> Kept:
         frames, m = x.shape[:2]
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        steps = cosine_similarity(exact[1:], exact[:-1], dim=-1)  # [T-1, M]
+        cosine, length = pair_cosines(x, (torch.arange(frames, device=x.device) - 1).clamp_min(0))
+        steps = cosine[1:]  # [T-1, M]
         # One host synchronisation. The windows are then decided on the host.
-        finite, *still = torch.cat([all_finite(x)[None], (steps > self.tau).flatten()]).tolist()
+        finite, *still = torch.cat([length.sum().isfinite()[None], (steps > self.tau).flatten()]).tolist()
         require_finite(bool(finite), x)
         groups = self._groups(torch.tensor(still, dtype=torch.bool).view(frames - 1, m))
         left = sum(len(group.places) for group in groups)
@@ -97,32 +99,22 @@ class HoliTom(Compressor):
             total = total_budget(self.retention, frames, m)
             sizes = proportional_shares(min(total, left), [len(group.places) for group in groups])
 
-        index, features = [], []
-        length = torch.linalg.vector_norm(exact, dim=-1)
-        for group, size in zip(groups, sizes, strict=True):
-            places = group.places.to(x.device)
-            if group.last is not None:
-                tokens, dominant = exact[group.first : group.last + 1, places].mean(dim=0), 0
-            else:
-                tokens, dominant = exact[group.first, places], round((1 - self.clustered) * size)
-            chosen, made = self._thin(tokens, length[group.first, places], dominant, size)
-            index.append(group.first * m + places[chosen])
-            features.append(made)
-        kept, merged = torch.cat(index), torch.cat(features)
-
+        thinned = [self._thin(x, length, group, size) for group, size in zip(groups, sizes, strict=True)]
+        place = torch.cat([places for places, _ in thinned])
         if self.form == "released":
-            if not len(kept):
+            if not len(place):
                 raise ValueError(
                     f"{self.spec} keeps no token of a video of shape {tuple(x.shape)}; holitom (mended) does"
                 )
-            kept = torch.linspace(0, frames * m - 1, len(kept)).long().to(x.device)
+            index, order = torch.linspace(0, frames * m - 1, len(place)).long().to(x.device), None
         else:
             if total > left:
-                back = self._least_like_before(groups, steps, total - left)
-                kept, merged = torch.cat([kept, back]), torch.cat([merged, exact.flatten(0, 1)[back]])
-            order = kept.argsort()
-            kept, merged = kept[order], merged[order]
-        return Kept(kept, torch.bincount(kept // m, minlength=frames), merged.to(x.dtype))
+                place = torch.cat([place, self._least_like_before(groups, steps, total - left)])
+            index, order = place.sort()
+            place = index
+        features = x.flatten(0, 1).index_select(0, place)
+        self._put_merged(features, thinned, order)
+        return Kept(index, torch.bincount(index // m, minlength=frames), features)
 
     def total(self, frames: int, m: int) -> int | None:
         """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
@@ -140,23 +132,44 @@ class HoliTom(Compressor):
             groups += [Group(t, None, (~static).nonzero().flatten()) for t in range(first, last + 1)]
         return [group for group in groups if len(group.places)]
 
-    def _thin(self, tokens: Tensor, length: Tensor, dominant: int, size: int) -> tuple[Tensor, Tensor]:
-        """Thin tokens [n, D]: the `dominant` longest, then merged ones; which (int64 [size]) and what ([size, D])."""
-        order = length.argsort(descending=True, stable=True)
+    def _thin(self, x: Tensor, length: Tensor, group: Group, size: int) -> tuple[Tensor, Tensor]:
+        """Thin a group: first the tokens that stay as they are, then those that others were merged into.
+
+        Args:
+            x: Features [T, M, D].
+            length: The tokens' lengths [T, M].
+            group: The group.
+            size: How many of its tokens stay.
+
+        Returns:
+            Positions in the flattened T·M tokens, int64 [size]; and the merged ones [clusters, D], the last of these.
+        """
+        places, wide = group.places.to(x.device), length.dtype
+        dominant = 0 if group.last is not None else round((1 - self.clustered) * size)
+        order = length[group.first, places].argsort(descending=True, stable=True)
         best, rest = order[:dominant].sort().values, order[dominant:].sort().values
-        clusters = size - dominant
+        at, clusters = group.first * x.shape[1] + places, size - dominant
         if not clusters:
-            return best, tokens[best]
-        others = tokens[rest]
-        chosen = centres(others, clusters, min(self.neighbours, clusters)).sort().values
-        owner = nearest_centre(others, chosen)
-        belongs = owner == torch.arange(clusters, device=tokens.device)[:, None]
-        belongs[:, chosen] = False
-        count = belongs.sum(dim=1, keepdim=True)
-        mean = belongs.to(tokens.dtype) @ others / count.clamp_min(1)
+            return at[best], x.new_empty(0, x.shape[-1], dtype=wide)
+        if group.last is None:
+            others = x[group.first].index_select(0, places[rest]).to(wide)
+        else:
+            others = x[group.first : group.last + 1].mean(dim=0, dtype=wide).index_select(0, places[rest])
+        squares = squared_distances(others)
+        chosen = centres_among(squares, clusters, min(self.neighbours, clusters)).sort().values
+        owner = nearest_among(squares[:, chosen], chosen).index_fill(0, chosen, clusters)  # a centre joins none
+        mean, count = group_means(others, owner, clusters)
         mixed = self.centre_weight * others[chosen] + (1 - self.centre_weight) * mean
-        made = torch.where(count > 0, mixed, others[chosen])
-        return torch.cat([best, rest[chosen]]), torch.cat([tokens[best], made])
+        return at[torch.cat([best, rest[chosen]])], torch.where(count[:, None] > 0, mixed, others[chosen])
+
+    def _put_merged(self, features: Tensor, thinned: list[tuple[Tensor, Tensor]], order: Tensor | None) -> None:
+        """Put merged tokens in their rows of features [N, D], which come one group after the other, or in `order`."""
+        ends = [0, *itertools.accumulate(len(places) for places, _ in thinned)]
+        slots = [torch.arange(end - len(made), end) for end, (_, made) in zip(ends[1:], thinned, strict=True)]
+        slot = torch.cat(slots).to(features.device)
+        if order is not None:
+            slot = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))[slot]
+        features.index_copy_(0, slot, torch.cat([made for _, made in thinned]).to(features.dtype))
 
     def _least_like_before(self, groups: list[Group], steps: Tensor, count: int) -> Tensor:
         """The positions of the `count` tokens, among those that merging over time saved, that moved most."""

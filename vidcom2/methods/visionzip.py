@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from vidcom2.compressor import Kept
+from vidcom2.cosines import cosines_within_frames
 from vidcom2.features import has_float64, lengths
+from vidcom2.merging import group_means
 from vidcom2.ranking import Ranking, top_per_frame
 from vidcom2.settings import check_choice
 from vidcom2.specs import register
@@ -90,10 +92,7 @@ class VisionZip(Ranking):
     def keep(self, x: Tensor, scores: Tensor, budgets: Tensor, size: int) -> Kept:
         """Return the dominant tokens as they are, and the contextual ones merged."""
         m = x.shape[1]
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        unit = exact / scores.clamp_min(torch.finfo(exact.dtype).tiny)[..., None]
-        cosine = unit @ unit.mT  # [T, M, M]
-
+        cosine = cosines_within_frames(x, scores)  # [T, M, M]
         dominant = _best(scores, _share(budgets, self.dominant))
         near = cosine.masked_fill(dominant[:, None, :], -torch.inf)
         near.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
@@ -102,17 +101,17 @@ class VisionZip(Ranking):
         density = near.where(there, 0).sum(-1) / there.sum(-1).clamp_min(1)
         contextual = _best(density.masked_fill(dominant, -torch.inf), budgets - dominant.sum(dim=1))
 
-        index = top_per_frame((dominant | contextual).to(exact.dtype), budgets, size)
+        index = top_per_frame((dominant | contextual).to(scores.dtype), budgets, size)
         if not self.merge:
             return Kept(index, budgets)
         cosine.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # a contextual token belongs to itself
-        owner = cosine.masked_fill(~contextual[:, None, :], -torch.inf).argmax(dim=-1)  # [T, M]
-        # A matrix product, since the sums of index_add_ differ from run to run on a GPU.
-        belongs = (owner[:, None, :] == torch.arange(m, device=x.device)[:, None]) & ~dominant[:, None, :]  # [T, M, M]
-        belongs = belongs.to(exact.dtype)
-        mean = belongs @ exact / belongs.sum(dim=-1, keepdim=True).clamp_min(1)
-        merged = torch.where(contextual[..., None], mean, exact)
-        return Kept(index, budgets, merged.flatten(0, 1)[index].to(x.dtype))
+        owner = cosine.masked_fill_(~contextual[:, None, :], -torch.inf).argmax(dim=-1)  # [T, M]
+        # Each kept token is a group, and `size` is none: a frame may have no contextual token.
+        slot = torch.full_like(owner, size).flatten().scatter_(0, index, torch.arange(size, device=x.device))
+        slot = slot.view_as(owner)
+        merged = slot.gather(1, owner).masked_fill(~contextual.any(dim=1, keepdim=True), size)
+        means, _ = group_means(x.flatten(0, 1), torch.where(dominant, slot, merged).flatten(), size)
+        return Kept(index, budgets, means.to(x.dtype))
 
 
 def _share(budgets: Tensor, share: float) -> Tensor:

@@ -21,12 +21,11 @@ from eval.speed.operator import (
     SELECTIONS,
     SLOW,
     Result,
-    features,
     measure,
-    parse_sizes,
     prepare_operator,
     print_results,
 )
+from eval.speed.random_features import features, parse_sizes
 from tests.eval.speed.widths import TERMINAL, table_width
 
 CPU = torch.device("cpu")
