@@ -68,8 +68,8 @@ def gaussian(x: Tensor, window: int | None = None, channels: float = 0.5) -> Sim
     quiet = variance.topk(max(1, int(x.shape[-1] * channels)), largest=False).indices
     mask = torch.zeros_like(variance).scatter_(0, quiet, 1)  # x[..., quiet] would copy half of x
 
-    length, frame_centres = kernels.lengths_and_unit_means(x, mask)
-    centres = _with_video(frame_centres, window)  # [T, 2, D]
+    length, centres = kernels.lengths_and_unit_means(x, mask)
+    centres = _with_video(centres, window)  # [T, 2, D]
     # |x̂ - c|² = |x̂|² - 2 x̂·c + |c|², so that no difference [T, M, D] is stored. |x̂|² is 1, or 0 for a zero token.
     inverse = 1 / length.clamp_min(1e-12)
     distance = (length * inverse).square() - 2 * inverse * kernels.dots(x, centres)

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,9 @@ def methods_of(text: str) -> dict[str, Compressor]:
     specs = [spec.strip() for spec in text.split(",")]
     if specs == [ALL]:
         specs = []
-        for name, method in sorted(all_methods().items()):
-            if method.drops and method.stage == "before LLM":
-                specs += [name, *(f"{name}.{preset}" for preset in method.presets)]
+        for name, kind in sorted(all_methods().items()):
+            if kind.drops and kind.stage == "before LLM":
+                specs += [name, *(f"{name}.{preset}" for preset in kind.presets)]
     methods = {spec: compressor(spec) for spec in dict.fromkeys([BASE, *specs])}
     for spec, method in methods.items():
         if not method.drops or method.stage != "before LLM":
@@ -146,9 +147,9 @@ def measure_methods(
         except ValueError as error:
             refused[spec] = str(error)
             continue
-        calls[spec] = lambda method=method: selected(method, x)
-        calls[DOUBLED.format(spec)] = lambda method=method: selected(method, twice)
-        extra[spec] = peak_bytes(lambda x, method=method: selected(method, x), x)
+        calls[spec] = partial(selected, method, x)
+        calls[DOUBLED.format(spec)] = partial(selected, method, twice)
+        extra[spec] = peak_bytes(partial(selected, method), x)
     times = in_turns(calls, repeats, device)
     return Field(
         size=size,
