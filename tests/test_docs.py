@@ -119,8 +119,9 @@ def test_readme_prints_measured_numbers():
     page = (ROOT / "docs/demo-methods.md").read_text(encoding="utf-8")
     _, anew, *_ = re.split(r"^##+ .*numbered anew.*$", page, flags=re.MULTILINE)
     measured, shown = table(anew.partition("\n##")[0]), table(readme)
-    for method in ("VidCom²", "DyCoke", "HoliTom", "VisionZip", "FastV", "random tokens", "norm"):
-        name = "vidcom2" if method == "VidCom²" else method.split()[0].lower()
+    newer = ("`fresh`, ours", "SimpleCluster", "EVS")
+    for method in (*newer, "VidCom²", "DyCoke", "HoliTom", "VisionZip", "FastV", "random tokens", "norm"):
+        name = "vidcom2" if method == "VidCom²" else method.split()[0].strip("`,").lower()
         assert shown[method] == [cell.partition(" at ")[0] for cell in measured[name]]
     dense = re.search(r"Dense: (.+) at", page)[1]
     assert f"Dense has {dense}" in readme

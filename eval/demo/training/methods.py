@@ -64,9 +64,9 @@ All methods have their default settings, except those that a part names. VidCom�
 it may keep up to one token per frame more than asked for. With +fca, methods inside the LLM keep at least one token of
 every frame in every layer, which may be more than asked for.
 
-The papers of VisionZip, FastVID, HoliTom, FlashVID and AOT rank by attention inside the vision tower, which a method that
-sees features does not have. |x| stands in for it, as in the adoptions by the authors of VidCom². The control `norm` ranks
-by |x| alone, and is among the worst here. So these methods' numbers are also those of the stand-in.
+The papers of VisionZip, FastVID, HoliTom, FlashVID and AOT rank by attention inside the vision tower, which a method
+that sees features does not have. |x| stands in for it, as in the adoptions by the authors of VidCom². The control
+`norm` ranks by |x| alone, and is among the worst here. So these methods' numbers are also those of the stand-in.
 """
 PART = """## {model}
 
