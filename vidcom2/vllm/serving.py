@@ -134,7 +134,7 @@ def serving(asked: Compressor, numbering: Numbering) -> Serving:
     exact = replace(asked, rounding="exact") if isinstance(asked, VidCom2) else asked
     if not fixed(exact):
         raise ValueError(
-            f"{asked.spec}: how many tokens it keeps, or whether it can serve a video at all, depends on the video, and "
+            f"{asked.spec}: how many tokens it keeps, or whether it can serve a video, depends on the video, and "
             f"vLLM must know before it encodes the video: {advice(asked)}"
         )
     return Serving(asked, exact)
