@@ -13,11 +13,11 @@ KNOWN = (
     *("dycoke@R", "dycoke+fca@R", "visionzip@R", "visionzip.released@R", "visionzip+fca@R", "fastvid@R", "holitom@R"),
     *("frames@R", "evs@R", "evs.released@R", "evs+fca@R", "vcast@R", "vcast.released@R", "vcast+fca@R"),
     *("aot@R", "aot+fca@R", "fresh@R", "gleanvid@R", "gleanvid+fca@R", "unicomp@R", "unicomp+fca@R"),
-    *("frames@R", "grid@R", "grid.time@R", "pool@R", "pool.time@R", "simplecluster@R", "simplecluster.released@R"),
+    *("frames@R", "grid@R", "grid.time@R", "pool@R", "pool.time@R", "simplecluster@R"),
 )
 UNKNOWN = (
     *("vidcom2@R", "norm+fca@R:fca.rounding=ceil", "aot.released@R", "fastvid.released@R", "holitom.released@R"),
-    "unicomp.released@R",
+    *("unicomp.released@R", "simplecluster.released@R"),  # the latter raises an error for some videos
     "fastv@R:k=1",
 )
 SHAPES = ((1, 9), (2, 5), (8, 16), (5, 36), (32, 4))

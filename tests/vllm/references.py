@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -70,7 +71,7 @@ def by_hand(kind: str, checkpoint: Path, chosen: Compressor) -> Iterator[list[in
 
     def frames(video: Any) -> Iterator[Tensor]:
         x = seen(processor.video_processor([video], return_tensors="pt")["pixel_values_videos"].flatten(0, 1))
-        kept = chosen.select(x)
+        kept = chosen.select(x, (math.isqrt(x.shape[1]),) * 2)
         for number, frame in enumerate(kept.apply(x).split(kept.budgets.tolist())):
             yield from (rows_of(f"Frame{number + 1}: <img>"), frame, rows_of("</img>"))
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ METHODS = (
     *("vidcom2@0.25", "vidcom2.released@0.25", "random@0.25", "uniform@0.25", "dycoke@0.5", "visionzip@0.25"),
     *("evs@0.25", "vcast@0.25"),
 )
+SOME = (
+    *(("qwen3_vl", spec) for spec in ("simplecluster@0.25", "pool.time@0.25", "fresh@0.25")),
+    *(("llava_onevision", spec) for spec in ("fresh@0.25", "aot@0.25", "gleanvid@0.25")),
+    *(("internvl", spec) for spec in ("unicomp@0.25", "flashvid@0.25")),
+    *(("qwen2_vl", "pool.time@0.1"), ("internvl_chat", "grid@0.25")),
+)
+"""Methods that serve like one above, each with one or two kinds: those that merge, and those that look at the grid."""
 QUICK = {("llava_onevision", "vidcom2@0.25"), ("qwen3_vl", "vidcom2@0.25"), ("llava_ov", "vidcom2@0.25")}
 
 
@@ -52,11 +60,10 @@ def served(kind: str, path: Path, spec: str, *flags: str, env: dict[str, str] | 
 
 
 def parameters() -> list:
-    """Every kind with every method. What takes long altogether is slow."""
+    """Every kind with every one of METHODS, and SOME. What takes long altogether is slow."""
     return [
         pytest.param(kind, spec, marks=[] if (kind, spec) in QUICK else pytest.mark.slow)
-        for kind in KINDS
-        for spec in ("none", *METHODS)
+        for kind, spec in (*product(KINDS, ("none", *METHODS)), *SOME)
     ]
 
 

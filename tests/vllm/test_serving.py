@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from vidcom2 import Dense, compressor
+from vidcom2 import METHODS, Dense, compressor
 from vidcom2.vllm.refuses import check, refuse_others
 from vidcom2.vllm.serving import asked_of, serving, serving_of
 
@@ -53,6 +55,9 @@ def test_vidcom2_gets_exact_totals(spec):
         ("fastv@0.25", "repack", "drops tokens between the layers of the LLM"),
         ("fastvid.released@0.25", "repack", r"choose fastvid without \.released"),
         ("holitom.released@0.25", "repack", r"choose holitom without \.released"),
+        ("dycoke.released@0.5", "repack", r"whether it can serve .* choose dycoke without \.released"),
+        ("simplecluster.released@0.25", "repack", r"whether it can serve .* choose simplecluster without \.released"),
+        ("flashvid-inside@0.5", "repack", "drops tokens between the layers of the LLM"),
         ("norm+fca@0.25:fca.rounding=ceil", "repack", r"leave fca\.rounding out"),
         ("vidcom2@0.25:positions=original", "repack", "positions=repack in vLLM"),
         ("vidcom2@0.25:positions=repack", "original", "positions=original in vLLM"),
@@ -61,6 +66,26 @@ def test_vidcom2_gets_exact_totals(spec):
 def test_refused(spec, numbering, message):
     with pytest.raises(ValueError, match=message):
         serving(compressor(spec), numbering)
+
+
+def test_the_page_names_every_method_on_the_right_line():
+    page = Path(__file__).parents[2].joinpath("docs", "serving.md").read_text(encoding="utf-8")
+    lines = page.split("| method | in vLLM |")[1].split("\n\n")[0].splitlines()[2:]
+    said = {
+        name: answer.strip().startswith("yes")
+        for _, names, answer, _ in (line.split("|") for line in lines)
+        for name in re.findall("`([^`]+)`", names)
+    }
+    served = {}
+    for name, method in METHODS.items():
+        for form in (name, *(f"{name}.{preset}" for preset in method.presets)):
+            if method.drops and (form == name or method.stage == "before LLM"):
+                with_ratio = compressor(f"{form}@0.5")
+                try:
+                    served[form] = bool(serving(with_ratio, "repack"))
+                except ValueError:
+                    served[form] = False
+    assert {name: answer for name, answer in said.items() if name in served} == served
 
 
 def test_dense_says_so():

@@ -82,23 +82,27 @@ class SimpleCluster(Compressor):
         """
         return cls(retention, **{"form": "released", **settings})
 
-    def total(self, frames: int, m: int) -> int:
-        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
-        if self.form == "released":
-            return max(1, round(frames * m * self.retention))
+    def total(self, frames: int, m: int) -> int | None:
+        """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`.
+
+        None for "released", since it raises an error for some videos.
+        """
+        if self.form == "released" and self.retention < 1:
+            return None
         return total_budget(self.retention, frames, m)
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
         length = lengths(x)
         require_finite(bool(length.isfinite().all()), x)
         frames, m = x.shape[:2]
-        count = self.total(frames, m)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.form == "released":
+            count = max(1, round(frames * m * self.retention))
             owner = self._k_means(rotate(x, rows, columns).flatten(0, 1), count)
         else:
             p = rotate(fold(exact, self.channels), rows, columns) / length.clamp_min(EPS)[..., None]
             rough = fold(p, -(-self.channels // 3))
+            count = total_budget(self.retention, frames, m)
             owner = farthest_first_clusters(p.flatten(0, 1), rough.flatten(0, 1), frames, count)
         order, start = members(owner, count)
         index, by_place = order[start].sort()  # the first token of each cluster

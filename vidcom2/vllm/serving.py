@@ -40,7 +40,7 @@ class Serving:
             ValueError: The method cannot serve videos of this shape.
         """
         total = self.compressor.total(frames, m)
-        assert total is not None, f"{self.compressor.spec} has fixed totals, see `serving`"
+        assert total is not None, f"{self.compressor.spec} has a fixed total, see `fixed`"
         return total
 
     def select(self, x: Tensor, grid: tuple[int, int] | None = None) -> Kept:
@@ -114,8 +114,8 @@ def serving(asked: Compressor, numbering: Numbering) -> Serving:
         numbering: How the model numbers the kept tokens.
 
     Raises:
-        ValueError: The method works inside the LLM, keeps a number of tokens that depends on the video, asks for
-            another numbering, or has budgets of the caller.
+        ValueError: The method works inside the LLM, has no fixed total (see `fixed`), asks for another numbering, or
+            has budgets of the caller.
     """
     if isinstance(asked, InsideLLM):
         raise ValueError(
@@ -132,12 +132,20 @@ def serving(asked: Compressor, numbering: Numbering) -> Serving:
             f"inside vLLM: leave {said} out, or use the model's own code"
         )
     exact = replace(asked, rounding="exact") if isinstance(asked, VidCom2) else asked
-    if exact.total(1, 1) is None:
+    if not fixed(exact):
         raise ValueError(
-            f"{asked.spec} keeps a number of tokens that depends on the video, and vLLM must know it before it encodes "
-            f"the video: {advice(asked)}"
+            f"{asked.spec}: how many tokens it keeps, or whether it can serve a video, depends on the video, and "
+            f"vLLM must know before it encodes the video: {advice(asked)}"
         )
     return Serving(asked, exact)
+
+
+def fixed(asked: Compressor) -> bool:
+    """Return whether a compressor keeps a known number of tokens of every video that a server can get."""
+    try:
+        return asked.total(1, 1) is not None
+    except ValueError:  # dycoke.released that solves for R: not of so few frames
+        return False
 
 
 def advice(asked: Compressor) -> str:
