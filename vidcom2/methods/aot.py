@@ -15,6 +15,7 @@ from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.clips import Clips, cut
 from vidcom2.compressor import Kept
 from vidcom2.features import has_float64, lengths, require_finite
+from vidcom2.kernels.in_slices import by_frames
 from vidcom2.ranking import Ranking
 from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.sketch import WIDE, sketch
@@ -133,7 +134,8 @@ class Aot(Ranking):
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the tokens' lengths |x|, [T, M]."""
-        return lengths(x)
+        (length,) = by_frames(lambda x: (lengths(x),), x)
+        return length
 
     def own_budgets(self, x: Tensor) -> Tensor:
         """Return the tokens that each frame keeps, int64 [T]; for "released", the anchors of each frame."""
