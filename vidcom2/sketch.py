@@ -11,35 +11,37 @@ from vidcom2.kernels.in_slices import by_frames
 
 WIDTH = 64
 """Channels of a sketch."""
+WIDE = 256
+"""Channels where tokens are compared that may be nearly alike."""
 
 
-def sketch(x: Tensor) -> Tensor:
-    """Return tokens of WIDTH channels whose distances are nearly those of the tokens x: a count sketch.
+def sketch(x: Tensor, width: int = WIDTH) -> Tensor:
+    """Return tokens of `width` channels whose distances are nearly those of the tokens x: a count sketch.
 
-    Channel j is the sum of every WIDTH-th channel of x from j on, each with a sign that was drawn once for all. The
-    expected square of a distance is the original's, with a standard deviation of sqrt(2 / WIDTH) = 18 % of it
-    (Charikar, Chen and Farach-Colton 2002). Equal tokens have equal sketches. Tokens of WIDTH channels or fewer stay as
-    they are.
+    Channel j is the sum of every width-th channel of x from j on, each with a sign that was drawn once for all. The
+    expected square of a distance is the original's, with a standard deviation of at most about sqrt(2 / width) of it:
+    18 % for WIDTH, 9 % for WIDE (Charikar, Chen and Farach-Colton 2002). The sketch is linear: that of a mean is the
+    mean of the sketches. Equal tokens have equal sketches. Tokens of `width` channels or fewer stay as they are.
 
     Args:
         x: Features [T, M, D] of any float dtype.
+        width: Channels of a sketch.
 
     Returns:
-        [T, M, WIDTH or D], float32, or float64 for float64 x.
+        [T, M, width or D], float32, or float64 for float64 x.
     """
     channels = x.shape[-1]
-    if channels <= WIDTH:
+    if channels <= width:
         return x.to(torch.promote_types(x.dtype, torch.float32))
-    whole = channels - channels % WIDTH
-    signs = _signs(channels).to(x.device)
+    whole = channels - channels % width
+    signs = _signs(channels).to(x.device, torch.promote_types(x.dtype, torch.float32))
 
     def of_slice(x: Tensor) -> tuple[Tensor]:
-        x.mul_(signs)
-        short = x[..., :whole].unflatten(-1, (-1, WIDTH)).sum(dim=-2)
+        short = x[..., :whole].unflatten(-1, (-1, width)).sum(dim=-2)
         short[..., : channels - whole] += x[..., whole:]
         return (short,)
 
-    (short,) = by_frames(of_slice, x, in_place=True)
+    (short,) = by_frames(of_slice, x, scale=signs)
     return short
 
 

@@ -16,10 +16,15 @@ from torch.nn.functional import embedding_bag, normalize
 from vidcom2.budget import equal_budgets, total_budget
 from vidcom2.clustering import centres, nearest_centre
 from vidcom2.compressor import Compressor, Kept
-from vidcom2.features import all_finite, lengths, require_finite
+from vidcom2.features import lengths, require_finite
+from vidcom2.kernels.in_slices import by_frames
 from vidcom2.methods.holitom import proportional_shares
 from vidcom2.settings import check_at_least_one, check_choice, check_share
+from vidcom2.sketch import WIDE, sketch
 from vidcom2.specs import register
+
+COPIED = 512
+"""Tokens in half precision that are converted at once."""
 
 
 @register("flashvid")
@@ -37,6 +42,10 @@ class FlashVid(Compressor):
                   least `link`. A tree becomes the mean of its tokens, at the place of its root, the earliest.
         thinning  where more trees are left than the budget allows, each frame merges the trees that have their root in
                   it: to the means of clusters around DPC-KNN centres
+
+    Where D is above 256, "mended" takes all cosines and distances of tokens from sketches of 256 channels
+    (`vidcom2.sketch`): of random features with D = 3584, 88 % of the tokens that are kept without sketches are kept
+    with them; of a synthetic video whose tokens recur with much noise, 42 %.
 
     Before the LLM. The whole method also drops tokens inside it, see `flashvid-inside`. The paper weights by the
     attention that a token receives in the vision tower. |x| stands in for it here, as in the adoptions of other methods
@@ -113,47 +122,52 @@ class FlashVid(Compressor):
 
     def _select(self, x: Tensor) -> Kept:
         frames, m = x.shape[:2]
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        length = lengths(exact).clamp_min(torch.finfo(exact.dtype).tiny)
-        mean = exact.mean(dim=1)
+        mean, length = by_frames(lambda x: (x.mean(dim=1), lengths(x)), x)
         unit = normalize(mean, dim=-1)
         steps = (unit[1:] * unit[:-1]).sum(dim=-1)
         # The first of two host synchronisations. Segments are then decided on the host.
-        finite, *near = torch.cat([all_finite(x)[None].to(steps), steps]).tolist()
+        finite, *near = torch.cat([mean.sum().isfinite()[None].to(steps), steps]).tolist()
         require_finite(bool(finite), x)
         parts = self._segments(near)
         budgets = self._budgets(frames, m)
         counts = [math.ceil(b * self.alpha) for b in budgets]
 
         centre = torch.cat([mean[part].mean(dim=0, keepdim=True).expand(len(mean[part]), -1) for part in parts])
-        salient = self._salient(exact, length, centre, counts)
-        cosine, before = self._most_similar(exact, length, salient, parts)
+        (relevance,) = by_frames(lambda x, centre: ((x @ centre[..., None])[..., 0],), x, centre)
+        short = sketch(x, WIDE) if self.form == "mended" else x.to(length.dtype)
+        short_length = lengths(short).clamp_min_(torch.finfo(short.dtype).tiny)
+        relevance = relevance.clamp_min(0) if self.form == "mended" else relevance
+        # Dividing by the largest of the frame changes no choice, and keeps the product from overflowing.
+        salient = self._salient(short, short_length, _relative(length) * _relative(relevance), counts)
+        cosine, before = self._most_similar(short, short_length, salient, parts)
         linked = torch.cat([self._links(cosine[part], sum(budgets[part])) for part in parts])
         forest = Forest.of(linked, before)
         loose = ~linked & ~salient
+        alone = set()  # frames whose salient tokens are clustered as well
         if self.form == "released":
             forest.size = 1 + forest.children
-            for part in parts:
-                loose[part] |= part.stop - part.start == 1
-        # The second one: how many trees each frame has, how many tokens they have, and how many tokens are salient.
-        trees, members, chosen = torch.stack([loose.sum(1), forest.members, salient.sum(1)]).tolist()
+            alone = {part.start for part in parts if part.stop - part.start == 1}
+            loose[list(alone)] = True
+        # The second one: how many trees each frame has, and how many tokens are salient.
+        trees, chosen = torch.stack([loose.sum(1), salient.sum(1)]).tolist()
         clusters = self._clusters(trees, [b - a for a, b in zip(counts, budgets, strict=True)], parts)
+        sizes = [a + b for a, b in zip(chosen, clusters, strict=True)]
 
-        flat = exact.flatten(0, 1)
-        kept = torch.empty(sum(chosen) + sum(clusters), dtype=torch.int64, device=x.device)
-        features, at, member = x.new_empty(len(kept), x.shape[2]), 0, 0
-        for t in range(frames):
-            own = _where(salient[t], chosen[t])
-            rows = exact[t, own]
-            if clusters[t]:
-                roots = _where(loose[t], trees[t])
-                where, made = self._thin(forest.means(flat, t, member, members[t])[roots], clusters[t])
-                own, rows = torch.cat([own, roots[where]]), torch.cat([rows, made])
-            own, order = own.sort(stable=True)
-            part = slice(at, at + len(own))
-            kept[part], features[part] = own + t * m, rows[order]
-            at, member = part.stop, member + members[t]
-        budget = torch.tensor([a + b for a, b in zip(chosen, clusters, strict=True)], device=x.device)
+        means = forest.means(short.flatten(0, 1)).view_as(short)
+        kept, row = torch.empty(sum(sizes), dtype=torch.int64, device=x.device), torch.full_like(before, sum(sizes))
+        twice = []
+        for t, here in enumerate(torch.arange(sum(sizes), device=x.device).split(sizes)):
+            own, roots = _where(salient[t], chosen[t]), _where(loose[t], trees[t] if clusters[t] else 0)
+            where, owner = self._cluster(means[t, roots], clusters[t], x.shape[2])
+            place, order = torch.cat([own, roots[where]]).sort(stable=True)
+            to = torch.empty_like(here).scatter_(0, order, here)
+            kept[here] = place + t * m
+            row[t, own] = to[: chosen[t]]
+            row[t, roots] = to[chosen[t] :][owner]
+            if t in alone and clusters[t]:
+                twice.append((own + t * m, to[: chosen[t]]))
+        features = forest.merged(x.flatten(0, 1), row.flatten(), ~linked.flatten(), len(kept), twice).to(x.dtype)
+        budget = torch.tensor(sizes, device=x.device)
         return Kept(kept if self.form == "mended" else _apart(kept, budget, m), budget, features)
 
     def _segments(self, near: list[float]) -> list[slice]:
@@ -163,24 +177,21 @@ class FlashVid(Compressor):
         cuts |= set(rest[: max(0, self.segments - 1 - len(cuts))])
         return [slice(a, b) for a, b in pairwise([0, *(t + 1 for t in sorted(cuts)), len(near) + 1])]
 
-    def _salient(self, x: Tensor, length: Tensor, centre: Tensor, counts: list[int]) -> Tensor:
+    def _salient(self, x: Tensor, length: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
         """bool [T, M]: the salient tokens of each frame, `counts` of them or, if "released", fewer.
 
         Args:
-            x: Features [T, M, D].
-            length: |x|, [T, M], positive.
-            centre: [T, D], for each frame the mean of its segment.
+            x: Sketches [T, M, d].
+            length: Their lengths [T, M], positive.
+            weight: w, [T, M].
             counts: How many tokens to choose of each frame.
         """
-        relevance = (x @ centre[..., None])[..., 0]
-        if self.form == "mended":
-            relevance = relevance.clamp_min(0)
-        # Dividing by the largest of the frame changes no choice, and keeps the product from overflowing.
-        weight = _relative(length) * _relative(relevance)
         gap = (x @ x.mT).div_(length[:, :, None]).div_(length[:, None, :]).neg_().add_(1).clamp_min_(0)
-        gap.diagonal(dim1=1, dim2=2).zero_()
         gap *= weight[:, None, :]  # [T, i, j]
-        nearest = gap.topk(min(2, gap.shape[1]), dim=1, largest=False).values[:, -1]  # the smallest is to itself
+        own = gap.diagonal(dim1=1, dim2=2)
+        own.fill_(torch.inf)
+        nearest = gap.amin(dim=1)
+        own.zero_()
         wanted = torch.tensor(counts, device=x.device)
         salient = torch.zeros_like(nearest, dtype=torch.bool)
         each = torch.arange(len(x), device=x.device)
@@ -236,15 +247,22 @@ class FlashVid(Compressor):
                 found += [math.ceil(n * share) for n in own]
         return found
 
-    def _thin(self, tokens: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """Merge tokens [n, D] to `keep` means: where these stand (int64 [keep]), and they themselves ([keep, D])."""
-        if keep == len(tokens):
-            return torch.arange(keep, device=tokens.device), tokens
+    def _cluster(self, short: Tensor, keep: int, channels: int) -> tuple[Tensor, Tensor]:
+        """Cluster trees: which are the centres, int64 [keep], and the number of each one's cluster, int64 [n].
+
+        Args:
+            short: Sketches of the trees, [n, d].
+            keep: How many clusters, at most n.
+            channels: D.
+        """
+        if keep == len(short):
+            every = torch.arange(keep, device=short.device)
+            return every, every
         neighbours = min(self.neighbours, keep) if self.form == "released" else self.neighbours
-        chosen = centres(tokens, keep, neighbours).sort().values
-        owner = nearest_centre(tokens, chosen)
-        belongs = (owner == torch.arange(keep, device=tokens.device)[:, None]).to(tokens.dtype)
-        return chosen, belongs @ tokens / belongs.sum(dim=1, keepdim=True)
+        if short.shape[1] < channels:  # the density takes distances over sqrt(D)
+            short = short * (short.shape[1] / channels) ** 0.5
+        chosen = centres(short, keep, neighbours).sort().values
+        return chosen, nearest_centre(short, chosen)
 
 
 @dataclass
@@ -252,18 +270,14 @@ class Forest:
     """Trees of tokens. A tree stands at its root, its earliest token.
 
     Attributes:
-        order: int64 [T·M], the tokens, sorted by their roots.
-        start: int64 [T·M], where in `order` the tree of each root begins.
+        root: int64 [T·M], the root of each token.
         size: int64 [T·M], the tokens of the tree of each root; what its sum is divided by.
         children: int64 [T·M], how many tokens are linked to each token.
-        members: int64 [T], how many tokens the trees have whose roots are in a frame.
     """
 
-    order: Tensor
-    start: Tensor
+    root: Tensor
     size: Tensor
     children: Tensor
-    members: Tensor
 
     @classmethod
     def of(cls, linked: Tensor, before: Tensor) -> Forest:
@@ -282,22 +296,54 @@ class Forest:
         size = torch.zeros_like(root).index_add_(0, root, torch.ones_like(root))
         parent = (here - here % m - m + before).clamp_min(0).flatten()
         children = torch.zeros_like(root).index_add_(0, parent, linked.flatten().long())
-        return cls(root.argsort(stable=True), size.cumsum(0) - size, size, children, size.view(frames, m).sum(dim=1))
+        return cls(root, size, children)
 
-    def means(self, x: Tensor, t: int, first: int, count: int) -> Tensor:
-        """Return the trees that have their roots in a frame, [M, D]; the rows of tokens that are no root are 0.
+    def means(self, x: Tensor) -> Tensor:
+        """Return the tree of each root, [T·M, d] for sketches x [T·M, d]; the rows of tokens that are no root are 0."""
+        weight = 1 / self.size.clamp_min(1).to(x.dtype)
+        return weighted_sums(x, torch.arange(len(x), device=x.device), self.root, weight[self.root], len(x))
+
+    def merged(self, x: Tensor, row: Tensor, is_root: Tensor, rows: int, twice: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return for each row the mean of the trees whose roots go to it, [rows, D], in float32 at least.
 
         Args:
             x: Tokens [T·M, D].
-            t: The frame.
-            first: How many tokens the trees of earlier frames have.
-            count: How many tokens its own trees have.
+            row: int64 [T·M], the row of each root, up to `rows`, which stands for none.
+            is_root: bool [T·M].
+            rows: How many there are.
+            twice: Tokens, int64, that are a row of their own besides, and their rows.
         """
-        m = len(x) // len(self.members)
-        own = slice(t * m, (t + 1) * m)
-        # Its sums are the same in every run on a GPU, unlike those of index_add_.
-        total = embedding_bag(self.order[first : first + count], x, self.start[own] - first, mode="sum")
-        return total / self.size[own, None].clamp_min(1)
+        trees = row.new_zeros(rows + 1).index_add_(0, row, is_root.long())
+        weight = 1 / (trees[row] * self.size).clamp_min(1).to(torch.promote_types(x.dtype, torch.float32))
+        token = torch.cat([torch.arange(len(x), device=x.device), *(token for token, _ in twice)])
+        more = weight.new_ones(len(token) - len(x))
+        rows_of = torch.cat([row[self.root], *(row for _, row in twice)])
+        return weighted_sums(x, token, rows_of, torch.cat([weight[self.root], more]), rows)
+
+
+def weighted_sums(x: Tensor, token: Tensor, row: Tensor, weight: Tensor, rows: int) -> Tensor:
+    """Return the weighted sum of the tokens of each row, [rows, D], in float32 at least.
+
+    Args:
+        x: Tokens [n, D].
+        token: int64 [k], indices into x.
+        row: int64 [k], the row to which each is added, up to `rows`, which stands for none.
+        weight: Float [k].
+        rows: How many rows.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    row, order = row.sort(stable=True)
+    start = torch.searchsorted(row, torch.arange(rows + 1, device=x.device))
+    token, weight = token[order], weight[order].to(dtype)
+    # The sums of embedding_bag are the same in every run on a GPU, unlike those of index_add_.
+    if x.dtype == dtype:
+        return embedding_bag(token, x, start, mode="sum", per_sample_weights=weight)[:rows]
+    total = x.new_zeros(rows + 1, x.shape[1], dtype=dtype)
+    for first in range(0, len(token), COPIED):
+        part, some = token[first : first + COPIED], weight[first : first + COPIED]
+        begin, here = (start - first).clamp(0, len(part)), torch.arange(len(part), device=x.device)
+        total += embedding_bag(here, x[part].to(dtype), begin, mode="sum", per_sample_weights=some)
+    return total[:rows]
 
 
 def _relative(values: Tensor) -> Tensor:

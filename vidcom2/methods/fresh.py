@@ -1,5 +1,5 @@
-"""Fresh, a method of this project and of no paper: the uniqueness of VidCom² (https://arxiv.org/abs/2505.14454), for what
-is not on show already.
+"""Fresh, a method of this project and of no paper: the uniqueness of VidCom² (https://arxiv.org/abs/2505.14454), for
+what is not on show already.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from vidcom2.compressor import Kept
 from vidcom2.features import require_finite
 from vidcom2.ranking import Ranking
 from vidcom2.settings import check_at_least_one, check_share
+from vidcom2.sketch import WIDE, sketch
 from vidcom2.specs import register
 from vidcom2.subspace import SLICE, Subspace, leading_direction
 
@@ -51,6 +52,9 @@ class GleanVid(Ranking):
     - d is found to the accuracy of `vidcom2.subspace.leading_direction`.
     - A kept token is compared with all tokens of later frames, so the time grows with T². Two bounds make it linear for
       long videos: `history` differs from the paper beyond 64 frames, `basis` beyond 2048 kept tokens.
+    - Where D is above 256, all of the above is computed on sketches of 256 channels (`vidcom2.sketch`), and v looks at
+      128 directions, since more would explain every sketch. Of random features with D = 3584, 92 % of the tokens that
+      are kept without sketches are kept with them; of a synthetic video whose tokens recur with much noise, 47 %.
 
     Args:
         alpha_min: Share of the equal budgets where one frame has all the novelty.
@@ -85,9 +89,10 @@ class GleanVid(Ranking):
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
         frames, m = x.shape[:2]
-        cells = Cells.of(x, rows, columns)
+        short = sketch(x, WIDE)
+        cells = Cells.of(short, rows, columns)
         require_finite(bool(cells.centre.isfinite().all()), x)
-        direction = leading_direction(x.flatten(0, 1), cells.centre)
+        direction = leading_direction(short.flatten(0, 1), cells.centre)
         limits = self.limits(frames, m)
         if self.fca is not None:
             budgets = self.fca.budgets(x, self.retention, limits)
@@ -96,7 +101,7 @@ class GleanVid(Ranking):
             if limits is not None:
                 own = budgets[limits.free.to(x.device)].float()
                 budgets = limits.share(own * limits.left / own.sum().clamp_min(1))
-        kept = Kept(self._choose(x, cells, direction, budgets.tolist()), budgets)
+        kept = Kept(self._choose(short, cells, direction, budgets.tolist(), x.shape[2] > WIDE), budgets)
         return kept if limits is None else dataclasses.replace(kept, by_hand=limits.by_hand)
 
     def _novelty_budgets(self, cells: Cells, direction: Tensor) -> Tensor:
@@ -136,10 +141,11 @@ class GleanVid(Ranking):
                 found.append(square.clamp_min(0).sqrt())
         return torch.stack(found, dim=1)
 
-    def _choose(self, x: Tensor, cells: Cells, direction: Tensor, budgets: list[int]) -> Tensor:
-        """The kept positions, int64 [N]: frame after frame, the largest u + v."""
+    def _choose(self, x: Tensor, cells: Cells, direction: Tensor, budgets: list[int], sketched: bool) -> Tensor:
+        """The kept positions, int64 [N]: frame after frame, the largest u + v, for tokens or sketches x."""
         m, chosen = x.shape[1], []
-        kept = Subspace(min(self.basis, sum(budgets)), self.tolerance, cells.centre)
+        size = min(self.basis, x.shape[2] // 2) if sketched else self.basis
+        kept = Subspace(min(size, sum(budgets)), self.tolerance, cells.centre)
         for t, budget in enumerate(budgets):
             if not budget:
                 continue

@@ -16,6 +16,8 @@ from vidcom2.clustering import means, members
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.farthest import farthest_first_clusters
 from vidcom2.features import lengths, require_finite
+from vidcom2.kernels.in_slices import by_frames
+from vidcom2.methods.flashvid import weighted_sums
 from vidcom2.settings import check_at_least_one, check_choice
 from vidcom2.specs import register
 
@@ -92,22 +94,27 @@ class SimpleCluster(Compressor):
         return total_budget(self.retention, frames, m)
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
-        length = lengths(x)
+        (length,) = by_frames(lambda x: (lengths(x),), x)
         require_finite(bool(length.isfinite().all()), x)
         frames, m = x.shape[:2]
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.form == "released":
             count = max(1, round(frames * m * self.retention))
             owner = self._k_means(rotate(x, rows, columns).flatten(0, 1), count)
         else:
-            p = rotate(fold(exact, self.channels), rows, columns) / length.clamp_min(EPS)[..., None]
+            (folded,) = by_frames(lambda x: (fold(x, self.channels),), x)
+            p = rotate(folded, rows, columns) / length.clamp_min(EPS)[..., None]
             rough = fold(p, -(-self.channels // 3))
             count = total_budget(self.retention, frames, m)
             owner = farthest_first_clusters(p.flatten(0, 1), rough.flatten(0, 1), frames, count)
         order, start = members(owner, count)
         index, by_place = order[start].sort()  # the first token of each cluster
-        order, start = members(by_place.argsort()[owner], count)
-        merged = means(exact.flatten(0, 1), order, start).to(x.dtype)
+        owner = by_place.argsort()[owner]
+        if x.dtype == length.dtype:
+            merged = means(x.flatten(0, 1), *members(owner, count))
+        else:  # without a copy of x in float32
+            token, one = torch.arange(frames * m, device=x.device), length.new_ones(frames * m)
+            merged = weighted_sums(x.flatten(0, 1), token, owner, one, count)
+            merged = (merged / torch.bincount(owner, minlength=count)[:, None]).to(x.dtype)
         return Kept(index, torch.bincount(index // m, minlength=frames), merged)
 
     def _k_means(self, turned: Tensor, count: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
 from vidcom2.budget import fill, total_budget
 from vidcom2.compressor import Compressor, Kept
@@ -17,10 +17,13 @@ from vidcom2.features import require_finite
 from vidcom2.frame_adjustment import FrameAdjustment
 from vidcom2.kernels import kernels_for
 from vidcom2.settings import check_choice
+from vidcom2.sketch import WIDE, sketch
 from vidcom2.specs import register
 
 Runs = list[tuple[int, int]]
 """First and last frame of each group."""
+DENSE = 8
+"""A product of matrices is faster than sums of single tokens if more than one of so many is in a set."""
 
 
 @register("unicomp")
@@ -37,6 +40,9 @@ class UniComp(Compressor):
         choice      the token that is the most unique in the group's frame, on average over all its tokens, then the
                     next that is at least `tokens` from those chosen so far, and so on: k_g tokens
         merging     a chosen token becomes the mean of itself and the mean of all tokens less than `tokens` from it
+
+    Where D is above 256, "mended" tells which tokens are less than `tokens` apart by sketches of 256 channels
+    (`vidcom2.sketch`): of random features with D = 3584, it keeps the tokens that it keeps without them.
 
     A token stands at its place in the first frame of its group. Before the LLM. The paper takes the uniqueness of
     tokens from the keys of the vision tower's last layer, and that of groups from its pooling head. Neither is at hand
@@ -103,7 +109,7 @@ class UniComp(Compressor):
             kept = torch.ones(len(groups), m, dtype=torch.bool, device=x.device)
             return self._kept(x, groups, kept, None)
 
-        near, descriptors, order = self._compare(x, groups)
+        near, descriptors, order = self._compare(x, sketch(x, WIDE) if mended else x, groups)
         distinct = independent(near, order)
         rank = _rank(order, distinct)
         counts = distinct.sum(dim=1)
@@ -130,16 +136,21 @@ class UniComp(Compressor):
                 first = t
         return [*groups, (first, len(x) - 1)]
 
-    def _compare(self, x: Tensor, groups: Runs) -> tuple[Tensor, Tensor, Tensor]:
+    def _compare(self, x: Tensor, short: Tensor, groups: Runs) -> tuple[Tensor, Tensor, Tensor]:
         """Who is near whom, bool [G, M, M]; descriptors of groups [G, ·]; tokens by uniqueness, int64 [G, M]."""
         near, descriptors, order = [], [], []
         for first, last in groups:
-            fused = _mean(x, first, last)
-            # Scaling the M·M products is less work than scaling the M·D features.
-            inverse = 1 / torch.linalg.vector_norm(fused, dim=-1).clamp_min(1e-12)
-            similarity = (fused @ fused.mT) * inverse * inverse[:, None]
+            fused, rough = _mean(x, first, last), _mean(short, first, last)
+            # Scaling the M·M products is less work than scaling the tokens.
+            inverse = 1 / torch.linalg.vector_norm(rough, dim=-1).clamp_min(1e-12)
+            similarity = (rough @ rough.mT) * inverse * inverse[:, None]
             near.append(1 - similarity < self.tokens)
-            order.append(similarity.mean(dim=-1).argsort(stable=True))
+            if rough.shape[1] < fused.shape[1]:  # the mean of a token's cosines is exact at little cost
+                inverse = 1 / torch.linalg.vector_norm(fused, dim=-1).clamp_min(1e-12)
+                mean = (fused @ (inverse @ fused)) * inverse
+            else:
+                mean = similarity.mean(dim=-1)
+            order.append(mean.argsort(stable=True))
             descriptors.append(fused.mean(dim=0 if self.form == "mended" else 1))
         return torch.stack(near), torch.stack(descriptors), torch.stack(order)
 
@@ -181,20 +192,20 @@ class UniComp(Compressor):
         if not sum(sizes):
             raise ValueError(f"{self.spec} keeps no token of a video of shape {tuple(x.shape)}; unicomp (mended) does")
         places = chosen.nonzero()[:, 1].split(sizes)
-        features = []
-        for g, (first, last) in enumerate(groups):
+        features = x.new_empty(sum(sizes), x.shape[2])
+        for g, ((first, last), rows) in enumerate(zip(groups, features.split(sizes), strict=True)):
             fused = _mean(x, first, last)
-            made = fused[places[g]]
-            if near is not None:
-                around = near[g, places[g]].to(fused.dtype)
-                count = around.sum(dim=1, keepdim=True)
-                mixed = (made + around @ fused / count.clamp_min(1)) / 2
-                made = mixed if self.form == "released" else torch.where(count > 0, mixed, made)
-            features.append(made.to(x.dtype))
+            if near is None:
+                rows.copy_(fused[places[g]])
+                continue
+            made, around = fused[places[g]], near[g, places[g]]
+            count = around.sum(dim=1, keepdim=True)
+            mixed = _sums(around, fused).div_(count.clamp_min(1)).add_(made).div_(2)
+            rows.copy_(mixed if self.form == "released" else torch.where(count > 0, mixed, made))
         budgets = torch.zeros(len(x), dtype=torch.int64)
         budgets[[first for first, _ in groups]] = torch.tensor(sizes)
         index = torch.cat([first * m + place for (first, _), place in zip(groups, places, strict=True)])
-        return Kept(index, budgets.to(x.device), torch.cat(features))
+        return Kept(index, budgets.to(x.device), features)
 
 
 def independent(near: Tensor, order: Tensor) -> Tensor:
@@ -232,6 +243,15 @@ def _shares(descriptors: Tensor) -> Tensor:
     unit = normalize(descriptors, dim=-1)
     similarity = (unit @ unit.mT).mean(dim=-1)
     return torch.softmax((similarity.mean() - similarity) * len(unit) ** 0.5, dim=0)
+
+
+def _sums(member: Tensor, x: Tensor) -> Tensor:
+    """The sums [k, D] of the tokens x [M, D] that are members of each of k sets, bool [k, M]."""
+    at = member.nonzero()
+    if DENSE * len(at) > member.numel():
+        return member.to(x.dtype) @ x
+    start = torch.searchsorted(at[:, 0].contiguous(), torch.arange(len(member), device=x.device))
+    return embedding_bag(at[:, 1].contiguous(), x, start, mode="sum")
 
 
 def _mean(x: Tensor, first: int, last: int) -> Tensor:
