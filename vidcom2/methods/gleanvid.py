@@ -198,7 +198,7 @@ class Cells:
 
 def _debias(x: Tensor, centre: Tensor, direction: Tensor) -> Tensor:
     """y of eq. 3, for tokens x [..., D]."""
-    return x - (x @ direction - centre @ direction)[..., None] * direction
+    return x - (x @ direction[:, None] - (centre * direction).sum()) * direction
 
 
 def _scaled(scores: Tensor) -> Tensor:
