@@ -47,6 +47,7 @@ def add_operator(benchmarks: argparse._SubParsersAction) -> None:
         metavar="SPEC,...",
         help='methods to compare with vidcom2, or "all" (default: only VidCom², with a slow reference)',
     )
+    what.add_argument("--vllm", action="store_true", help="compare with vLLM's own operator of VidCom² instead")
     how.add_argument("--dtype", metavar=DTYPES, help="of the features (default: bfloat16 on a GPU, float32 on CPU)")
     how.add_argument("--compile", action="store_true", help="measure the selections with torch.compile, too")
     benchmarks.choices["operator"].set_defaults(start="speed.operator:prepare_operator")

@@ -23,6 +23,7 @@ from ..results.terminal import stdout
 from .arguments import choose_device, require_at_least
 from .memory import peak_bytes
 from .operator_methods import methods_of, run_methods
+from .operator_vllm import run_vllm, vllm_mask
 from .random_features import features, parse_sizes
 from .reference_operator import slow_reference
 from .rounds import in_turns, machine, with_mark
@@ -107,8 +108,15 @@ def prepare_operator(arguments: argparse.Namespace) -> Callable[[], int]:
     if arguments.methods is not None:
         if arguments.compile:
             raise ValueError("--compile compiles VidCom²'s selections only: leave out --methods or --compile")
+        if arguments.vllm:
+            raise ValueError("--methods and --vllm are two tables: leave one of them out")
         methods = methods_of(arguments.methods)
         return partial(run_methods, sizes, dtype, device, arguments.repeats, methods, arguments.json)
+    if arguments.vllm:
+        if arguments.compile:
+            raise ValueError("--compile has no effect on --vllm: leave one of them out")
+        vllm_mask(torch.ones(2, 4, 8))  # says at once if vLLM is not there
+        return partial(run_vllm, sizes, dtype, device, arguments.repeats, arguments.json)
     selections = dict(SELECTIONS)
     if arguments.compile:
         selections |= {COMPILED.format(line): torch.compile(SELECTIONS[line]) for line in (PAPER, RELEASED)}

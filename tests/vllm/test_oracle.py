@@ -7,12 +7,14 @@ for token, in every dtype.
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import Tensor
 
+from eval.cli import main
 from vidcom2 import compressor
 from vidcom2.vllm.serving import serving
 
@@ -93,3 +95,13 @@ def test_evs_mended_differs_by_rounding_only(removed):
     theirs = evs_of_vllm(x, removed)
     assert 0 <= len(ours) - len(theirs) <= 1
     assert torch.isin(theirs, ours).all()
+
+
+def test_the_benchmark_compares_with_it(tmp_path):
+    file = tmp_path / "operator.json"
+    flags = ["--sizes", "8x16x64,4x9x32", "--repeats", "2", "--device", "cpu", "--json", str(file)]
+    assert main(["bench", "operator", "--vllm", *flags]) == 0
+    first, second = json.loads(file.read_text(encoding="utf-8"))["sizes"]
+    assert [first["kept"], second["kept"]] == [32, 9]
+    assert 0.9 * first["kept"] <= first["same"] <= first["kept"]
+    assert first["faster"]["vLLM's"] == 1

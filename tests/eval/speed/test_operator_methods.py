@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,12 @@ def test_grids_are_as_square_as_they_can_be(m, grid):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         prepare(*arguments)
+
+
+def test_vllm_is_asked_for_where_it_is_not():
+    if find_spec("vllm") is not None:
+        pytest.skip("vLLM is there")
+    with pytest.raises(ValueError, match=r"--vllm needs vLLM 0.32 or newer"):
+        prepare("--vllm")
+    with pytest.raises(ValueError, match="two tables"):
+        prepare("--vllm", "--methods", "evs")
