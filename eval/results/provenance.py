@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,13 +25,20 @@ def provenance() -> Provenance:
     """Return the versions, the code, the command, the machine and the time of this process."""
     return Provenance(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=list(sys.argv),
+        command=command(sys.argv),
         git_commit=git_commit(),
         python=platform.python_version(),
         versions=versions(),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         cuda=torch.version.cuda if torch.cuda.is_available() else None,
     )
+
+
+def command(argv: Sequence[str]) -> list[str]:
+    """Return a command line. A program of this checkout is named as in it, so that no result tells where it lies."""
+    checkout, program = Path(__file__).resolve().parents[2], Path(argv[0])
+    inside = program.is_absolute() and program.resolve().is_relative_to(checkout)
+    return [program.resolve().relative_to(checkout).as_posix() if inside else argv[0], *argv[1:]]
 
 
 def versions() -> dict[str, str | None]:

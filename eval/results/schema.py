@@ -262,7 +262,7 @@ class Provenance:
 
     Attributes:
         date: UTC, ISO 8601.
-        command: The command line, `sys.argv`.
+        command: The command line; a program of the checkout by its path in it.
         git_commit: Commit of the checkout, with "-dirty" where files differ from it. None outside a checkout.
         python: Version of Python.
         versions: Versions by package. None for one that is not installed.
