@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from vidcom2.kernels.products import own_products
 
@@ -123,16 +122,3 @@ def members(owner: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     order = owner.argsort(stable=True)
     return order, torch.searchsorted(owner[order], torch.arange(count, device=owner.device))
-
-
-def means(x: Tensor, order: Tensor, start: Tensor) -> Tensor:
-    """Return the mean of each cluster's tokens, [count, D] in the dtype of x; 0 for an empty cluster.
-
-    Equal input gives equal output on a GPU too, unlike that of index_add.
-
-    Args:
-        x: Tokens, float [n, D].
-        order: From `members`; no token of it belongs to no cluster.
-        start: From `members`.
-    """
-    return embedding_bag(order, x, start, mode="mean")

@@ -171,6 +171,11 @@ class Compressor:
         return frames * m if self.retention == 1 else None
 
     @property
+    def tells_places(self) -> bool:
+        """Whether `Kept.index` says where the kept tokens come from. A form that loses track of it overrides this."""
+        return True
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every setting with its value, as it is written to result files."""
         values = dataclasses.asdict(self)

@@ -30,7 +30,7 @@ from .analysis import Analysed, Analysis, Failure, Setting, as_json, draw, notes
 from .figures import require_distinct
 from .flags import QUESTION, RETENTIONS
 from .html import spread
-from .visualize import observed, opened, tells_places
+from .visualize import observed, opened
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".gif")
 """The endings of videos in a directory that is not a run's."""
@@ -93,7 +93,7 @@ def settings_of(specs: str, retentions: str | None) -> list[Setting]:
                 f"{setting.compressor.spec} drops tokens between the LLM's layers and keeps all of them before it, so "
                 "there is no kept set to measure: name methods before the LLM (docs/methods.md)"
             )
-        if not tells_places(setting.compressor):
+        if not setting.compressor.tells_places:
             raise ValueError(
                 f"{setting.compressor.spec} gives its tokens places that are not their own, so it cannot be measured: "
                 "take it without .released"

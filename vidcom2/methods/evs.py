@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from vidcom2.budget import total_budget
+from vidcom2.cosines import pair_cosines
 from vidcom2.features import all_finite
 from vidcom2.kernels.in_slices import SLICE
 from vidcom2.ranking import Ranking
@@ -114,26 +115,10 @@ class Evs(Ranking):
 def changes(x: Tensor) -> Tensor:
     """Return 1 - cos(x_t,m, x_t-1,m), in float32 at least, of features x [T, M, D]: [T - 1, M].
 
-    A zero token has cosine 0 to any other. Nothing of the size of x is stored.
+    A zero token has cosine 0 to any other.
     """
-    x, dtype, count = x.detach(), torch.promote_types(x.dtype, torch.float32), _frames_at_once(x)
-    # Memory for all slices, because fresh memory costs as much time as the work: the products, and two slices in
-    # float32, of which the next one is compared with the end of the other.
-    shape = (min(count, len(x) - 1), *x.shape[1:])
-    product = x.new_empty(shape, dtype=dtype)
-    wide = [x.new_empty(shape, dtype=dtype) for _ in range(2)] if x.dtype != dtype else []
-    last = x[:1].to(dtype)
-    length, dots = [torch.linalg.vector_norm(last, dim=-1)], []
-    for number, part in enumerate(x[1:].split(count)):
-        if wide:
-            part = wide[number % 2][: len(part)].copy_(part)
-        length.append(torch.linalg.vector_norm(part, dim=-1))
-        torch.mul(part[:1], last, out=product[: min(1, len(part))])
-        torch.mul(part[1:], part[:-1], out=product[1 : len(part)])
-        dots.append(product[: len(part)].sum(dim=-1))
-        last = part[-1:]
-    lengths = torch.cat(length).clamp_min(torch.finfo(dtype).tiny)
-    change = 1 - torch.cat(dots) / lengths[1:] / lengths[:-1]  # two divisions: the lengths' product could underflow
+    before = torch.arange(-1, len(x) - 1, device=x.device).clamp_min(0)
+    change = 1 - pair_cosines(x.detach(), before)[0][1:]
     return change * (change > STILL)
 
 
@@ -145,11 +130,3 @@ def changes_as_they_are(x: Tensor) -> Tensor:
     count, tokens = max(1, elements // channels), x.flatten(0, 1)
     pairs = zip(tokens[m:].split(count), tokens[:-m].split(count), strict=True)
     return 1 - torch.cat([cosine_similarity(token, before, dim=-1) for token, before in pairs]).view(frames - 1, m)
-
-
-def _frames_at_once(x: Tensor) -> int:
-    """How many frames of x [T, M, D] to compare at once: a sixteenth, or on a CPU those that stay in its cache."""
-    elements = max(SLICE, x.numel() // 16)
-    if x.device.type == "cpu":
-        elements = min(elements, SLICE * torch.get_num_threads())
-    return max(1, elements // x[0].numel())

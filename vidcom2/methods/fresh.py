@@ -143,7 +143,7 @@ class _Table:
             for i in range(part.shape[1]):
                 t = first + i
                 column = last - start
-                if t > REACH:  # also here because `start` is later than frame 0
+                if t > REACH:  # frames out of reach have no column, or one that is not to be used
                     column = column.clamp_min(t + 1 - REACH - start).masked_fill(last == NEVER, NEVER)
                 scores = part[:, i].gather(1, column)
                 stays = scores >= levels

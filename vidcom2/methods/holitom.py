@@ -116,6 +116,11 @@ class HoliTom(Compressor):
         self._put_merged(features, thinned, order)
         return Kept(index, torch.bincount(index // m, minlength=frames), features)
 
+    @property
+    def tells_places(self) -> bool:
+        """See `Compressor.tells_places`."""
+        return self.form == "mended"
+
     def total(self, frames: int, m: int) -> int | None:
         """Return how many tokens stay of every video of T=frames and M=m; see `Compressor.total`."""
         if self.retention == 1 or self.form == "released":

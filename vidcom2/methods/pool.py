@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vidcom2.budget import total_budget
 from vidcom2.cells import cells
-from vidcom2.clustering import means, members
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import all_finite, require_finite
+from vidcom2.merging import group_means
 from vidcom2.settings import check_at_least_one
 from vidcom2.specs import register
 
@@ -63,6 +63,5 @@ class Pool(Compressor):
         require_finite(bool(all_finite(x)), x)
         frames, m = x.shape[:2]
         owner, middle = (each.to(x.device) for each in self.cells(frames, rows, columns))
-        exact = x.flatten(0, 1).to(torch.promote_types(x.dtype, torch.float32))
-        merged = means(exact, *members(owner, len(middle))).to(x.dtype)
-        return Kept(middle, torch.bincount(middle // m, minlength=frames), merged)
+        merged, _ = group_means(x.flatten(0, 1), owner, len(middle))
+        return Kept(middle, torch.bincount(middle // m, minlength=frames), merged.to(x.dtype))

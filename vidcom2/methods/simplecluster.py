@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vidcom2.budget import total_budget
-from vidcom2.clustering import means, members
+from vidcom2.clustering import members
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.farthest import farthest_first_clusters
 from vidcom2.features import lengths, require_finite
 from vidcom2.kernels.in_slices import by_frames
-from vidcom2.methods.flashvid import weighted_sums
+from vidcom2.merging import group_means
 from vidcom2.settings import check_at_least_one, check_choice
 from vidcom2.specs import register
 
@@ -109,13 +109,8 @@ class SimpleCluster(Compressor):
         order, start = members(owner, count)
         index, by_place = order[start].sort()  # the first token of each cluster
         owner = by_place.argsort()[owner]
-        if x.dtype == length.dtype:
-            merged = means(x.flatten(0, 1), *members(owner, count))
-        else:  # without a copy of x in float32
-            token, one = torch.arange(frames * m, device=x.device), length.new_ones(frames * m)
-            merged = weighted_sums(x.flatten(0, 1), token, owner, one, count)
-            merged = (merged / torch.bincount(owner, minlength=count)[:, None]).to(x.dtype)
-        return Kept(index, torch.bincount(index // m, minlength=frames), merged)
+        merged, _ = group_means(x.flatten(0, 1), owner, count)
+        return Kept(index, torch.bincount(index // m, minlength=frames), merged.to(x.dtype))
 
     def _k_means(self, turned: Tensor, count: int) -> Tensor:
         """Return the number of each token's cluster, int64 [N], for turned tokens [N, D]."""
@@ -159,10 +154,10 @@ def spread(p: Tensor, first: Tensor, count: int) -> Tensor:
 def moved(p: Tensor, centres: Tensor) -> Tensor:
     """Return the centres [K, D] after one step of k-means over the tokens p [N, D], all of length 1."""
     cosine = p @ centres.mT
-    order, start = members(cosine.argmax(dim=-1), len(centres))
-    new = normalize(means(p, order, start), dim=-1, eps=EPS)
+    mean, count = group_means(p, cosine.argmax(dim=-1), len(centres))
+    new = normalize(mean, dim=-1, eps=EPS)
     nearest = cosine.amax(dim=-1)
-    for empty in (start.diff(append=start.new_tensor([len(p)])) == 0).nonzero().flatten().tolist():
+    for empty in (count == 0).nonzero().flatten().tolist():
         far = nearest.argmin()
         new[empty], nearest[far] = p[far], 1
     return new
