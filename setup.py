@@ -30,6 +30,7 @@ EVAL = [
     "matplotlib",
     "scipy",
 ]
+WEB = ["gradio>=6.20,<7"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 TEST = ["pytest", "pytest-xdist", "hypothesis"]
 DEV = [
@@ -39,6 +40,10 @@ DEV = [
     "build",
     "pre-commit",
     "bitsandbytes; sys_platform == 'linux'",
+    "playwright",  # the tests of the page, in the Chromium that is installed
+    "nbclient",
+    "ipykernel",
+    *WEB,
     *DOCS,
 ]
 
@@ -78,6 +83,7 @@ setup(
     extras_require={
         "llava": LLAVA,
         "eval": [*LLAVA, *EVAL],
+        "web": [*LLAVA, *EVAL, *WEB],
         "gpu": ["flash-attn", "deepspeed"],
         "docs": DOCS,
         "test": TEST,

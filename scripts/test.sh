@@ -12,7 +12,7 @@ test_vllm() {
 }
 
 case " $* " in *" tests/vllm"*) test_vllm "$@"; exit ;; esac
-environment eval,dev $EVAL_MODULES pytest xdist hypothesis ruff mypy mkdocs mkdocstrings
+environment eval,dev $EVAL_MODULES pytest xdist hypothesis ruff mypy mkdocs mkdocstrings gradio playwright nbclient ipykernel
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
