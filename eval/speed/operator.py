@@ -27,7 +27,7 @@ from .operator_vllm import run_vllm, vllm_mask
 from .random_features import features, parse_sizes
 from .reference_operator import slow_reference
 from .rounds import in_turns, machine, with_mark
-from .tables import new_table, print_table
+from .tables import milliseconds, new_table, print_table
 
 RETENTION = 0.25
 READ = "one read"
@@ -179,7 +179,7 @@ def print_results(console: Console, results: list[Result], title: str) -> None:
             table.add_row(
                 size if line == READ else "",
                 line,
-                *(f"{value[name]:.2f}" for name in ("median_ms", "p90_ms")),
+                *(milliseconds(value[name]) for name in ("median_ms", "p90_ms")),
                 f"{value['reads']:.1f}",
                 f"{value['faster']:.1f}" if selection else "",
                 f"{100 * result.extra_bytes[line] / result.feature_bytes:.1f} %" if selection else "",

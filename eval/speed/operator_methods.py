@@ -22,7 +22,7 @@ from ..results.terminal import stdout
 from .memory import peak_bytes
 from .random_features import features
 from .rounds import in_turns, machine, with_mark
-from .tables import new_table, print_table
+from .tables import milliseconds, new_table, print_table
 
 ALL = "all"
 """What --methods takes for every method."""
@@ -184,7 +184,8 @@ def print_methods(console: Console, results: list[Field], title: str) -> None:
             table.add_row(
                 size if spec == BASE else "",
                 spec,
-                *(f"{value[name]:.2f}" for name in ("median_ms", "p90_ms", "ratio", "growth", "extra")),
+                *(milliseconds(value[name]) for name in ("median_ms", "p90_ms")),
+                *(f"{value[name]:.2f}" for name in ("ratio", "growth", "extra")),
                 str(result.kept[spec]),
             )
         for spec, reason in result.refused.items():

@@ -18,7 +18,7 @@ from ..results.provenance import versions
 from ..results.terminal import stdout
 from .random_features import features
 from .rounds import in_turns, machine, with_mark
-from .tables import new_table, print_table
+from .tables import milliseconds, new_table, print_table
 
 RETENTION = 0.25
 VLLM = "vLLM's"
@@ -89,7 +89,7 @@ def print_vllm(console: Console, results: list[dict[str, Any]], title: str) -> N
             table.add_row(
                 "x".join(map(str, result["size"])) if line == VLLM else "",
                 line,
-                f"{median:.2f}",
+                milliseconds(median),
                 f"{result['faster'][line]:.1f}",
                 f"{result['same']} of {result['kept']}" if line == RELEASED else "",
             )

@@ -30,3 +30,8 @@ def print_table(console: Console, table: Table, notes: Sequence[str]) -> None:
     console.print(table)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def milliseconds(value: float) -> str:
+    """Write a time in milliseconds: two decimals, and two digits where the time is shorter."""
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}"
