@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,15 +14,18 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import yaml
 from packaging.version import Version
 
 from eval.cli import main
+from eval.results.provenance import provenance
 from tests.eval.qwen_tiny import make_qwen
+from tests.eval.reports.test_compare import lines, write
 from tests.fixtures.checkpoint import make_checkpoint
 from tests.fixtures.mvbench import make_mvbench
 from tests.numbered import Encoding
 from tests.vidcom2.omni_tiny import make_omni, released_model
-from vidcom2 import METHODS, VidCom2, compressor
+from vidcom2 import METHODS, VidCom2, __version__, compressor
 from vidcom2.models.transformers import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,10 +197,95 @@ def test_adding_a_method(run):
     assert isinstance(compressor("change@0.25"), made["Change"])  # tests/vidcom2/test_baselines.py has what it keeps
 
 
+def test_for_speed(run, video, tmp_path, capsys):
+    """Its clock, on a model and inputs of transformers."""
+    made = qwen(run, make_qwen(tmp_path / "model", "qwen2_vl"), video, first=1)
+    tokens_before, tokens_after, _ = read_output(capsys.readouterr().out)
+    run("docs/for-speed.md", model=made["model"], inputs=made["inputs"])
+    told = rf"{tokens_before} -> {tokens_after} visual tokens, \d+\.\d\d s -> \d+\.\d\d s\n"
+    assert re.fullmatch(told, capsys.readouterr().out)
+
+
+def test_for_speed_quotes_measured_numbers():
+    """Every number of its table is on the page that the row names."""
+    rows = table((ROOT / "docs/for-speed.md").read_text(encoding="utf-8"))
+    quoted = {name: cells for name, cells in rows.items() if cells and re.fullmatch(r"\[\w+\]\(\w+\.md\)", cells[-1])}
+    assert len(quoted) == 6
+    for name, (*cells, link) in quoted.items():
+        page = (ROOT / "docs" / re.search(r"\((.+)\)", link)[1]).read_text(encoding="utf-8")
+        printed = [re.split(r"[\s|]+", line) for line in page.splitlines() if line[:1] == "|"]
+        dense, compressed, *change = [cell.removesuffix(" %") for cell in cells if cell]
+        assert any(dense in line for line in printed), name
+        assert any({compressed, *change} <= {*line} for line in printed), name
+
+
+def test_for_reproducers(run, tmp_path, capsys):
+    page = "docs/for-reproducers.md"
+    text = (ROOT / page).read_text(encoding="utf-8")
+    asked = lines({"mvbench_action_count": [1, 1, 0, 1]})
+    (tmp_path / "run").mkdir()
+    done = write(tmp_path / "run" / "vidcom2", asked) / "results.json"
+    told = json.loads(done.read_text(encoding="utf-8")) | {"provenance": asdict(provenance())}
+    done.write_text(json.dumps(told), encoding="utf-8")
+    run(page, {"outputs/mvbench/M/vidcom2@0.25/results.json": done})
+    *counted, scored, tokens, origin = capsys.readouterr().out.splitlines()
+    assert "\n".join(counted) == re.search(r"```text\n(.*?)\n```", text, flags=re.DOTALL)[1]
+    assert scored == "mvbench: 75.0 % of 4 questions"
+    assert tokens == "vidcom2@0.25: 400 -> 100 visual tokens"
+    assert re.fullmatch(r"commit \w+(-dirty)?, lmms-eval [\d.]+, 0 failures", origin)
+
+
+def test_for_extenders(run, capsys):
+    """Its method, and the entry point that it prints names the module that it prints."""
+    made = run("docs/for-extenders.md")
+    assert capsys.readouterr().out == "72 tokens, [9, 9, 9, 9, 9, 9, 9, 9]\n"
+    assert isinstance(compressor("unusual+fca@0.1"), made["Unusual"])
+    text = (ROOT / "docs/for-extenders.md").read_text(encoding="utf-8")
+    method, module = re.search(r'entry-points."vidcom2.methods"\]\n(\w+) = "(\w+)"', text).groups()
+    assert METHODS[method] is made["Unusual"]
+    assert f'py-modules = ["{module}"]' in text
+    assert f"`{module}.py`" in text
+
+
+QUESTION = re.compile(
+    r"^### ([^\n]+)\n\n(.+?)\n<br>\*Asked in\*\s(.+?)\.\s\*See\*\s(.+?)\.\n(?:\n|\Z)", re.MULTILINE | re.DOTALL
+)
+"""A question, its answer, who asked it, and what holds it."""
+
+
+def test_the_questions_have_reports_and_something_that_holds():
+    text = (ROOT / "docs/faq.md").read_text(encoding="utf-8")
+    found = QUESTION.findall(text)
+    assert len(found) == text.count("\n### ") > 20
+    for question, answer, asked, held in found:
+        assert question.endswith("?"), question
+        assert len(answer.split()) < 100, question
+        links = re.findall(r"\[([^\]]+)\]\((.+?)\)", asked)
+        for shown, link in links:
+            number = re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+/(?:issues|pull)/(\d+)", link)[1]
+            assert shown.split()[-1] == number, (question, link)
+        assert links, question
+        assert re.search(r"\]\([\w-]+\.md|`tests/", held), question
+
+
+def test_how_to_cite_agrees_with_the_citation_file():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    text = (ROOT / "docs/citing.md").read_text(encoding="utf-8")
+    paper = cited["preferred-citation"]
+    names = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    for said in (paper["title"], names, paper["url"], cited["title"], cited["authors"][0]["name"]):
+        assert f"{{{said}}}" in text, said
+    assert f"version = {{{cited['version']}}}" in text
+    assert cited["version"] == __version__
+
+
 def test_every_page_with_python_is_run():
     assert {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page)} == {
         "README.md",
         "docs/adding-a-method.md",
+        "docs/for-extenders.md",
+        "docs/for-reproducers.md",
+        "docs/for-speed.md",
         "docs/python.md",
         "docs/serving.md",  # tests/vllm/test_server.py runs it
         "docs/transformers.md",
@@ -228,7 +318,7 @@ def test_documented_commands_have_their_flags(capsys, monkeypatch):
         assert flags <= known, (command, flags - known)
 
 
-PATH = re.compile(r"`((?:eval|llava|vidcom2|scripts|tests|docs|findings)/[\w./-]*)`")
+PATH = re.compile(r"`((?:eval|llava|vidcom2|scripts|tests|docs|findings|notebooks)/[\w./-]*)`")
 """A file or folder of this repository that a page names."""
 
 
