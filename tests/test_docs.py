@@ -134,6 +134,15 @@ def test_readme_prints_measured_numbers():
     assert f"VidCom² keeps {', '.join(kept[:-1])} and {kept[-1]}" in " ".join(readme.split())
 
 
+def test_the_families_are_counted():
+    """In the README and the FAQ, as the table of docs/transformers.md has them, a line each."""
+    lines_of = table((ROOT / "docs/transformers.md").read_text(encoding="utf-8")).values()
+    families = [cells for cells in lines_of if cells and cells[0].startswith("`")]
+    assert len(families) == 15
+    for page in ("README.md", "docs/faq.md"):
+        assert "fifteen families" in (ROOT / page).read_text(encoding="utf-8"), page
+
+
 def test_python_page(run, video, tmp_path, capsys):
     checkpoint = make_checkpoint(tmp_path, "onevision")
     made = run("docs/python.md", {"lmms-lab/llava-onevision-qwen2-7b-ov": checkpoint, "video.mp4": video})
@@ -214,7 +223,7 @@ def test_for_speed_quotes_measured_numbers():
     for name, (*cells, link) in quoted.items():
         page = (ROOT / "docs" / re.search(r"\((.+)\)", link)[1]).read_text(encoding="utf-8")
         printed = [re.split(r"[\s|]+", line) for line in page.splitlines() if line[:1] == "|"]
-        dense, compressed, *change = [cell.removesuffix(" %") for cell in cells if cell]
+        dense, compressed, *change = [cell.removesuffix(" %").removesuffix(" x") for cell in cells if cell]
         assert any(dense in line for line in printed), name
         assert any({compressed, *change} <= {*line} for line in printed), name
 
