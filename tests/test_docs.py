@@ -292,12 +292,10 @@ def test_every_page_with_python_is_run():
     assert {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page)} == {
         "README.md",
         "docs/adding-a-method.md",
-        "docs/for-extenders.md",
-        "docs/for-reproducers.md",
-        "docs/for-speed.md",
         "docs/python.md",
         "docs/serving.md",  # tests/vllm/test_server.py runs it
         "docs/transformers.md",
+        *("docs/for-extenders.md", "docs/for-reproducers.md", "docs/for-speed.md"),
     }
 
 
