@@ -59,6 +59,10 @@ class Engine(Protocol):
         """A text that names all that an answer depends on, besides video, question and compressor."""
 
     @property
+    def checkpoint(self) -> str:
+        """The checkpoint directory or hub name that was loaded."""
+
+    @property
     def read(self) -> Callable[[str], Any]:
         """A picklable function that decodes a video file and prepares it as far as is possible without the model.
 
@@ -146,6 +150,11 @@ class EngineBase:
         """See `Engine.identity`."""
         model, dtype, attention = self._loaded
         return "|".join([model, str(self.protocol), dtype, attention])
+
+    @property
+    def checkpoint(self) -> str:
+        """See `Engine.checkpoint`."""
+        return self._loaded[0]
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -30,7 +30,7 @@ from .analysis import Analysed, Analysis, Failure, Setting, as_json, draw, notes
 from .figures import require_distinct
 from .flags import QUESTION, RETENTIONS
 from .html import spread
-from .visualize import observed, opened
+from .look import observed, opened
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".gif")
 """The endings of videos in a directory that is not a run's."""

@@ -17,7 +17,7 @@ from ..models.packaged import model_title
 from ..results.provenance import provenance
 from ..results.stats import mean_intervals
 from ..results.tables import Rows
-from .figures import measure_panels
+from .figures import Files, measure_panels
 
 NUMBERS = tuple(field.name for field in fields(Measures) if field.name != "budgets")
 """The measures that are averaged over videos."""
@@ -188,8 +188,8 @@ def notes(analysis: Analysis, still: bool) -> list[str]:
     return [*said, "docs/analysing.md says what each measure means."]
 
 
-def draw(analysis: Analysis, path: Path, heading: str) -> tuple[Path, Path]:
-    """Draw the measures over retention. Return the files, png and pdf."""
+def draw(analysis: Analysis, path: Path, heading: str) -> Files:
+    """Draw the measures over retention. Return the files, png, pdf and svg."""
     means = {setting: one for setting in analysis.settings if (one := analysis.summary(setting)[1])}
     panels: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
     dense: dict[str, float] = {}

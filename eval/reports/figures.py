@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -21,6 +22,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP*X<>ph"
 LINES = ("-", ":")
 """Each colour comes twice, the second time with the other line. Dashes are the dense model's."""
+
+Files = tuple[Path, Path, Path]
+"""A figure's files: png, pdf and svg."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def point(run: Run) -> Point:
 
 def accuracy_retention(
     curves: Mapping[str, Sequence[Point]], dense: Point, path: Path, title: str, ylabel: str = "accuracy, %"
-) -> tuple[Path, Path]:
+) -> Files:
     """Draw accuracy over actual retention, one line per method, with dense as a dashed line.
 
     The same input gives the same bytes.
@@ -78,7 +82,7 @@ def accuracy_retention(
         ylabel: Label of the accuracies.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
 
     Raises:
         ValueError: There are no methods or more than 12, or one has no points.
@@ -90,7 +94,7 @@ def accuracy_retention(
     return save(figure, path)
 
 
-def dropped_frames(curves: Mapping[str, Sequence[Point]], dense: Point, path: Path, title: str) -> tuple[Path, Path]:
+def dropped_frames(curves: Mapping[str, Sequence[Point]], dense: Point, path: Path, title: str) -> Files:
     """Draw accuracy over the share of tokens that was dropped, one line per choice of frames.
 
     Args:
@@ -100,7 +104,7 @@ def dropped_frames(curves: Mapping[str, Sequence[Point]], dense: Point, path: Pa
         title: Title of the figure.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
 
     Raises:
         ValueError: As `accuracy_retention`.
@@ -161,7 +165,7 @@ def measure_panels(
     dense: Mapping[str, float],
     path: Path,
     title: str,
-) -> tuple[Path, Path]:
+) -> Files:
     """Draw measures of kept tokens over retention, a panel for each measure, and in it a line for each method.
 
     Args:
@@ -171,7 +175,7 @@ def measure_panels(
         title: Title of the figure.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
 
     Raises:
         ValueError: There are no methods or more than 12.
@@ -216,9 +220,7 @@ class Share:
     measured: tuple[float, float, float] | None = None
 
 
-def beside_published(
-    columns: Sequence[str], methods: Mapping[str, Sequence[Share]], path: Path, title: str
-) -> tuple[Path, Path]:
+def beside_published(columns: Sequence[str], methods: Mapping[str, Sequence[Share]], path: Path, title: str) -> Files:
     """Draw published numbers as hollow markers, and to their right measured ones as filled markers with intervals.
 
     The same input gives the same bytes.
@@ -230,7 +232,7 @@ def beside_published(
         title: Title of the figure.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
 
     Raises:
         ValueError: There are no methods or more than colours, or one does not have a share for each column.
@@ -264,7 +266,7 @@ def beside_published(
     return save(figure, path)
 
 
-def latency_breakdown(bars: Mapping[str, Mapping[str, float]], path: Path, title: str) -> tuple[Path, Path]:
+def latency_breakdown(bars: Mapping[str, Mapping[str, float]], path: Path, title: str) -> Files:
     """Draw a bar for each setting, stacked from the seconds of its steps.
 
     Args:
@@ -273,7 +275,7 @@ def latency_breakdown(bars: Mapping[str, Mapping[str, float]], path: Path, title
         title: Title of the figure.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
 
     Raises:
         ValueError: There are no bars, settings have different steps, or there are more steps than colours.
@@ -302,7 +304,7 @@ def latency_breakdown(bars: Mapping[str, Mapping[str, float]], path: Path, title
 
 def growth_curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path, title: str, xlabel: str
-) -> tuple[Path, Path]:
+) -> Files:
     """Draw how amounts grow, a panel for each, with both axes logarithmic.
 
     A dashed line in each panel is linear growth from the first point.
@@ -314,7 +316,7 @@ def growth_curves(
         xlabel: Label of x.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
 
     Raises:
         ValueError: There are no settings, or more than markers.
@@ -353,7 +355,11 @@ def growth_curves(
     return save(figure, path)
 
 
-def save(figure: Figure, path: Path) -> tuple[Path, Path]:
+TEXT_AS_TEXT = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "vidcom2"}
+"""matplotlib's settings for papers: PDF files hold TrueType fonts, and SVG files text. Journals refuse Type 3 fonts."""
+
+
+def save(figure: Figure, path: Path) -> Files:
     """Save a figure. The same figure gives the same bytes.
 
     Args:
@@ -361,12 +367,13 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
         path: Path of the files, without ending.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
     """
-    png, pdf = (path.with_name(path.name + ending) for ending in (".png", ".pdf"))
+    undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    files = [path.with_name(f"{path.name}.{ending}") for ending in undated]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(png):
-        figure.savefig(png)
-    with writing(pdf):
-        figure.savefig(pdf, metadata={"CreationDate": None})
-    return png, pdf
+    with rc_context(TEXT_AS_TEXT):
+        for file, metadata in zip(files, undated.values(), strict=True):
+            with writing(file):
+                figure.savefig(file, metadata=metadata)
+    return files[0], files[1], files[2]

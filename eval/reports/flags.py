@@ -160,7 +160,7 @@ def add_see(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory for the figures (default: outputs/visualize/NAME, after the video's name)",
     )
-    parser.set_defaults(start="reports.visualize:prepare_visualize")
+    parser.set_defaults(start="reports.see:prepare_see")
     parser.epilog = f"""\
 Writes uniqueness.png and kept.png, and each as PDF.
 

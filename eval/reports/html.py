@@ -183,7 +183,7 @@ def curve(runs: Mapping[str, Run], title: str) -> str:
         for run in others:
             points.setdefault(method_name(run.summary.run.compressor), []).append(point(run))
         with TemporaryDirectory() as folder:
-            png, _ = accuracy_retention(points, point(dense[0]), Path(folder) / "curve", title)
+            png, *_ = accuracy_retention(points, point(dense[0]), Path(folder) / "curve", title)
             return f'<img class="curve" alt="{escape(described(points))}" src="{data_url("png", png.read_bytes())}">'
     except ValueError as error:  # a run that answered no question, or more methods than a figure can tell apart
         return f"<p>No figure: {escape(str(error))}.</p>"

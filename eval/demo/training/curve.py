@@ -8,11 +8,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ...reports.figures import COLOURS, LINES, save
+from ...reports.figures import COLOURS, LINES, Files, save
 from ..world import TASKS
 
 
-def training_curve(reports: Path, path: Path) -> tuple[Path, Path]:
+def training_curve(reports: Path, path: Path) -> Files:
     """Draw the accuracies on held-out scenes over the steps of a training.
 
     A line each shows every task in words, and all tasks in words and in letters. Grey lines part the lessons.
@@ -22,7 +22,7 @@ def training_curve(reports: Path, path: Path) -> tuple[Path, Path]:
         path: Path of the files, without ending.
 
     Returns:
-        The files, png and pdf.
+        The files, png, pdf and svg.
 
     Raises:
         ValueError: There are no accuracies yet.

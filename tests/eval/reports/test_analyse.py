@@ -20,7 +20,7 @@ from eval.reports import analyse
 from eval.reports.analyse import analyse_all, prepare_analyse, settings_of, videos_of
 from eval.reports.analysis import COLUMNS, Analysis, as_json, rows
 from eval.reports.flags import QUESTION
-from eval.reports.visualize import watch
+from eval.reports.look import watch
 from llava.video import FrameSampling
 from tests.eval.qwen_tiny import make_qwen
 from vidcom2 import METHODS, Compressor, Kept, VidCom2, compressor, register

@@ -1,41 +1,55 @@
-"""vidcom2 see VIDEO: draw how unique a video's frames are, and which tokens a method keeps."""
+"""Watching a model and a method at work on one video: `watch` gives a `Look`, which the figures draw."""
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from matplotlib.collections import PatchCollection
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from llava.video import FrameSampling, VideoError, open_video, read_video
-from vidcom2 import Attachment, Compressor, Dense, Keep, Kept, VidCom2, compressor, method_names
+from llava.video import read_video
+from vidcom2 import Attachment, Compressor, Keep, Kept, VidCom2
 from vidcom2.models.layers import LayerHooks
 
-from ..models import Protocol, canary, load_engine, protocol_for
-from ..models.base import Engine, Unanswerable
+from ..models import Protocol, canary, load_engine
+from ..models.base import Engine
 from ..models.llava import LlavaEngine
-from ..models.packaged import DEMO_MODEL
+from ..models.packaged import model_title, saw_drawn_shapes_only
 from ..models.qwen import QwenEngine
-from ..results.files import prepare_directory
 from ..run.setup import fitting, loading
-from .figures import COLOURS, save
 
-PER_LINE = 8
-"""Frames in a line of the figure."""
-DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
-"""The methods that drop tokens."""
-DIMMED = 0.2
-"""Brightness of dropped tokens, 1 being that of the frame."""
+
+@dataclass(frozen=True)
+class Eyes:
+    """Whose opinion a look is.
+
+    Attributes:
+        model: Title of the model.
+        drawn_shapes_only: Whether its vision tower was trained on MiniBench's drawn shapes and on nothing else.
+    """
+
+    model: str
+    drawn_shapes_only: bool = False
+
+    @classmethod
+    def of(cls, checkpoint: str) -> Eyes:
+        """Name the eyes of a checkpoint, a directory or a name on the hub."""
+        return cls(model_title(checkpoint), saw_drawn_shapes_only(checkpoint))
+
+    @property
+    def warning(self) -> str | None:
+        """What a figure says of eyes that do not know real pictures; None for other eyes."""
+        if not self.drawn_shapes_only:
+            return None
+        return (
+            f"{self.model} was trained on drawn shapes only. On any other video this is the opinion of a tower that "
+            "never saw such pictures: choose a real model with --model."
+        )
 
 
 @dataclass(frozen=True)
@@ -45,45 +59,43 @@ class Look:
     Attributes:
         frames: uint8 [T, H, W, 3], the frames that the tokens come from. Where several frames share their tokens, the
             first of them.
+        seconds: float [T], at which a player shows these frames.
         features: float [T, M, D], as the method got them.
         kept: bool [T, rows, columns], with rows · columns = M. True where the method keeps the token.
+        uniqueness: u_t, float [T], the uniqueness of each frame (the method's own if it is VidCom², else the paper's).
+        token_uniqueness: u_video, float [T, rows, columns], how unlike the video's mean token each token is.
+        method: What the figures call the method: its spec, and what else decides what it keeps.
+        eyes: Whose opinion this is.
+        video: Name of the video's file.
         covered: Share of a frame's height and of its width that the tokens cover, from the top left.
     """
 
     frames: np.ndarray
+    seconds: np.ndarray
     features: Tensor
     kept: np.ndarray
+    uniqueness: np.ndarray
+    token_uniqueness: np.ndarray
+    method: str
+    eyes: Eyes
+    video: str
     covered: float = 1.0
 
+    @property
+    def shares(self) -> np.ndarray:
+        """The share of each frame's tokens that is kept, float [T] in [0, 1]."""
+        return self.kept.mean(axis=(1, 2))
 
-def prepare_visualize(arguments: argparse.Namespace) -> Callable[[], int]:
-    """Check everything that can be checked before the model is loaded. Return a function that answers and draws."""
-    method = drawable(arguments.compressor)
-    model = arguments.model or str(DEMO_MODEL)
-    protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))
-    if arguments.keep:
-        protocol = replace(protocol, keep=Keep.parse(",".join(arguments.keep)))
-        method.with_budgets(lambda frames, m: None)  # raises ValueError if it takes none
-    try:
-        with open_video(arguments.video):
-            pass
-    except VideoError as error:
-        raise ValueError(str(error)) from error
-    output = arguments.output or Path("outputs/visualize") / arguments.video.stem
-    prepare_directory("--output", output)
-
-    def draw() -> int:
-        engine = opened(model, protocol, [method])
-        try:
-            look = watch(engine, str(arguments.video), arguments.question, method)
-        except (VideoError, Unanswerable, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        for file in draw_look(look, method, output):
-            print(file)
-        return 0
-
-    return draw
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What the figures say below: video, model, grid, frames, and what is kept."""
+        frames, rows, columns = self.kept.shape
+        return (
+            self.video,
+            f"seen by {self.eyes.model}",
+            f"{frames} frame{'s' * (frames != 1)} of {rows} × {columns} tokens",
+            f"{self.method} keeps {self.kept.sum()} of {self.kept.size} ({self.kept.mean():.1%})",
+        )
 
 
 def opened(model: str, protocol: Protocol, methods: Sequence[Compressor]) -> Engine:
@@ -100,23 +112,6 @@ def opened(model: str, protocol: Protocol, methods: Sequence[Compressor]) -> Eng
         for method in methods:
             engine.check(method)
     return engine
-
-
-def drawable(spec: str) -> Compressor:
-    """Return the compressor of a spec.
-
-    Raises:
-        ValueError: It drops nothing, or it does not say which tokens it drops.
-    """
-    method = compressor(spec)
-    if not method.drops:
-        raise ValueError(f"--compressor {spec} drops no token; draw one of {DRAWABLE}")
-    if not method.tells_places:
-        raise ValueError(
-            f"{method.spec} gives its tokens positions that are not their own, so they cannot be drawn; draw "
-            f"one of {DRAWABLE}, this one as {method.name} without .released"
-        )
-    return method
 
 
 # ---- observing a model and a method
@@ -217,10 +212,25 @@ def watch(engine: Engine, video_file: str, question: str, method: Compressor) ->
         ValueError: The method does not suit this model or this video.
     """
     engine.check(method)
-    seen = engine.see(engine.read(video_file))
+    return look_at(engine, engine.see(engine.read(video_file)), video_file, question, method)
+
+
+def look_at(engine: Engine, seen: Any, video_file: str, question: str, method: Compressor) -> Look:
+    """Do as `watch` does, with a video that the engine has seen, so that several methods can share it.
+
+    Args:
+        engine: The model.
+        seen: What `engine.see` made of the video.
+        video_file: Path of the video.
+        question: What is asked.
+        method: The method.
+
+    Raises:
+        Unanswerable, ValueError, VideoError: As `watch`.
+    """
+    times, together = engine.shown_at(seen)
     keep = engine.protocol.keep
-    if keep is not None and not keep.at(*engine.shown_at(seen)).matched:
-        times, _ = engine.shown_at(seen)
+    if keep is not None and not keep.at(times, together).matched:
         raise ValueError(
             f"--keep {keep}: none of the {len(times)} frames taken from {video_file} lies there; they are shown from "
             f"{times[0]:g}s to {times[-1]:g}s: name other seconds, or take more --frames"
@@ -229,7 +239,26 @@ def watch(engine: Engine, video_file: str, question: str, method: Compressor) ->
     frames, (rows, columns), covered = seen_by(engine, video_file, seen)
     kept = np.zeros(len(note.features) * rows * columns, dtype=bool)
     kept[note.index.cpu().numpy()] = True
-    return Look(frames, note.features, kept.reshape(len(note.features), rows, columns), covered)
+    why = (method if isinstance(method, VidCom2) else VidCom2(method.retention)).explain(note.features)
+    shape = (len(note.features), rows, columns)
+    return Look(
+        frames=frames,
+        seconds=np.asarray(times[::together], dtype=float)[: len(frames)],
+        features=note.features,
+        kept=kept.reshape(shape),
+        uniqueness=why.frame_uniqueness.float().cpu().numpy(),
+        token_uniqueness=why.video.float().cpu().numpy().reshape(shape),
+        method=called(method, keep),
+        eyes=Eyes.of(engine.checkpoint),
+        video=Path(video_file).name,
+        covered=covered,
+    )
+
+
+def called(method: Compressor, keep: Keep | None) -> str:
+    """Return what figures call a method: its spec, where it is looked at, and the seconds that are kept by hand."""
+    where = "" if method.stage == "before LLM" else ", last layer"
+    return f"{method.spec}{where}{'' if keep is None else f' --keep {keep}'}"
 
 
 def observed(engine: Engine, seen: Any, question: str, method: Compressor) -> Note:
@@ -275,102 +304,3 @@ def central_square(frames: np.ndarray) -> np.ndarray:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return frames[:, top : top + side, left : left + side]
-
-
-# ---- drawing
-
-
-def draw_look(look: Look, method: Compressor, output: Path) -> list[Path]:
-    """Draw both figures into a directory, and return their files."""
-    why = (method if isinstance(method, VidCom2) else VidCom2(method.retention)).explain(look.features)
-    uniqueness = why.frame_uniqueness.float().cpu().numpy()
-    shares = look.kept.sum(axis=(1, 2)) / look.kept[0].size
-    title = method.spec if method.stage == "before LLM" else f"{method.spec}, last layer"
-    return [
-        *draw_uniqueness(look.frames, uniqueness, shares, output / "uniqueness", title),
-        *draw_kept(look.frames, look.kept, output / "kept", title, look.covered),
-    ]
-
-
-def draw_uniqueness(
-    frames: np.ndarray, uniqueness: np.ndarray, shares: np.ndarray, path: Path, title: str
-) -> tuple[Path, Path]:
-    """Draw the frames' uniqueness and the share of each that is kept, above the frames.
-
-    Args:
-        frames: uint8 [T, H, W, 3].
-        uniqueness: u_t, float [T].
-        shares: Share of each frame's tokens that is kept, float [T] in [0, 1].
-        path: Path of the files, without ending.
-        title: Title of the figure.
-
-    Returns:
-        The files, png and pdf.
-    """
-    count, height, width = frames.shape[:3]
-    inches = max(7.0, 0.8 * count)
-    film = inches / count * height / width
-    figure = Figure(figsize=(inches, 3.6 + film), dpi=150, layout="constrained")
-    # The film gets more height than it needs, so that it becomes as wide as the bars.
-    upper, middle, lower = figure.subplots(3, sharex=True, height_ratios=[1.6, 1.2, film + 0.4])
-    # Only differences count in the softmax over frames. The bars begin a little below the lowest value.
-    low, high = float(uniqueness.min()), float(uniqueness.max())
-    base = low - max(0.08 * (high - low), 1e-6)
-    upper.bar(range(count), uniqueness - base, bottom=base, color=COLOURS[0], width=0.8)
-    upper.set(ylabel="uniqueness $u_t$\n(cut axis)", title=title)
-    middle.bar(range(count), 100 * shares, color=COLOURS[1], width=0.8)
-    mean = 100 * shares.mean()
-    middle.axhline(mean, color="black", linestyle="--", linewidth=0.8, label=f"mean: {mean:.1f} %")
-    middle.set(ylabel="tokens kept, %")
-    middle.legend(loc="lower right", fontsize=8)
-    for t, frame in enumerate(frames):
-        lower.imshow(frame, extent=(t - 0.47, t + 0.47, 0, 0.94 * height / width))
-    lower.set(xlim=(-0.5, count - 0.5), ylim=(0, 0.94 * height / width), yticks=[], xlabel="frame", anchor="N")
-    lower.set_xticks(range(count), [str(t + 1) for t in range(count)])
-    for axes in (upper, middle):
-        axes.tick_params(bottom=False)
-    for axes in (upper, middle, lower):
-        axes.spines[["top", "right"]].set_visible(False)
-    lower.spines[:].set_visible(False)
-    return save(figure, path)
-
-
-def draw_kept(frames: np.ndarray, kept: np.ndarray, path: Path, title: str, covered: float = 1.0) -> tuple[Path, Path]:
-    """Draw the frames, dark where tokens were dropped. Kept tokens are outlined.
-
-    Args:
-        frames: As in `Look`.
-        kept: As in `Look`.
-        path: Path of the files, without ending.
-        title: Title of the figure.
-        covered: As in `Look`.
-
-    Returns:
-        The files, png and pdf.
-    """
-    count, height, width = frames.shape[:3]
-    cell = np.array([width / kept.shape[2], height / kept.shape[1]]) * covered  # width and height of a token in pixels
-    columns = min(count, PER_LINE)
-    lines = math.ceil(count / columns)
-    figure = Figure(figsize=(1.5 * columns, (1.5 * height / width + 0.25) * lines + 0.4), dpi=200, layout="constrained")
-    figure.suptitle(f"{title}: {kept.sum()} of {kept.size} patch tokens", fontsize=9)
-    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axes in grid:
-        axes.axis("off")
-    for t, (axes, frame) in enumerate(zip(grid, darkened(frames, kept, covered), strict=False)):
-        axes.imshow(frame, extent=(0, width, height, 0))
-        outlines = [Rectangle((c * cell[0], r * cell[1]), *cell) for r, c in np.argwhere(kept[t])]
-        axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=COLOURS[4], linewidth=0.4))
-        axes.set_title(f"{t + 1}: {kept[t].sum()} of {kept[t].size}", fontsize=7, pad=2)
-    return save(figure, path)
-
-
-def darkened(frames: np.ndarray, kept: np.ndarray, covered: float = 1.0) -> np.ndarray:
-    """Return the frames, uint8 [T, H, W, 3], dark at each pixel that no kept token covers. Arguments as in `Look`."""
-    rows, columns = kept.shape[1:]
-    lit = np.pad(kept, ((0, 0), (0, 1), (0, 1)))  # no token covers the pixels beyond the last row and column
-    row, column = (
-        np.minimum((np.arange(size) + 0.5) / size / covered * cells, cells).astype(int)
-        for size, cells in zip(frames.shape[1:3], (rows, columns), strict=True)
-    )
-    return np.where(lit[:, row][:, :, column][..., None], frames, DIMMED * frames).astype(np.uint8)
