@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import Colormap, PowerNorm, to_rgb
+from matplotlib.colors import Colormap, to_rgb
 from PIL import Image
 
 from .look import Look
@@ -51,53 +51,53 @@ THEMES = {
 class Scale:
     """From uniqueness to colour: one scale for the frames and the tokens of a video.
 
-    It begins at the least unique frame. What is less unique than that has the first colour. Colours go with the square
-    root, so that frames, which differ little, can be told apart beside tokens, which differ much.
+    Its zero is the least unique frame; single tokens may be below. Colours go with the square root of the distance from
+    zero, so that frames, which differ little, can be told apart beside tokens, which differ much.
 
     Attributes:
         zero: Uniqueness of the least unique frame.
-        top: How much more unique the most unique token or frame is, above 0.
+        low: The least unique token or frame, above `zero`: 0 or negative.
+        top: The most unique token or frame, above `zero`.
     """
 
     zero: float
+    low: float
     top: float
 
     @classmethod
     def of(cls, look: Look) -> Scale:
         """Return the scale of a video."""
         zero = float(look.uniqueness.min())
-        most = max(float(look.uniqueness.max()), float(look.token_uniqueness.max()))
-        return cls(zero, max(most - zero, LEAST_TOP))
-
-    @property
-    def norm(self) -> PowerNorm:
-        """From uniqueness above `zero` to a place on `colours`, for matplotlib."""
-        return PowerNorm(0.5, vmin=0, vmax=self.top, clip=True)
+        above = np.concatenate([look.uniqueness, look.token_uniqueness.ravel()]) - zero
+        return cls(zero, min(0.0, float(above.min())), max(float(above.max()), LEAST_TOP))
 
     @property
     def colours(self) -> Colormap:
         """The colours, for matplotlib."""
         return colormaps[MAP]
 
-    def ticks(self, room: float, width: float) -> list[tuple[float, float]]:
-        """Return values above `zero` that are written beside the scale, with their places on it.
+    def place(self, above: float | np.ndarray) -> np.ndarray:
+        """Return where uniqueness above `zero` is on the scale, 0 being `low` and 1 `top`."""
+        low, top, value = (np.sign(x) * np.sqrt(np.abs(x)) for x in (self.low, self.top, np.asarray(above, float)))
+        return np.clip((value - low) / (top - low), 0, 1)
+
+    def ticks(self, room: float) -> list[float]:
+        """Return round values above `zero`, ascending, to write beside the scale.
 
         Args:
-            room: What a number needs, in the unit of `width`.
-            width: Length of the scale.
+            room: What a number needs, as a share of the scale.
         """
-        steps = (base * 10.0**power for power in range(-9, 3) for base in (1, 2, 5))
-        found = [(0.0, 0.0)]
-        for value in steps:
-            place = float(self.norm(value)) * width
-            if value <= self.top and place - found[-1][1] >= room and place <= width - room / 2:
-                found.append((value, place))
-        return found
+        sizes = [base * 10.0**power for power in range(1, -6, -1) for base in (5, 2, 1)]
+        found = [0.0]
+        for value in (x for size in sizes for x in (size, -size)):
+            near = min(abs(float(self.place(value) - self.place(other))) for other in found)
+            if self.low <= value <= self.top and near >= room and float(self.place(value)) <= 1 - room / 2:
+                found.append(value)
+        return sorted(found)
 
     def colour(self, uniqueness: float | np.ndarray) -> np.ndarray:
         """Return the colour of a uniqueness, or of each in an array [...]: uint8 [..., 3]."""
-        above = np.asarray(uniqueness, dtype=float) - self.zero
-        return self.colours(np.asarray(self.norm(above)), bytes=True)[..., :3]
+        return self.colours(self.place(np.asarray(uniqueness, dtype=float) - self.zero), bytes=True)[..., :3]
 
 
 def pixels(colour: str) -> np.ndarray:

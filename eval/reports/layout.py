@@ -133,19 +133,23 @@ def grid(count: int, aspect: float, width: float, most: float, columns: int | No
     return found
 
 
-def labels(choices: Sequence[Sequence[str]], width: float, points: float = SMALL) -> tuple[Sequence[str], float]:
-    """Return the first choice of labels that are all at most `width` inches wide, and the size to write them in.
+def fitting(choices: Sequence[Sequence[str]], width: float, points: float = SMALL) -> tuple[int, float]:
+    """Choose labels that are all at most `width` inches wide.
 
     Args:
         choices: Labels of all frames, the longest first.
         width: Inches.
-        points: The usual size. If no choice fits, the last one is written as small as it has to be.
+        points: The usual size.
+
+    Returns:
+        The index of the first choice that fits, and the size to write it in. If none fits, the last one, as small as it
+        has to be.
     """
-    for choice in choices:
+    for index, choice in enumerate(choices):
         if max(text_width(label, points) for label in choice) <= width:
-            return choice, points
+            return index, points
     widest = max(text_width(label, points) for label in choices[-1])
-    return choices[-1], points * width / widest
+    return len(choices) - 1, points * width / widest
 
 
 def ticks(count: int, width: float, points: float = SMALL) -> list[int]:

@@ -47,8 +47,8 @@ class Eyes:
         if not self.drawn_shapes_only:
             return None
         return (
-            f"{self.model} was trained on drawn shapes only. On any other video this is the opinion of a tower that "
-            "never saw such pictures: choose a real model with --model."
+            "Trained on drawn shapes only: of other videos this is the opinion of a tower that never saw such pictures."
+            " Choose a real model with --model."
         )
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from .drawing import LEAST_TOP, OUTLINE, THEMES, Scale, Theme, frame_picture, kept_picture, token_picture
 from .figures import save
@@ -20,8 +21,8 @@ from .layout import (
     SMALL,
     Grid,
     blank,
+    fitting,
     grid,
-    labels,
     shortened,
     text_height,
     text_width,
@@ -35,7 +36,7 @@ MARGIN = 0.08
 """Inches around everything."""
 TITLE = 8.0
 """Size of a title, in points."""
-LEFT = 0.52
+LEFT = 0.66
 """Inches left of the bars, for the axes' numbers and names."""
 WIDTHS = {"column": 3.3, "page": 7.0}
 """Inches, by the name that --width takes: a column of a paper in two columns, and both."""
@@ -61,9 +62,9 @@ class Style:
         return self.width - 2 * MARGIN
 
     @property
-    def most(self) -> float:
-        """Inches that the frames of a sheet should be high at most."""
-        return max(1.2 * self.width, 6.0)
+    def height(self) -> float:
+        """Inches that a sheet should be high at most."""
+        return max(1.3 * self.width, 7.0)
 
 
 def draw_look(look: Look, output: Path, style: Style | None = None) -> list[Path]:
@@ -98,19 +99,18 @@ def frames_sheet(
     """
     inner = style.inner
     heading, caption = wrapped(title, inner, TITLE), caption_lines(look, inner)
-    cells = grid(len(look.frames), look.frames.shape[1] / look.frames.shape[2], inner, style.most)
     top = whole(MARGIN + text_height(TITLE, len(heading)))
+    rest = top + 2 * GAP + text_height(lines=1 + len(caption)) + (SCALE if scale else GAP) + MARGIN
+    aspect = look.frames.shape[1] / look.frames.shape[2]
+    cells = grid(len(look.frames), aspect, inner, style.height - rest)
     below = top + cells.total + GAP
     end = below + text_height() + (SCALE if scale else GAP)
     figure, axes = blank(style.width, end + text_height(lines=len(caption)) + MARGIN, style.theme.paper)
     write(axes, MARGIN, MARGIN, heading, style.theme.ink, TITLE)
-    film(axes, look, cells, (MARGIN, top), picture, style)
-    outline = OUTLINE if scale is None else "white"
-    axes.add_patch(
-        Rectangle((MARGIN + 0.02, below + 0.02), 0.11, 0.08, facecolor="black", edgecolor=outline, linewidth=1)
-    )
-    others = "; dark: dropped" if scale is None else ""
-    write(axes, MARGIN + 0.18, below, [f"outlined: kept{others}"], style.theme.ink)
+    key = film(axes, look, cells, (MARGIN, top), picture, style)
+    what = "outlined: kept" if scale else "outlined: kept; dark: dropped"
+    swatch(axes, (MARGIN + 0.02, below + 0.02), OUTLINE if scale is None else "white")
+    write(axes, MARGIN + 0.18, below, [f"{what}; {key}"], style.theme.ink)
     if scale is not None:
         draw_scale(axes, scale, (MARGIN, below + text_height()), style)
     write_caption(axes, caption, end, style)
@@ -136,12 +136,14 @@ def uniqueness_sheet(look: Look, style: Style) -> Figure:
     note, caption = wrapped(extremes(look), inner), caption_lines(look, inner)
     plot, below_bars = inner - LEFT, count <= ONE_LINE * style.width / WIDTHS["page"]
     aspect = look.frames.shape[1] / look.frames.shape[2]
-    cells = grid(count, aspect, plot if below_bars else inner, style.most, count if below_bars else None, STRIP)
     written = MARGIN + text_height(TITLE, len(heading))
     top = whole(written + text_height(lines=len(note)) + 2 * GAP)
     strip = (MARGIN + (LEFT if below_bars else 0), whole(top + BARS + BETWEEN + SHARES + NUMBERS))
-    below = strip[1] + cells.total + 2 * GAP
-    end = below + SCALE
+    rest = strip[1] + GAP + SCALE + text_height(lines=1 + len(caption)) + MARGIN
+    wide, across = (plot, count) if below_bars else (inner, None)
+    cells = grid(count, aspect, wide, style.height - rest, across, STRIP)
+    below = strip[1] + cells.total + GAP
+    end = below + text_height() + SCALE
     figure, axes = blank(style.width, end + text_height(lines=len(caption)) + MARGIN, style.theme.paper)
     write(axes, MARGIN, MARGIN, heading, style.theme.ink, TITLE)
     write(axes, MARGIN, written, note, style.theme.faint)
@@ -150,15 +152,16 @@ def uniqueness_sheet(look: Look, style: Style) -> Figure:
         panel(figure, (MARGIN + LEFT, top + BARS + BETWEEN, plot, SHARES), style),
         look,
         scale,
-        ticks(count, plot),
+        (ticks(count, plot), min(0.8, cells.width / cells.pitch) if below_bars else 0.8),
         style,
     )
-    film(axes, look, cells, strip, lambda t, width: frame_picture(look, t, width), style)
+    key = film(axes, look, cells, strip, lambda t, width: frame_picture(look, t, width), style)
     for t, colour in enumerate(scale.colour(look.uniqueness)):
         x, y = (a + b for a, b in zip(strip, cells.corner(t), strict=True))
         place = (x, y + cells.height + 0.01)
         axes.add_patch(Rectangle(place, cells.width, STRIP - 0.02, facecolor=colour / 255, linewidth=0))
-    draw_scale(axes, scale, (MARGIN, below), style)
+    write(axes, MARGIN, below, [key], style.theme.ink)
+    draw_scale(axes, scale, (MARGIN, below + text_height()), style)
     write_caption(axes, caption, end, style)
     return figure
 
@@ -166,6 +169,8 @@ def uniqueness_sheet(look: Look, style: Style) -> Figure:
 def extremes(look: Look) -> str:
     """Say where the axis of uniqueness begins, and which frame is the most unique."""
     least, most = int(look.uniqueness.argmin()), int(look.uniqueness.argmax())
+    if len(look.frames) == 1:
+        return f"The only frame has u = {number(look.uniqueness[0])}: there is none to compare it with."
     return (
         f"Least unique: frame {least + 1} with u = {number(look.uniqueness[least])}, where the axis begins; "
         f"most unique: frame {most + 1} with u = {number(look.uniqueness[most])}."
@@ -195,7 +200,7 @@ def panel(figure: Figure, box: tuple[float, float, float, float], style: Style) 
     return axes
 
 
-def draw_bars(upper: Axes, lower: Axes, look: Look, scale: Scale, numbers: list[int], style: Style) -> None:
+def draw_bars(upper: Axes, lower: Axes, look: Look, scale: Scale, bars: tuple[list[int], float], style: Style) -> None:
     """Draw the frames' uniqueness above its minimum, and the percentage of tokens that each keeps.
 
     Args:
@@ -203,23 +208,27 @@ def draw_bars(upper: Axes, lower: Axes, look: Look, scale: Scale, numbers: list[
         lower: Axes of the percentages.
         look: The look.
         scale: The scale of its uniqueness.
-        numbers: Frames whose number is written below, from 1 on.
+        bars: The frames whose number is written below, from 1 on, and how wide a bar is, 1 being its distance to the
+            next one.
         style: How it looks.
     """
-    places, above = range(len(look.frames)), look.uniqueness - scale.zero
-    upper.bar(places, above, color=scale.colour(look.uniqueness) / 255, width=0.8)
+    places, above, (numbers, width) = range(len(look.frames)), look.uniqueness - scale.zero, bars
+    upper.bar(places, above, color=scale.colour(look.uniqueness) / 255, width=width)
     upper.set_ylim(0, max(1.08 * float(above.max()), LEAST_TOP))
-    upper.set_ylabel("uniqueness\nabove least", fontsize=SMALL, labelpad=2)
+    upper.set_ylabel("uniqueness\nabove least", fontsize=SMALL)
     upper.tick_params(bottom=False, labelbottom=False)
     percent = 100 * look.shares
-    lower.bar(places, percent, color=style.theme.budget, width=0.8)
+    lower.bar(places, percent, color=style.theme.budget, width=width)
     mean = float(percent.mean())
     lower.axhline(mean, color=style.theme.ink, linestyle="--", linewidth=0.7)
     lower.set_ylim(0, min(100, 1.3 * float(percent.max())) if percent.max() < 100 else 108)
-    lower.set_ylabel(f"tokens kept, %\n(mean {mean:.1f})", fontsize=SMALL, labelpad=2)
+    lower.set_ylabel(f"tokens kept, %\n(mean {mean:.1f})", fontsize=SMALL)
     for axes in (upper, lower):
         axes.set_xlim(-0.5, len(look.frames) - 0.5)
-        axes.locator_params(axis="y", nbins=4)
+        axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_label_coords(-(LEFT - 0.02) / axes.bbox.width * DPI, 0.5)
+        axes.yaxis.label.set_va("top")
     lower.set_xticks([n - 1 for n in numbers], [str(n) for n in numbers])
     lower.set_xlabel("frame", fontsize=SMALL, labelpad=1)
 
@@ -237,23 +246,35 @@ def film(
     corner: tuple[float, float],
     picture: Callable[[int, int], np.ndarray],
     style: Style,
-) -> None:
-    """Draw a picture of each frame, with a label above it. corner: upper left, in inches."""
+) -> str:
+    """Draw a picture of each frame, with a label above it, from the upper left `corner` on. Say what the labels are."""
     kept, m = look.kept.sum(axis=(1, 2)), look.kept[0].size
     digits = 1 if len(look.seconds) < 2 or np.diff(look.seconds).min() >= 0.1 else 2
-    full = [f"{t + 1} · {s:.{digits}f} s · {k} of {m}" for t, (s, k) in enumerate(zip(look.seconds, kept, strict=True))]
-    short = [f"{t + 1}: {k} of {m}" for t, k in enumerate(kept)]
-    chosen, points = labels(
-        [full, short, [f"{t + 1}: {k}" for t, k in enumerate(kept)], [str(t + 1) for t in range(len(kept))]],
-        cells.pitch - GAP,
-    )
-    for t, label in enumerate(chosen):
+    timed = enumerate(zip(look.seconds, kept, strict=True), start=1)
+    numbered = list(enumerate(kept, start=1))
+    choices = {
+        "above each frame: its number, second, kept tokens": [
+            f"{n} · {s:.{digits}f} s · {k} of {m}" for n, (s, k) in timed
+        ],
+        "above each frame: its number, and kept tokens": [f"{n}: {k} of {m}" for n, k in numbered],
+        "above each frame: its number and kept tokens": [f"{n}: {k}" for n, k in numbered],
+        "above each frame: its number": [str(n) for n, _ in numbered],
+    }
+    chosen, points = fitting(list(choices.values()), cells.pitch - GAP)
+    key, texts = list(choices.items())[chosen]
+    for t, text in enumerate(texts):
         x, y = (a + b for a, b in zip(corner, cells.corner(t), strict=True))
         shown = picture(t, round(cells.width * DPI))
         axes.imshow(shown, extent=(x, x + cells.width, y + cells.height, y), interpolation="none", aspect="auto")
-        axes.text(
-            x + cells.width / 2, y - 0.02, label, fontsize=points, ha="center", va="bottom", color=style.theme.ink
-        )
+        middle = x + cells.width / 2
+        axes.text(middle, y - 0.02, text, fontsize=points, ha="center", va="bottom", color=style.theme.ink)
+    return key
+
+
+def swatch(axes: Axes, corner: tuple[float, float], colour: str) -> None:
+    """Draw a small picture of a kept token. corner: upper left, in inches."""
+    axes.add_patch(Rectangle(corner, 0.11, 0.08, facecolor="#777777", edgecolor="black", linewidth=1.6))
+    axes.add_patch(Rectangle(corner, 0.11, 0.08, facecolor="none", edgecolor=colour, linewidth=0.8))
 
 
 def draw_scale(axes: Axes, scale: Scale, corner: tuple[float, float], style: Style) -> None:
@@ -262,10 +283,12 @@ def draw_scale(axes: Axes, scale: Scale, corner: tuple[float, float], style: Sty
     write(axes, x, y, [ABOVE], style.theme.ink)
     upper = y + text_height() + 0.01
     axes.imshow(scale.colours(np.linspace(0, 1, 256))[None], extent=(x, x + width, upper + 0.08, upper), aspect="auto")
-    for value, place in scale.ticks(text_width("0.005") + 0.06, width):
+    for value in scale.ticks((text_width("+0.005") + 0.06) / width):
+        place = float(scale.place(value)) * width
         axes.plot([x + place] * 2, [upper + 0.08, upper + 0.1], color=style.theme.ink, linewidth=0.5)
-        align = "left" if place == 0 else "center"
-        axes.text(x + place, upper + 0.11, f"{value:g}", fontsize=SMALL, va="top", ha=align, color=style.theme.ink)
+        text = f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+        middle = max(place, text_width(text) / 2)
+        axes.text(x + middle, upper + 0.11, text, fontsize=SMALL, va="top", ha="center", color=style.theme.ink)
 
 
 def caption_lines(look: Look, width: float) -> list[tuple[str, bool]]:
