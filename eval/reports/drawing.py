@@ -20,6 +20,9 @@ MAP = "viridis"
 LEAST_TOP = 1e-3
 """The smallest difference in uniqueness that fills the scale. Smaller ones are as good as none: tau is 0.01."""
 
+SMALLEST = 5
+"""Pixels of a token that gets a line around it, at least."""
+
 
 @dataclass(frozen=True)
 class Theme:
@@ -173,9 +176,9 @@ def lit_pixels(look: Look, t: int, width: int) -> np.ndarray:
 
 
 def thickness(look: Look, width: int) -> int:
-    """Return how thick the line around kept tokens is, in pixels: a 16th of a token, and at least 1."""
+    """Return how thick the line around kept tokens is, in pixels: 0 where tokens are so small that it would hide them."""
     token = min(width / look.kept.shape[2], height_of(look, width) / look.kept.shape[1]) * look.covered
-    return max(1, round(token / 16))
+    return 0 if token < SMALLEST else min(4, max(1, round(token / 16)))
 
 
 def outlined(picture: np.ndarray, inside: np.ndarray, colour: np.ndarray, line: int) -> np.ndarray:

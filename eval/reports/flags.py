@@ -10,6 +10,8 @@ from ..run.flags import FAILED_QUESTIONS, add_demo, add_keep, spec_help
 FRAMES, VIDEOS = 6, 200
 """Frames that a report shows of a video, and videos that it shows frames of."""
 QUESTION = "What happens in this video?"
+ANIMATIONS = ("mp4", "gif")
+"""Kinds of moving pictures."""
 RETENTIONS = "0.4,0.25,0.15,0.1,0.05"
 """Those of `analyse`, GleanVID's authors'."""
 
@@ -153,6 +155,20 @@ def add_see(parser: argparse.ArgumentParser) -> None:
         "--frames", type=int, metavar="T", default=16, help="frames to take from the video (default: %(default)s)"
     )
     add_keep(what)
+    how = parser.add_argument_group("how it is drawn")
+    how.add_argument(
+        "--animate",
+        choices=ANIMATIONS,
+        action="append",
+        help="write the frames as a moving picture, too, at the video's speed; may be given for each",
+    )
+    how.add_argument("--theme", choices=("light", "dark"), default="light", help="colours (default: %(default)s)")
+    how.add_argument(
+        "--width",
+        metavar="INCHES",
+        default="page",
+        help="width of the figures: column (3.3 inches), page (7), or inches (default: %(default)s)",
+    )
     to = parser.add_argument_group("where to")
     to.add_argument(
         "--output",
@@ -161,9 +177,16 @@ def add_see(parser: argparse.ArgumentParser) -> None:
         help="directory for the figures (default: outputs/visualize/NAME, after the video's name)",
     )
     parser.set_defaults(start="reports.see:prepare_see")
-    parser.epilog = f"""\
-Writes uniqueness.png and kept.png, and each as PDF.
+    parser.epilog = """\
+Writes three figures, each as PNG, PDF and SVG: uniqueness (of the frames, and
+what each keeps), kept (frames with dropped tokens dark) and tokens (in the
+colours of their uniqueness). --animate adds kept.mp4 or kept.gif.
+
+The figures say whose eyes they show. The small model that comes along was
+trained on drawn shapes only: for other videos, name a real one by --model.
 
 {spec_help()}
-example:
-  %(prog)s video.mp4 --compressor vidcom2@0.15"""
+examples:
+  %(prog)s video.mp4 --compressor vidcom2@0.15
+  %(prog)s video.mp4 --frames 64 --animate mp4 --theme dark
+  %(prog)s video.mp4 --width column"""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from llava.video import FrameSampling, VideoError, open_video
 from vidcom2 import Compressor, Dense, Keep, compressor, method_names
 
@@ -15,8 +17,10 @@ from ..models import protocol_for
 from ..models.base import Unanswerable
 from ..models.packaged import DEMO_MODEL
 from ..results.files import prepare_directory
+from ..results.terminal import say
+from .animation import animate
 from .look import opened, watch
-from .sheets import draw_look
+from .sheets import Style, draw_look
 
 DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
 """The methods that drop tokens."""
@@ -24,6 +28,7 @@ DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
 
 def prepare_see(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything that can be checked before the model is loaded. Return a function that answers and draws."""
+    style = Style.parse(arguments.theme, arguments.width)
     method = drawable(arguments.compressor)
     model = arguments.model or str(DEMO_MODEL)
     protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))
@@ -45,8 +50,12 @@ def prepare_see(arguments: argparse.Namespace) -> Callable[[], int]:
         except (VideoError, Unanswerable, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        for file in draw_look(look, output):
+        moving = [animate(look, output / f"kept.{kind}", style.theme) for kind in arguments.animate or ()]
+        for file in [*draw_look(look, output, style), *moving]:
             print(file)
+        for text in (*look.facts, look.eyes.warning):
+            if text:
+                say(Console(stderr=True), text)
         return 0
 
     return draw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from .drawing import LEAST_TOP, OUTLINE, THEMES, Scale, Theme, frame_picture, kept_picture, token_picture
+from .drawing import LEAST_TOP, OUTLINE, THEMES, Scale, Theme, frame_picture, kept_picture, thickness, token_picture
 from .figures import save
 from .layout import (
     DPI,
@@ -40,6 +41,8 @@ LEFT = 0.66
 """Inches left of the bars, for the axes' numbers and names."""
 WIDTHS = {"column": 3.3, "page": 7.0}
 """Inches, by the name that --width takes: a column of a paper in two columns, and both."""
+NARROWEST, WIDEST = 2, 40
+"""Inches that a sheet can be wide."""
 ABOVE = "uniqueness above that of the least unique frame"
 """What the scale of colours shows."""
 
@@ -56,6 +59,26 @@ class Style:
     theme: Theme = THEMES["light"]
     width: float = WIDTHS["page"]
 
+    @classmethod
+    def parse(cls, theme: str, width: str) -> Style:
+        """Read what --theme and --width say.
+
+        Raises:
+            ValueError: The theme is unknown, or the width is neither a name of WIDTHS nor inches that a sheet can have.
+        """
+        if theme not in THEMES:
+            raise ValueError(f"--theme {theme!r} is unknown; there are {' and '.join(THEMES)}")
+        try:
+            inches = WIDTHS[width] if width in WIDTHS else float(width)
+        except ValueError:
+            inches = math.nan
+        if not NARROWEST <= inches <= WIDEST:
+            raise ValueError(
+                f"--width {width!r} is no width of a sheet: write {', '.join(WIDTHS)}, or inches from {NARROWEST} to "
+                f"{WIDEST}"
+            )
+        return cls(THEMES[theme], inches)
+
     @property
     def inner(self) -> float:
         """Inches between the margins."""
@@ -69,9 +92,8 @@ class Style:
 
 def draw_look(look: Look, output: Path, style: Style | None = None) -> list[Path]:
     """Draw all sheets into a directory, and return their files: each as png, pdf and svg."""
-    style = style or Style()
     sheets = {"uniqueness": uniqueness_sheet, "kept": kept_sheet, "tokens": token_sheet}
-    return [file for name, sheet in sheets.items() for file in save(sheet(look, style), output / name)]
+    return [file for name, sheet in sheets.items() for file in save(sheet(look, style or Style()), output / name)]
 
 
 def kept_sheet(look: Look, style: Style) -> Figure:
@@ -108,9 +130,13 @@ def frames_sheet(
     figure, axes = blank(style.width, end + text_height(lines=len(caption)) + MARGIN, style.theme.paper)
     write(axes, MARGIN, MARGIN, heading, style.theme.ink, TITLE)
     key = film(axes, look, cells, (MARGIN, top), picture, style)
-    what = "outlined: kept" if scale else "outlined: kept; dark: dropped"
-    swatch(axes, (MARGIN + 0.02, below + 0.02), OUTLINE if scale is None else "white")
-    write(axes, MARGIN + 0.18, below, [f"{what}; {key}"], style.theme.ink)
+    if thickness(look, round(cells.width * DPI)):
+        swatch(axes, (MARGIN + 0.02, below + 0.02), OUTLINE if scale is None else "white")
+        what = "outlined: kept" if scale else "outlined: kept; dark: dropped"
+        write(axes, MARGIN + 0.18, below, [f"{what}; {key}"], style.theme.ink)
+    else:
+        what = "tokens too small to outline those that are kept" if scale else "bright: kept; dark: dropped"
+        write(axes, MARGIN, below, [f"{what}; {key}"], style.theme.ink)
     if scale is not None:
         draw_scale(axes, scale, (MARGIN, below + text_height()), style)
     write_caption(axes, caption, end, style)
@@ -225,7 +251,7 @@ def draw_bars(upper: Axes, lower: Axes, look: Look, scale: Scale, bars: tuple[li
     lower.set_ylabel(f"tokens kept, %\n(mean {mean:.1f})", fontsize=SMALL)
     for axes in (upper, lower):
         axes.set_xlim(-0.5, len(look.frames) - 0.5)
-        axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_label_coords(-(LEFT - 0.02) / axes.bbox.width * DPI, 0.5)
         axes.yaxis.label.set_va("top")
