@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -123,7 +124,7 @@ def write_mp4(path: Path, pictures: list[np.ndarray], milliseconds: np.ndarray, 
     """Write pictures, uint8 [H, W, 3] with even H and W, as a video in which each has its own duration."""
     base = Fraction(1, 1000)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=round(1000 / float(milliseconds.mean())) or 1)
+        stream: Any = container.add_stream(codec, rate=round(1000 / float(milliseconds.mean())) or 1)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base, stream.codec_context.max_b_frames = base, 0  # the last packet says the length

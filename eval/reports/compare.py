@@ -14,19 +14,23 @@ from ..results.load import Run, load_run
 from ..results.sample import Key
 from ..results.schema import ScoredSample, VisualTokens
 from ..results.settings import flat
+from ..results.side_by_side import called
 from ..results.stats import Overall, accuracy, mcnemar, paired_interval
 from ..results.summary import prompts_digest, tokens_in_words
-from ..results.tables import Rows, print_table
+from ..results.tables import Rows, parts, print_table
 from ..results.terminal import say, stdout
 
 NOT_PROTOCOL = ("compressor", "compressor_settings", "processes", "limit")
 """Settings that two compared runs may differ in: the compressor, and what changes no answer."""
 
+HEADING = 5
+"""Characters of an accuracy, such as 100.0: a heading that is no longer needs no room of its own."""
+
 FOR_DEMO = ("model", "tasks", "limit", "output")
 """Flags that say which demo is meant."""
 
 Pair = tuple[ScoredSample, ScoredSample]
-"""The same question in A and in B."""
+"""The same question in the first and in the second run."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Side:
     """One of the two runs.
 
     Attributes:
+        name: What it is called: its compressor, or its directory where both have the same compressor.
         directory: The directory of the run.
         compressor: Spec of the compressor.
         accuracy: Overall accuracy in percent.
@@ -41,6 +46,7 @@ class Side:
         failed: Number of questions that failed.
     """
 
+    name: str
     directory: str
     compressor: str
     accuracy: float
@@ -55,13 +61,13 @@ class Row:
     Attributes:
         name: The category, or "overall".
         samples: Number of questions.
-        a: Accuracy of A in percent.
-        b: Accuracy of B in percent.
+        a: Accuracy of the first run in percent.
+        b: Accuracy of the second run in percent.
         difference: b - a, in percentage points.
         low: Lower end of the difference's 95 % interval.
         high: Upper end of the difference's 95 % interval.
-        lost: Number of questions that are right in A and wrong in B.
-        won: Number of questions that are wrong in A and right in B.
+        lost: Number of questions that are right in the first run and wrong in the second.
+        won: Number of questions that are wrong in the first run and right in the second.
         p: p-value of McNemar's test.
     """
 
@@ -86,9 +92,9 @@ class Flip:
         doc_id: The question's number in its task.
         video: Path of the video.
         target: The right option.
-        answer_a: Raw answer of A. None where the question failed.
-        answer_b: Raw answer of B. None where the question failed.
-        won: Is it B that has the question right?
+        answer_a: Raw answer of the first run. None where the question failed.
+        answer_b: Raw answer of the second run. None where the question failed.
+        won: Is it the second run that has the question right?
     """
 
     task: str
@@ -150,17 +156,39 @@ def compare(a: Path, b: Path) -> Comparison:
     """
     first, second = load_run(a), load_run(b)
     pairs = pair(first, second)
+    names = names_of(first, second)
     by_category = {name: [p for p in pairs if p[0].category == name] for name in dict.fromkeys(first.categories)}
     overall = row("overall", pairs, first.overall)
     return Comparison(
         benchmark=first.summary.title,
         overall=first.overall,
-        a=side(first, overall.a),
-        b=side(second, overall.b),
-        warnings=differing_settings(first, second) + failures("A", first) + failures("B", second),
+        a=side(names[0], first, overall.a),
+        b=side(names[1], second, overall.b),
+        warnings=[
+            *differing_settings(first, second, names),
+            *(warning for name, run in zip(names, (first, second), strict=True) for warning in failures(name, run)),
+        ],
         rows=[*(row(name, own, "micro") for name, own in by_category.items()), overall],
         flips=[flip(left, right) for left, right in pairs if left.score != right.score],
     )
+
+
+def names_of(a: Run, b: Run) -> tuple[str, str]:
+    """Return what two runs are called: by their compressors, or by their directories where these are the same.
+
+    A and B, or 1 and 2, would be taken for answers: the options of the questions are letters.
+    """
+    specs = a.summary.run.compressor, b.summary.run.compressor
+    if specs[0] != specs[1]:
+        return called(specs[0]), called(specs[1])
+    paths = [run.directory.resolve() for run in (a, b)]
+    if paths[0] == paths[1]:
+        return str(a.directory), str(b.directory)
+    left, right = (path.parts for path in paths)
+    # The shortest ends of the paths that differ.
+    ends = ((Path(*left[-n:]), Path(*right[-n:])) for n in range(1, max(len(left), len(right)) + 1))
+    first, second = next((x, y) for x, y in ends if x != y)
+    return str(first), str(second)
 
 
 def pair(a: Run, b: Run) -> list[Pair]:
@@ -219,7 +247,7 @@ def row(name: str, pairs: Sequence[Pair], overall: Overall) -> Row:
 
 
 def flip(left: ScoredSample, right: ScoredSample) -> Flip:
-    """Describe a question that A (`left`) and B (`right`) do not both have right."""
+    """Describe a question that the first run (`left`) and the second (`right`) do not both have right."""
     return Flip(
         task=left.task,
         doc_id=left.doc_id,
@@ -231,10 +259,11 @@ def flip(left: ScoredSample, right: ScoredSample) -> Flip:
     )
 
 
-def side(run: Run, overall: float) -> Side:
-    """Describe one of the runs. overall: its overall accuracy in percent."""
+def side(name: str, run: Run, overall: float) -> Side:
+    """Describe one of the runs. name: see `names_of`; overall: its overall accuracy in percent."""
     summary = run.summary
     return Side(
+        name=name,
         directory=str(run.directory),
         compressor=summary.run.compressor,
         accuracy=overall,
@@ -243,21 +272,22 @@ def side(run: Run, overall: float) -> Side:
     )
 
 
-def differing_settings(a: Run, b: Run) -> list[str]:
-    """Return a line for each setting that differs between the runs, NOT_PROTOCOL left out."""
+def differing_settings(a: Run, b: Run, titles: tuple[str, str]) -> list[str]:
+    """Return a line for each setting that differs between the runs, NOT_PROTOCOL left out. titles: see `names_of`."""
 
     def protocol(run: Run) -> dict[str, object]:
         return dict(flat({name: v for name, v in run.summary.run.to_json().items() if name not in NOT_PROTOCOL}))
 
     left, right = protocol(a), protocol(b)
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
-    return [f"{name} differs: {left.get(name)!r} in A, {right.get(name)!r} in B" for name in names]
+    return [f"{name} differs: {left.get(name)!r} in {titles[0]}, {right.get(name)!r} in {titles[1]}" for name in names]
 
 
 def failures(name: str, run: Run) -> list[str]:
-    """Return a warning if questions of the run failed. name: "A" or "B"."""
+    """Return a warning if questions of the run failed. name: see `names_of`."""
     failed = len(run.summary.failures)
-    return [f"{failed} of {name}'s questions failed (listed in its results.json) and count as wrong"] if failed else []
+    said = f"{failed} of the questions of {name} failed (listed in its results.json) and count as wrong"
+    return [said] if failed else []
 
 
 def print_comparison(console: Console, comparison: Comparison, flips: bool = False) -> None:
@@ -266,20 +296,37 @@ def print_comparison(console: Console, comparison: Comparison, flips: bool = Fal
     def line(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    for name, side in (("A", comparison.a), ("B", comparison.b)):
-        line(f"{name}: {side.compressor}, {_tokens(side.visual_tokens)}: {side.directory}")
+    short = headings(comparison, console.width)
+    for heading, side in zip(short, (comparison.a, comparison.b), strict=True):
+        name = side.name if heading == side.name else f"{heading} {side.name}"
+        line(f"{name}: {_tokens(side.visual_tokens)}: {side.directory}")
     for warning in comparison.warnings:
         line(f"WARNING: {warning}", "bold red")
-    print_table(console, table(comparison), comparison.benchmark, bold=("overall",))
-    say(console, f"A, B: accuracy, %, overall the {comparison.overall} average; 95 %: paired bootstrap interval of B-A")
+    print_table(console, table(comparison, short), comparison.benchmark, bold=("overall",))
+    a, b = short
     say(
         console,
-        "lost: right in A, wrong in B; won: the other way; p: exact McNemar test, not corrected for the number of rows",
+        f"{a}, {b}: accuracy, %, overall the {comparison.overall} average; change: {b} minus {a}; 95 %: its paired "
+        f"bootstrap interval; lost: right in {a}, wrong in {b}; won: the other way; p: exact McNemar test, not "
+        "corrected for the number of rows",
     )
     for flip in comparison.flips if flips else ():
-        a, b = ("no answer" if answer is None else repr(answer) for answer in (flip.answer_a, flip.answer_b))
+        left, right = ("no answer" if answer is None else repr(answer) for answer in (flip.answer_a, flip.answer_b))
         direction = "won" if flip.won else "lost"
-        line(f"{direction} {flip.task} {flip.doc_id}: target {flip.target}, A {a}, B {b}, {flip.video}")
+        answers = f"{comparison.a.name} {left}, {comparison.b.name} {right}"
+        line(f"{direction} {flip.task} {flip.doc_id}: target {flip.target}, {answers}, {flip.video}")
+
+
+def headings(comparison: Comparison, width: int) -> tuple[str, str]:
+    """Return what the table's columns call the two runs.
+
+    They are the runs' names, as long as the table fits into `width` columns of the terminal. Otherwise a name of more
+    than HEADING characters becomes a number in brackets.
+    """
+    a, b = comparison.a.name, comparison.b.name
+    if len(parts(table(comparison, (a, b)), width)) == 1:
+        return a, b
+    return a if len(a) <= HEADING else "[1]", b if len(b) <= HEADING else "[2]"
 
 
 def _tokens(tokens: VisualTokens) -> str:
@@ -288,9 +335,9 @@ def _tokens(tokens: VisualTokens) -> str:
     return f"visual tokens per sample {tokens_in_words(tokens)}"
 
 
-def table(comparison: Comparison) -> Rows:
-    """Return the rows of the comparison as text, the header first."""
-    header = ("category", "A", "B", "B-A", "95 %", "lost", "won", "p")
+def table(comparison: Comparison, titles: tuple[str, str]) -> Rows:
+    """Return the rows of the comparison as text, the header first. titles: of the two runs."""
+    header = ("category", *titles, "change", "95 %", "lost", "won", "p")
     return [
         header,
         *(

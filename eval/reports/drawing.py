@@ -176,7 +176,7 @@ def lit_pixels(look: Look, t: int, width: int) -> np.ndarray:
 
 
 def thickness(look: Look, width: int) -> int:
-    """Return how thick the line around kept tokens is, in pixels: 0 where tokens are so small that it would hide them."""
+    """Return how thick the line around kept tokens is, in pixels; 0 where it would hide them, as they are so small."""
     token = min(width / look.kept.shape[2], height_of(look, width) / look.kept.shape[1]) * look.covered
     return 0 if token < SMALLEST else min(4, max(1, round(token / 16)))
 

@@ -355,7 +355,7 @@ def growth_curves(
     return save(figure, path)
 
 
-TEXT_AS_TEXT = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "vidcom2"}
+TEXT_AS_TEXT: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "vidcom2"}
 """matplotlib's settings for papers: PDF files hold TrueType fonts, and SVG files text. Journals refuse Type 3 fonts."""
 
 

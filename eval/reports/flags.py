@@ -22,7 +22,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "a", metavar="A", help="directory of a finished run, such as the dense one; with --demo, a spec, such as none"
     )
-    what.add_argument("b", metavar="B", help="another; differences are B - A")
+    what.add_argument("b", metavar="B", help="another; differences are its accuracy minus that of the first")
     add_demo(what, "compare", "compare two compressors on a small model that comes along")
     to = parser.add_argument_group("how and where to")
     to.add_argument("--flips", action="store_true", help="list every question that only one of them has right")

@@ -110,9 +110,9 @@ def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VI
     models = list(dict.fromkeys(run.summary.run.model for run in every))
     title = f"{first.summary.title}, {', '.join(map(model_title, models))}"
     differences = [
-        f"{names[i]} (B) is not set as {names[0]} (A): {difference}"
+        f"{names[i]} is not set as {names[0]}: {difference}"
         for i in range(1, len(every))
-        for difference in differing_settings(first, every[i])
+        for difference in differing_settings(first, every[i], (names[0], names[i]))
     ]
     total = len(first.samples)
     chosen = spread(samples or total, total)

@@ -250,7 +250,9 @@ def look_at(engine: Engine, seen: Any, video_file: str, question: str, method: C
         token_uniqueness=why.video.float().cpu().numpy().reshape(shape),
         method=called(method, keep),
         eyes=Eyes.of(engine.checkpoint),
-        video=Path(video_file).name,
+        video=Path(video_file)
+        .name.encode("utf-8", "backslashreplace")
+        .decode(),  # names may hold bytes that are no text
         covered=covered,
     )
 

@@ -254,7 +254,7 @@ def draw_bars(upper: Axes, lower: Axes, look: Look, scale: Scale, bars: tuple[li
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_label_coords(-(LEFT - 0.02) / axes.bbox.width * DPI, 0.5)
-        axes.yaxis.label.set_va("top")
+        axes.yaxis.label.set_verticalalignment("top")
     lower.set_xticks([n - 1 for n in numbers], [str(n) for n in numbers])
     lower.set_xlabel("frame", fontsize=SMALL, labelpad=1)
 
@@ -334,4 +334,13 @@ def write_caption(axes: Axes, lines: list[tuple[str, bool]], y: float, style: St
 def write(axes: Axes, x: float, y: float, lines: list[str], colour: str, points: float = SMALL) -> None:
     """Write lines of text, each below the one before, from the upper left corner (x, y) on, in inches."""
     for number, line in enumerate(lines):
-        axes.text(x, y + text_height(points, number), line, fontsize=points, va="top", ha="left", color=colour)
+        axes.text(
+            x,
+            y + text_height(points, number),
+            line,
+            fontsize=points,
+            va="top",
+            ha="left",
+            color=colour,
+            parse_math=False,
+        )

@@ -157,9 +157,9 @@ def test_other_settings_are_a_warning(runs, tmp_path, capsys):
         versions={**versions, "torch": "2.7"},
     )
     expected = [
-        "sampling differs: 'uniform:8' in A, 'uniform:16' in B",
-        "versions.torch differs: '2.6' in A, '2.7' in B",
-        "decoder differs: None in A, 'decord' in B",
+        "sampling differs: 'uniform:8' in vidcom2@0.25, 'uniform:16' in random@0.5",
+        "versions.torch differs: '2.6' in vidcom2@0.25, '2.7' in random@0.5",
+        "decoder differs: None in vidcom2@0.25, 'decord' in random@0.5",
     ]
     assert compare(first, other).warnings == expected
     assert call(first, other) == 0
@@ -170,12 +170,14 @@ def test_other_settings_are_a_warning(runs, tmp_path, capsys):
 def test_a_failed_question_is_a_warning_and_not_another_question(runs, tmp_path):
     gone = changed(0, score=0.0, answer=None, parsed=None, prompt=None, error="0.mp4: gone")
     found = compare(runs[0], write(tmp_path / "other", gone))
-    assert found.warnings == ["1 of B's questions failed (listed in its results.json) and count as wrong"]
+    assert found.warnings == [
+        "1 of the questions of vidcom2@0.25 failed (listed in its results.json) and count as wrong"
+    ]
     assert found.b.failed == 1
     assert (found.flips[0].doc_id, found.flips[0].answer_b, found.flips[0].won) == (0, None, False)
     console = Console(record=True, width=200)
     print_comparison(console, found, flips=True)
-    assert f"lost {COUNT} 0: target B, A 'B.', B no answer, [{COUNT}]_0.mp4" in console.export_text()
+    assert f"lost {COUNT} 0: target B, dense 'B.', vidcom2@0.25 no answer, [{COUNT}]_0.mp4" in console.export_text()
 
 
 def test_runs_without_any_answer(tmp_path):
@@ -195,17 +197,75 @@ def test_command_line(runs, tmp_path, capsys):
         (shown,) = (text.split() for text in printed.splitlines() if text.startswith(row["name"] + " "))
         percent = [f"{row['a']:.1f}", f"{row['b']:.1f}", *(f"{row[k]:+.1f}" for k in ("difference", "low", "high"))]
         assert shown == [row["name"], *percent, str(row["lost"]), str(row["won"]), f"{row['p']:.3f}"]
-    for text in ("none, visual tokens per sample 100.0 -> 100.0 (100.00 % kept", "100.0 -> 25.0 (25.00 % kept"):
+    for text in (
+        "dense: visual tokens per sample 100.0 -> 100.0 (100.00 % kept",
+        "vidcom2@0.25: visual tokens per sample 100.0 -> 25.0 (25.00 % kept",
+    ):
         assert text in printed
     assert len(numbers["flips"]) == 5
     assert f"{COUNT} 1" not in printed
 
     assert call(*runs, "--flips") == 0
     printed = capsys.readouterr().out
-    assert f"lost {COUNT} 1: target B, A 'B.', B 'C.', [{COUNT}]_1.mp4\n" in printed
+    assert f"lost {COUNT} 1: target B, dense 'B.', vidcom2@0.25 'C.', [{COUNT}]_1.mp4\n" in printed
     assert sum(text.startswith((f"lost {COUNT}", f"won {COUNT}", f"won {STATE}")) for text in printed.splitlines()) == 5
     with pytest.raises(IsADirectoryError, match=r"--json .* is a directory"):
         call(*runs, "--json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (({"compressor": "none"}, {}), ("dense", "vidcom2@0.25")),
+        (({}, {}), ("x", "y")),
+        (({"model": "m"}, {"model": "other"}), ("x", "y")),
+    ],
+)
+def test_runs_are_called_by_compressor_or_directory(settings, names, tmp_path):
+    """Never A and B: those are answers, too."""
+    runs = [write(tmp_path / name, lines(DENSE), **own) for name, own in zip("xy", settings, strict=True)]
+    found = compare(*runs)
+    assert (found.a.name, found.b.name) == names
+    console = Console(record=True, width=200)
+    print_comparison(console, found)
+    text = console.export_text()
+    (header,) = (line.split() for line in text.splitlines() if line.startswith("category"))
+    assert header == ["category", *names, "change", "95", "%", "lost", "won", "p"]
+    assert f"change: {names[1]} minus {names[0]};" in " ".join(text.split())
+
+
+def test_directories_of_one_name_are_told_apart_by_their_parents(tmp_path):
+    runs = []
+    for model in ("first", "second"):
+        (tmp_path / model).mkdir()
+        runs.append(write(tmp_path / model / "vidcom2@0.25", lines(DENSE)))
+    found = compare(*runs)
+    assert (found.a.name, found.b.name) == ("first/vidcom2@0.25", "second/vidcom2@0.25")
+
+
+def test_the_json_has_the_names_beside_what_it_had(runs, tmp_path):
+    call(*runs, "--json", tmp_path / "numbers.json")
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert [numbers[side]["name"] for side in "ab"] == ["dense", "vidcom2@0.25"]
+    assert {"directory", "compressor", "accuracy", "visual_tokens", "failed"} < set(numbers["a"])
+    assert {"a", "b", "difference"} < set(numbers["rows"][0])
+
+
+def test_names_that_are_too_wide_become_numbers(tmp_path):
+    specs = ("none", "vidcom2@0.25:rounding=exact:positions=original")
+    runs = [
+        write(tmp_path / str(i), [line("mvbench_counterfactual_inference", 0, 1)], compressor=spec)
+        for i, spec in enumerate(specs)
+    ]
+    for width, second in ((200, specs[1]), (80, "[2]")):
+        console = Console(record=True, width=width)
+        print_comparison(console, compare(*runs))
+        text = console.export_text()
+        (header,) = (one for one in text.splitlines() if one.startswith("category"))
+        assert header.split()[1] == "dense"
+        assert second in header or width == 200
+        assert f"{'[2] ' if width == 80 else ''}{specs[1]}: visual tokens" in text
+        assert sum("counterfactual" in one for one in text.splitlines()) == 1, "one table"
 
 
 def test_long_names_are_not_cut_in_a_narrow_terminal(tmp_path):

@@ -235,7 +235,8 @@ def test_without_a_curve_the_report_says_why(runs, tmp_path):
     assert "the runs are of several models" in html
     assert "<title>mvbench, m, another</title>" in html
     assert (
-        "vidcom2@0.25 (B) is not set as dense (A): model differs: &#x27;m&#x27; in A, &#x27;another&#x27; in B" in html
+        "vidcom2@0.25 is not set as dense: model differs: &#x27;m&#x27; in dense, &#x27;another&#x27; in vidcom2@0.25"
+        in html
     )
 
 

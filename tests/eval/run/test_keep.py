@@ -16,7 +16,7 @@ from eval.results.load import read_results
 from eval.run.flags import FAILED_QUESTIONS
 from llava.video import FrameSampling, read_video
 from tests.eval.qwen_tiny import make_qwen
-from tests.eval.reports.test_visualize import call
+from tests.eval.reports.test_see import call
 from tests.eval.run.test_main_job import lines_of, results_of
 from tests.eval.run.test_resume import evaluate
 from tests.llava.test_video import noisy_frames
