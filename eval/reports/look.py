@@ -250,9 +250,7 @@ def look_at(engine: Engine, seen: Any, video_file: str, question: str, method: C
         token_uniqueness=why.video.float().cpu().numpy().reshape(shape),
         method=called(method, keep),
         eyes=Eyes.of(engine.checkpoint),
-        video=Path(video_file)
-        .name.encode("utf-8", "backslashreplace")
-        .decode(),  # names may hold bytes that are no text
+        video=Path(video_file).name.encode("utf-8", "backslashreplace").decode(),  # a name may hold bytes
         covered=covered,
     )
 

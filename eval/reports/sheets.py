@@ -334,13 +334,5 @@ def write_caption(axes: Axes, lines: list[tuple[str, bool]], y: float, style: St
 def write(axes: Axes, x: float, y: float, lines: list[str], colour: str, points: float = SMALL) -> None:
     """Write lines of text, each below the one before, from the upper left corner (x, y) on, in inches."""
     for number, line in enumerate(lines):
-        axes.text(
-            x,
-            y + text_height(points, number),
-            line,
-            fontsize=points,
-            va="top",
-            ha="left",
-            color=colour,
-            parse_math=False,
-        )
+        place = (x, y + text_height(points, number))
+        axes.text(*place, line, fontsize=points, va="top", ha="left", color=colour, parse_math=False)

@@ -1,4 +1,4 @@
-"""Figures of one video: what is drawn is what the models got and the methods kept."""
+"""What is watched is what the models got and the methods kept, and a look says whose it is."""
 
 from __future__ import annotations
 
@@ -9,28 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
+from safetensors.torch import load_file, save_file
 
-from eval.cli import parse
 from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
+from eval.models.packaged import DEMO_MODEL, DEMO_MODELS, PATCHES
 from eval.models.qwen_protocol import QWEN_PROTOCOLS
 from eval.reports.flags import QUESTION
-from eval.reports.visualize import (
-    central_square,
-    darkened,
-    draw_kept,
-    draw_uniqueness,
-    drawable,
-    layer_hooks,
-    prepare_visualize,
-    watch,
-)
-from eval.run.setup import Unsuitable
-from llava.video import FrameSampling, VideoError
+from eval.reports.look import Eyes, called, central_square, layer_hooks, look_at, watch
+from eval.reports.see import drawable
+from llava.video import FrameSampling
 from tests.eval.qwen_tiny import make_qwen
 from tests.llava.test_video import noisy_frames
-from vidcom2 import METHODS, Compressor, Kept, VidCom2
+from vidcom2 import METHODS, Compressor, Keep, Kept, VidCom2
 
 FRAMES = 6
 
@@ -56,25 +47,6 @@ def engine(request, tmp_path_factory):
 
 KINDS = ["onevision", "llava_video", *QWEN_PROTOCOLS]
 over_engines = pytest.mark.parametrize("engine", KINDS, indirect=True)
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """The figures that are saved."""
-    figures: list[Figure] = []
-    savefig = Figure.savefig
-
-    def spy(figure: Figure, *args, **kwargs):
-        figures.append(figure)
-        savefig(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return figures
-
-
-def call(*arguments: object) -> int:
-    """What the command line does."""
-    return prepare_visualize(parse(["visualize", *map(str, arguments)]))()
 
 
 def frames_and_grid(engine, seen) -> tuple[int, tuple[int, int]]:
@@ -170,41 +142,6 @@ def test_frames_are_the_video(engine, video):
             assert min(distances) <= 0.5 < sorted(distances)[1]
 
 
-def lit(axes) -> np.ndarray:
-    return np.asarray(axes.images[0].get_array()).max(axis=-1)
-
-
-@over_engines
-def test_kept_patches_are_lit(engine, video, drawn, tmp_path):
-    """In white frames, exactly the middles of kept tokens' patches are white; every other pixel is dark."""
-    look = watch(engine, str(video), QUESTION, VidCom2(0.3))
-    index = VidCom2(0.3).select(look.features).index.tolist()
-    png, pdf = draw_kept(np.full_like(look.frames, 255), look.kept, tmp_path / "kept", "t", look.covered)
-    assert png.stat().st_size > 1000
-    assert pdf.stat().st_size > 1000
-    images = [lit(axes) for axes in drawn[0].axes if axes.images]
-    outlines = [axes.collections[0].get_paths() for axes in drawn[0].axes if axes.images]
-    assert [len(paths) for paths in outlines] == look.kept.sum(axis=(1, 2)).tolist()
-    for image, paths in zip(images, outlines, strict=True):
-        for path in paths:
-            x, y = path.vertices[:4].mean(axis=0)
-            assert image[int(y), int(x)] == 255
-    frames, rows, columns = look.kept.shape
-    assert len(images) == frames
-    found = []
-    for t, image in enumerate(images):
-        height, width = (size * look.covered for size in image.shape)
-        for r in range(rows):
-            for c in range(columns):
-                value = image[int((r + 0.5) * height / rows), int((c + 0.5) * width / columns)]
-                assert value in (255, 51)
-                if value == 255:
-                    found.append((t * rows + r) * columns + c)
-    assert found == index
-    bright = sum((image == 255).mean() for image in images) / frames
-    assert bright == pytest.approx(len(index) / look.kept.size * look.covered**2, rel=0.1)
-
-
 @over_engines
 def test_covered_is_what_pooling_reads(engine, video):
     """A change in a patch moves a token's feature only where the grid is said to lie over it."""
@@ -219,15 +156,6 @@ def test_covered_is_what_pooling_reads(engine, video):
     assert used.sum() == (look.covered * side) ** 2
 
 
-def test_darkened_by_hand():
-    frames = np.full((1, 6, 9, 3), 100, dtype=np.uint8)
-    kept = np.array([[[True, False], [False, True]]])
-    found = darkened(frames, kept, covered=2 / 3)[0, :, :, 0]
-    expected = np.full((6, 9), 20)
-    expected[0:2, 0:3] = expected[2:4, 3:6] = 100
-    assert np.array_equal(found, expected)
-
-
 def test_central_square_is_what_clip_sees():
     from transformers import CLIPImageProcessor
 
@@ -237,71 +165,57 @@ def test_central_square_is_what_clip_sees():
     assert np.array_equal(central_square(frames)[0], seen[0].transpose(1, 2, 0))
 
 
-@pytest.mark.parametrize("spec", ["vidcom2.released@0.3", "random@0.3"])
+@over_engines
+def test_a_look_says_whose_eyes_it_shows_and_when(engine, video):
+    look = watch(engine, str(video), QUESTION, VidCom2(0.5))
+    frames, rows, columns = look.kept.shape
+    assert look.eyes == Eyes(Path(engine.checkpoint).name)
+    assert look.eyes.warning is None, "its weights are random: nobody said that they were trained"
+    assert look.facts[:3] == (
+        "noise.mp4",
+        f"seen by {look.eyes.model}",
+        f"{frames} frames of {rows} × {columns} tokens",
+    )
+    assert f"vidcom2@0.5 keeps {look.kept.sum()} of {look.kept.size} " in look.facts[3]
+    times, together = engine.shown_at(engine.see(engine.read(str(video))))
+    assert look.seconds.tolist() == times[::together]
+    why = VidCom2(0.5).explain(look.features)
+    assert look.uniqueness == pytest.approx(why.frame_uniqueness.numpy())
+    assert look.token_uniqueness.reshape(frames, -1) == pytest.approx(why.video.numpy())
+
+
 @pytest.mark.parametrize("engine", ["onevision"], indirect=True)
-def test_command(spec, engine, onevision, video, drawn, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert call(video, "--model", onevision, "--compressor", spec, "--frames", FRAMES, "--output", out) == 0
-    files = [out / f"{name}.{ending}" for name in ("uniqueness", "kept") for ending in ("png", "pdf")]
-    assert capsys.readouterr().out.split() == [str(file) for file in files]
-    assert all(file.stat().st_size > 1000 for file in files)
-
-    look = watch(engine, str(video), QUESTION, drawable(spec))
-    method = VidCom2.released(0.3) if spec.startswith("vidcom2") else VidCom2(0.3)
-    upper, middle, film = drawn[0].axes
-    tops = [bar.get_y() + bar.get_height() for bar in upper.patches]
-    assert tops == pytest.approx(method.explain(look.features).frame_uniqueness.tolist(), abs=1e-6)
-    assert min(bar.get_height() for bar in upper.patches) > 0
-    assert [bar.get_height() for bar in middle.patches] == pytest.approx(100 * look.kept.mean(axis=(1, 2)))
-    assert [np.array_equal(a.get_array(), b) for a, b in zip(film.images, look.frames, strict=True)] == [True] * FRAMES
-    drawn[0].canvas.draw()
-    places = [axes.get_window_extent() for axes in (upper, middle, film)]
-    assert [(p.x0, p.x1) for p in places] == [pytest.approx((places[0].x0, places[0].x1))] * 3, "bars over their frames"
+def test_two_methods_share_what_the_model_has_seen(engine, video):
+    seen = engine.see(engine.read(str(video)))
+    for spec in ("vidcom2@0.5", "random@0.25"):
+        shared = look_at(engine, seen, str(video), QUESTION, drawable(spec))
+        alone = watch(engine, str(video), QUESTION, drawable(spec))
+        assert np.array_equal(shared.kept, alone.kept)
+        assert np.array_equal(shared.frames, alone.frames)
+        assert shared.facts == alone.facts
 
 
-def test_one_frame_and_equal_frames_can_be_drawn(tmp_path):
-    frames = np.zeros((1, 8, 8, 3), dtype=np.uint8)
-    draw_uniqueness(frames, np.array([-0.5]), np.array([1.0]), tmp_path / "a", "t")
-    draw_kept(frames, np.ones((1, 2, 2), dtype=bool), tmp_path / "b", "t")
-    assert len(list(tmp_path.iterdir())) == 4
+def test_whose_tower_saw_drawn_shapes_only(onevision, tmp_path):
+    """The demo models, and copies of them under any name; no other checkpoint, and no name on the hub."""
+    copy = tmp_path / "my-model"
+    shutil.copytree(DEMO_MODEL, copy)
+    for model, expected in (
+        *((str(path), True) for path in DEMO_MODELS.values()),
+        (str(copy), True),
+        (str(onevision), False),
+        ("lmms-lab/llava-onevision-qwen2-7b-ov", False),
+    ):
+        eyes = Eyes.of(model)
+        assert eyes.drawn_shapes_only is expected
+        assert bool(eyes.warning) is expected
+    assert Eyes.of(str(copy)).model == "my-model"
+    for text in ("drawn shapes only", "never saw such pictures", "--model"):
+        assert text in Eyes.of(str(DEMO_MODEL)).warning
+    weights = load_file(copy / "model.safetensors")
+    save_file(weights | {PATCHES: weights[PATCHES] + 1}, copy / "model.safetensors")  # another training
+    assert not Eyes.of(str(copy)).drawn_shapes_only
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--compressor", "none"), "none drops no token; draw one of"),
-        (("--compressor", "holitom.released@0.25"), "gives its tokens positions that are not their own"),
-        (("--compressor", "aot.released@0.25"), "this one as aot without .released"),
-        (("--compressor", "magic"), "'magic' is unknown"),
-        (("--frames", 0), "max_frames must be at least 1"),
-    ],
-)
-def test_bad_settings(flags, message, onevision, video, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        call(video, "--model", onevision, *flags, "--output", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_bad_videos(onevision, tmp_path):
-    (tmp_path / "text.mp4").write_text("no video")
-    for name, cause in (("gone.mp4", "no such file"), ("text.mp4", "cannot be read")):
-        with pytest.raises(ValueError, match=f"{name}: {cause}"):
-            call(tmp_path / name, "--model", onevision, "--output", tmp_path / "out")
-
-
-def test_what_only_the_model_can_tell_is_one_error(onevision, video, tmp_path, capsys, monkeypatch):
-    output = tmp_path / "out"
-    with pytest.raises(Unsuitable, match=r"^on --model .*, fastv cannot reach retention=0.1"):
-        call(video, "--model", onevision, "--compressor", "fastv@0.1:k=1", "--output", output)
-    broken = shutil.copytree(onevision, tmp_path / "llava-broken")
-    next(broken.glob("*.safetensors")).write_bytes(b"no weights")
-    with pytest.raises(Unsuitable, match=f"^--model {broken} cannot be loaded: "):
-        call(video, "--model", broken, "--output", output)
-
-    def unreadable(*args):
-        raise VideoError("v.mp4", "ends too early")
-
-    monkeypatch.setattr("eval.models.llava.sample_video", unreadable)
-    assert call(video, "--model", onevision, "--output", output) == 1
-    assert "error: v.mp4: ends too early" in capsys.readouterr().err
-    assert not list(output.iterdir())
+def test_kept_by_hand_is_said():
+    assert called(VidCom2(0.25), Keep.parse("2s-3s:50%")) == "vidcom2@0.25 --keep 2s-3s:50%"
+    assert called(drawable("fastv@0.75:k=1"), None) == "fastv@0.75:k=1, last layer"
