@@ -100,7 +100,8 @@ class Scale:
 
     def colour(self, uniqueness: float | np.ndarray) -> np.ndarray:
         """Return the colour of a uniqueness, or of each in an array [...]: uint8 [..., 3]."""
-        return self.colours(self.place(np.asarray(uniqueness, dtype=float) - self.zero), bytes=True)[..., :3]
+        above = np.asarray(uniqueness, dtype=float) - self.zero
+        return np.array(self.colours(self.place(above), bytes=True), dtype=np.uint8)[..., :3]
 
 
 def pixels(colour: str) -> np.ndarray:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
 
 DPI = 200
 """Pixels per inch, of PNG files and of the pictures in the others."""
@@ -28,9 +28,9 @@ LINE = 1.45
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, points: float = SMALL) -> float:
-    """Return how wide a text is, in inches, in matplotlib's usual font."""
-    width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=points), ismath=False)
-    return float(width) / 72
+    """Return how wide a text is in a PNG file, in inches, in matplotlib's usual font. In PDF it is hardly narrower."""
+    width, _, _ = RendererAgg(1, 1, DPI).get_text_width_height_descent(text, FontProperties(size=points), ismath=False)
+    return float(width) / DPI
 
 
 def text_height(points: float = SMALL, lines: int = 1) -> float:

@@ -41,8 +41,10 @@ LEFT = 0.66
 """Inches left of the bars, for the axes' numbers and names."""
 WIDTHS = {"column": 3.3, "page": 7.0}
 """Inches, by the name that --width takes: a column of a paper in two columns, and both."""
-NARROWEST, WIDEST = 2, 40
+NARROWEST, WIDEST = 2.5, 40
 """Inches that a sheet can be wide."""
+SWATCH = 0.18
+"""Inches that the small picture of a kept token needs."""
 ABOVE = "uniqueness above that of the least unique frame"
 """What the scale of colours shows."""
 
@@ -122,23 +124,24 @@ def frames_sheet(
     inner = style.inner
     heading, caption = wrapped(title, inner, TITLE), caption_lines(look, inner)
     top = whole(MARGIN + text_height(TITLE, len(heading)))
-    rest = top + 2 * GAP + text_height(lines=1 + len(caption)) + (SCALE if scale else GAP) + MARGIN
-    aspect = look.frames.shape[1] / look.frames.shape[2]
-    cells = grid(len(look.frames), aspect, inner, style.height - rest)
-    below = top + cells.total + GAP
-    end = below + text_height() + (SCALE if scale else GAP)
-    figure, axes = blank(style.width, end + text_height(lines=len(caption)) + MARGIN, style.theme.paper)
-    write(axes, MARGIN, MARGIN, heading, style.theme.ink, TITLE)
-    key = film(axes, look, cells, (MARGIN, top), picture, style)
-    if thickness(look, round(cells.width * DPI)):
-        swatch(axes, (MARGIN + 0.02, below + 0.02), OUTLINE if scale is None else "white")
+    rest = top + 2 * GAP + text_height(lines=3 + len(caption)) + (SCALE if scale else GAP) + MARGIN
+    cells = grid(len(look.frames), aspect(look), inner, style.height - rest)
+    labels, outlines = labels_of(look, cells), thickness(look, round(cells.width * DPI)) > 0
+    if outlines:
         what = "outlined: kept" if scale else "outlined: kept; dark: dropped"
-        write(axes, MARGIN + 0.18, below, [f"{what}; {key}"], style.theme.ink)
     else:
         what = "tokens too small to outline those that are kept" if scale else "bright: kept; dark: dropped"
-        write(axes, MARGIN, below, [f"{what}; {key}"], style.theme.ink)
+    key = wrapped(f"{what}; {labels.meaning}", inner - SWATCH)
+    below = top + cells.total + GAP
+    end = below + text_height(lines=len(key)) + (SCALE if scale else GAP)
+    figure, axes = blank(style.width, end + text_height(lines=len(caption)) + MARGIN, style.theme.paper)
+    write(axes, MARGIN, MARGIN, heading, style.theme.ink, TITLE)
+    film(axes, look, cells, labels, (MARGIN, top), picture, style)
+    if outlines:
+        swatch(axes, (MARGIN + 0.02, below + 0.02), OUTLINE if scale is None else "white")
+    write(axes, MARGIN + (SWATCH if outlines else 0), below, key, style.theme.ink)
     if scale is not None:
-        draw_scale(axes, scale, (MARGIN, below + text_height()), style)
+        draw_scale(axes, scale, (MARGIN, below + text_height(lines=len(key))), style)
     write_caption(axes, caption, end, style)
     return figure
 
@@ -161,15 +164,16 @@ def uniqueness_sheet(look: Look, style: Style) -> Figure:
     heading = wrapped(f"Uniqueness of frames, and tokens kept by {look.method}", inner, TITLE)
     note, caption = wrapped(extremes(look), inner), caption_lines(look, inner)
     plot, below_bars = inner - LEFT, count <= ONE_LINE * style.width / WIDTHS["page"]
-    aspect = look.frames.shape[1] / look.frames.shape[2]
     written = MARGIN + text_height(TITLE, len(heading))
     top = whole(written + text_height(lines=len(note)) + 2 * GAP)
     strip = (MARGIN + (LEFT if below_bars else 0), whole(top + BARS + BETWEEN + SHARES + NUMBERS))
-    rest = strip[1] + GAP + SCALE + text_height(lines=1 + len(caption)) + MARGIN
+    rest = strip[1] + GAP + SCALE + text_height(lines=2 + len(caption)) + MARGIN
     wide, across = (plot, count) if below_bars else (inner, None)
-    cells = grid(count, aspect, wide, style.height - rest, across, STRIP)
+    cells = grid(count, aspect(look), wide, style.height - rest, across, STRIP)
+    labels = labels_of(look, cells)
+    key = wrapped(labels.meaning, inner)
     below = strip[1] + cells.total + GAP
-    end = below + text_height() + SCALE
+    end = below + text_height(lines=len(key)) + SCALE
     figure, axes = blank(style.width, end + text_height(lines=len(caption)) + MARGIN, style.theme.paper)
     write(axes, MARGIN, MARGIN, heading, style.theme.ink, TITLE)
     write(axes, MARGIN, written, note, style.theme.faint)
@@ -181,13 +185,13 @@ def uniqueness_sheet(look: Look, style: Style) -> Figure:
         (ticks(count, plot), min(0.8, cells.width / cells.pitch) if below_bars else 0.8),
         style,
     )
-    key = film(axes, look, cells, strip, lambda t, width: frame_picture(look, t, width), style)
+    film(axes, look, cells, labels, strip, lambda t, width: frame_picture(look, t, width), style)
     for t, colour in enumerate(scale.colour(look.uniqueness)):
         x, y = (a + b for a, b in zip(strip, cells.corner(t), strict=True))
         place = (x, y + cells.height + 0.01)
         axes.add_patch(Rectangle(place, cells.width, STRIP - 0.02, facecolor=colour / 255, linewidth=0))
-    write(axes, MARGIN, below, [key], style.theme.ink)
-    draw_scale(axes, scale, (MARGIN, below + text_height()), style)
+    write(axes, MARGIN, below, key, style.theme.ink)
+    draw_scale(axes, scale, (MARGIN, below + text_height(lines=len(key))), style)
     write_caption(axes, caption, end, style)
     return figure
 
@@ -265,36 +269,52 @@ SCALE = 0.42
 """Inches that the scale of colours is high, with its numbers."""
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What is written above the frames.
+
+    Attributes:
+        texts: One for each frame.
+        points: Their size.
+        meaning: What they say, in words.
+    """
+
+    texts: list[str]
+    points: float
+    meaning: str
+
+
+def labels_of(look: Look, cells: Grid) -> Labels:
+    """Return the labels that say the most and have room above the frames."""
+    numbered, m = list(enumerate(look.kept.sum(axis=(1, 2)), start=1)), look.kept[0].size
+    digits = 1 if len(look.seconds) < 2 or np.diff(look.seconds).min() >= 0.1 else 2
+    timed = zip(numbered, look.seconds, strict=True)
+    choices = {
+        "number, second, and kept tokens": [f"{n} · {s:.{digits}f} s · {k} of {m}" for (n, k), s in timed],
+        "number, and how many tokens are kept": [f"{n}: {k} of {m}" for n, k in numbered],
+        "number and kept tokens": [f"{n}: {k}" for n, k in numbered],
+        "number": [str(n) for n, _ in numbered],
+    }
+    chosen, points = fitting(list(choices.values()), cells.pitch - GAP)
+    what, texts = list(choices.items())[chosen]
+    return Labels(texts, points, f"above each frame: its {what}")
+
+
 def film(
     axes: Axes,
     look: Look,
     cells: Grid,
+    labels: Labels,
     corner: tuple[float, float],
     picture: Callable[[int, int], np.ndarray],
     style: Style,
-) -> str:
-    """Draw a picture of each frame, with a label above it, from the upper left `corner` on. Say what the labels are."""
-    kept, m = look.kept.sum(axis=(1, 2)), look.kept[0].size
-    digits = 1 if len(look.seconds) < 2 or np.diff(look.seconds).min() >= 0.1 else 2
-    timed = enumerate(zip(look.seconds, kept, strict=True), start=1)
-    numbered = list(enumerate(kept, start=1))
-    choices = {
-        "above each frame: its number, second, kept tokens": [
-            f"{n} · {s:.{digits}f} s · {k} of {m}" for n, (s, k) in timed
-        ],
-        "above each frame: its number, and kept tokens": [f"{n}: {k} of {m}" for n, k in numbered],
-        "above each frame: its number and kept tokens": [f"{n}: {k}" for n, k in numbered],
-        "above each frame: its number": [str(n) for n, _ in numbered],
-    }
-    chosen, points = fitting(list(choices.values()), cells.pitch - GAP)
-    key, texts = list(choices.items())[chosen]
-    for t, text in enumerate(texts):
+) -> None:
+    """Draw a picture of each frame, with its label above it, from the upper left `corner` on, in inches."""
+    for t, text in enumerate(labels.texts):
         x, y = (a + b for a, b in zip(corner, cells.corner(t), strict=True))
-        shown = picture(t, round(cells.width * DPI))
+        shown, place = picture(t, round(cells.width * DPI)), (x + cells.width / 2, y - 0.02)
         axes.imshow(shown, extent=(x, x + cells.width, y + cells.height, y), interpolation="none", aspect="auto")
-        middle = x + cells.width / 2
-        axes.text(middle, y - 0.02, text, fontsize=points, ha="center", va="bottom", color=style.theme.ink)
-    return key
+        axes.text(*place, text, fontsize=labels.points, ha="center", va="bottom", color=style.theme.ink)
 
 
 def swatch(axes: Axes, corner: tuple[float, float], colour: str) -> None:
@@ -315,6 +335,11 @@ def draw_scale(axes: Axes, scale: Scale, corner: tuple[float, float], style: Sty
         text = f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
         middle = max(place, text_width(text) / 2)
         axes.text(x + middle, upper + 0.11, text, fontsize=SMALL, va="top", ha="center", color=style.theme.ink)
+
+
+def aspect(look: Look) -> float:
+    """Return the height of a frame, its width being 1."""
+    return look.frames.shape[1] / look.frames.shape[2]
 
 
 def caption_lines(look: Look, width: float) -> list[tuple[str, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from eval.models import load_engine, protocol_for
 from eval.reports.flags import QUESTION
 from eval.reports.look import watch
 from eval.reports.see import drawable, prepare_see
-from llava.video import FrameSampling, read_video
+from eval.run.setup import Unsuitable
+from llava.video import FrameSampling, VideoError, read_video
 from tests.llava.test_video import noisy_frames
 from vidcom2 import VidCom2
 
@@ -101,8 +103,8 @@ def test_the_demo_model_says_that_it_has_seen_drawn_shapes_only(drawn, tmp_path,
         (("--compressor", "aot.released@0.25"), "this one as aot without .released"),
         (("--compressor", "magic"), "'magic' is unknown"),
         (("--frames", 0), "max_frames must be at least 1"),
-        (("--width", "wide"), "--width 'wide' is no width of a sheet: write column, page, or inches from 2 to 40"),
-        (("--width", "1.5"), "--width '1.5' is no width"),
+        (("--width", "wide"), "--width 'wide' is no width of a sheet: write column, page, or inches from 2.5 to 40"),
+        (("--width", "2"), "--width '2' is no width"),
         (("--width", "nan"), "--width 'nan' is no width"),
     ],
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,10 +143,16 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 CASES = [
-    (count, size, width)
-    for count, size in [*itertools.product((1, 2, 7), (SQUARE, PORTRAIT, WIDE)), (16, PORTRAIT), (64, WIDE)]
-    for width in (3.3, 7.0)
-] + [(128, SQUARE, 7.0), (300, PORTRAIT, 7.0), (300, WIDE, 3.3), (16, SQUARE, 2.0)]
+    (1, SQUARE, 3.3),
+    (1, PORTRAIT, 7.0),
+    (2, WIDE, 7.0),
+    (7, PORTRAIT, 7.0),
+    (16, WIDE, 7.0),
+    (16, SQUARE, 2.5),
+    (64, PORTRAIT, 3.3),
+    (128, SQUARE, 7.0),
+    (300, WIDE, 7.0),
+]
 
 
 @pytest.mark.parametrize(("count", "size", "width"), CASES)
@@ -265,7 +271,7 @@ def test_durations():
     thirds = durations(np.arange(31) / 30)
     assert thirds[:30].sum() == 1000
     with pytest.raises(ValueError, match=r"x\.avi ends neither in \.mp4 nor in \.gif"):
-        animate(made(1), __import__("pathlib").Path("x.avi"))
+        animate(made(1), Path("x.avi"))
 
 
 # ---- text
@@ -284,9 +290,3 @@ def test_text_wraps_and_ticks_thin_out():
     found = ticks(300, 5)
     assert found[-1] <= 300
     assert np.diff(found).min() * 5 / 300 > text_width("300")
-
-
-def test_drawing_is_the_same_without_a_screen_in_a_buffer():
-    buffer = io.BytesIO()
-    kept_sheet(made(2), Style()).savefig(buffer)
-    assert Image.open(io.BytesIO(buffer.getvalue())).size[0] == 1400
