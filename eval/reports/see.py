@@ -53,9 +53,8 @@ def prepare_see(arguments: argparse.Namespace) -> Callable[[], int]:
         moving = [animate(look, output / f"kept.{kind}", style.theme) for kind in arguments.animate or ()]
         for file in [*draw_look(look, output, style), *moving]:
             print(file)
-        for text in (*look.facts, look.eyes.warning):
-            if text:
-                say(Console(stderr=True), text)
+        for text in filter(None, (" · ".join(look.facts), look.eyes.warning)):
+            say(Console(stderr=True), text)
         return 0
 
     return draw

@@ -479,7 +479,7 @@ def test_a_figure_of_the_paper_is_drawn_from_runs(tmp_path, monkeypatch):
         write_run(tmp_path / "runs", benchmark, spec, scores, limit=50)
     write(figure, tmp_path / "runs", tmp_path)
     assert {file.name for file in tmp_path.glob("figure9.*")} == {
-        f"figure9.{end}" for end in ("md", "tex", "csv", "png", "pdf")
+        f"figure9.{end}" for end in ("md", "tex", "csv", "png", "pdf", "svg")
     }
     (axes,) = drawn[0].axes
     assert "measured: tiny\nTRIAL" in axes.get_title()
@@ -572,7 +572,10 @@ def call(*arguments: object) -> int:
 
 
 def test_render_only(tmp_path, capsys):
-    for name, stem, drawn in (("2", "table2", set()), ("figure5", "figure5", {"figure5.png", "figure5.pdf"})):
+    for name, stem, drawn in (
+        ("2", "table2", set()),
+        ("figure5", "figure5", {"figure5.png", "figure5.pdf", "figure5.svg"}),
+    ):
         assert call(name, "--render-only", "--runs", tmp_path, "--output", tmp_path / "new" / "tables") == 0
         assert {path.name for path in (tmp_path / "new" / "tables").glob(f"{stem}.*")} == {
             f"{stem}.md",

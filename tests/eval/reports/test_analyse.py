@@ -79,7 +79,7 @@ def test_one_video_from_file_to_figure(video, tmp_path, capsys):
     assert call(video, "--compressors", "vidcom2,random@0.3", "--retentions", "0.4,0.1", "--json", file,
                 "--figures", figures) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert {path.name for path in figures.iterdir()} == {"analysis.png", "analysis.pdf"}
+    assert {path.name for path in figures.iterdir()} == {"analysis.png", "analysis.pdf", "analysis.svg"}
     assert str(figures / "analysis.png") in printed
     assert "1 video of 32 x 36 tokens" in printed
     content = json.loads(file.read_text())

@@ -51,9 +51,13 @@ def drawn(monkeypatch) -> list[Figure]:
 
 def test_files(tmp_path):
     files = accuracy_retention(CURVES, DENSE, tmp_path / "new" / "vidcom2@0.25", "MVBench")
-    assert files == (tmp_path / "new/vidcom2@0.25.png", tmp_path / "new/vidcom2@0.25.pdf")
+    assert files == tuple(tmp_path / f"new/vidcom2@0.25.{ending}" for ending in ("png", "pdf", "svg"))
     assert sorted((tmp_path / "new").iterdir()) == sorted(files)
-    assert files[1].read_bytes().startswith(b"%PDF")
+    pdf, svg = files[1].read_bytes(), files[2].read_text(encoding="utf-8")
+    assert pdf.startswith(b"%PDF")
+    assert b"/FontFile2" in pdf, "TrueType, not Type 3, which journals refuse"
+    assert b"/Type3" not in pdf
+    assert ">MVBench</text>" in svg
     pixels = np.asarray(Image.open(files[0]).convert("RGB")).reshape(-1, 3)
     for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0, 0, 0)):
         assert (pixels == colour).all(1).sum() > 100
@@ -187,7 +191,7 @@ def test_bad_curves(tmp_path, curves, message):
 
 def test_dropped_frames(drawn, tmp_path):
     files = dropped_frames(CURVES, DENSE, tmp_path / "f", "MVBench")
-    assert [file.name for file in files] == ["f.png", "f.pdf"]
+    assert [file.name for file in files] == ["f.png", "f.pdf", "f.svg"]
     (axes,) = drawn[0].axes
     lines = [container.lines[0] for container in axes.containers]
     assert lines[0].get_xydata() == pytest.approx(np.array([[0, 58], [50, 57.5], [73, 57], [84.8, 55]]))
@@ -204,7 +208,7 @@ PANELS = {
 
 def test_measures_have_a_panel_each(drawn, tmp_path):
     files = measure_panels(PANELS, {"coverage, %": 100.0}, tmp_path / "f", "kept")
-    assert [file.name for file in files] == ["f.png", "f.pdf"]
+    assert [file.name for file in files] == ["f.png", "f.pdf", "f.svg"]
     left, right = drawn[0].axes
     assert [axes.get_title() for axes in (left, right)] == list(PANELS)
     a, b = left.containers

@@ -360,7 +360,7 @@ def test_json_holds_everything(raw):
 
 
 def test_files(raw, tmp_path, capsys):
-    names = {"efficiency.md", "breakdown.png", "breakdown.pdf", "growth.png", "growth.pdf"}
+    names = {"efficiency.md", *(f"{name}.{end}" for name in ("breakdown", "growth") for end in ("png", "pdf", "svg"))}
     assert {path.name for path in raw["output"].iterdir()} == {"efficiency.json", *names}
     text = (raw["output"] / "efficiency.md").read_text()
     rows = [text_line.split(" | ") for text_line in text.splitlines() if text_line.startswith("| ")]
