@@ -583,7 +583,7 @@ def test_render_only(tmp_path, capsys):
             f"{stem}.csv",
             *drawn,
         }
-    assert capsys.readouterr().out.count("written: ") == 8
+    assert capsys.readouterr().out.count("written: ") == 9
     text = (tmp_path / "new" / "tables" / "table2.md").read_text()
     assert "## LLaVA-Video-7B: lmms-lab/LLaVA-Video-7B-Qwen2" in text
 
