@@ -160,7 +160,7 @@ def add_see(parser: argparse.ArgumentParser) -> None:
         "--animate",
         choices=ANIMATIONS,
         action="append",
-        help="write the frames as a moving picture, too, at the video's speed; may be given for each",
+        help="write the frames as a moving picture, too, at the video's speed; may be given twice (default: none)",
     )
     how.add_argument("--theme", choices=("light", "dark"), default="light", help="colours (default: %(default)s)")
     how.add_argument(

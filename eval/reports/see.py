@@ -50,7 +50,9 @@ def prepare_see(arguments: argparse.Namespace) -> Callable[[], int]:
         except (VideoError, Unanswerable, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        moving = [animate(look, output / f"kept.{kind}", style.theme) for kind in arguments.animate or ()]
+        moving = [
+            animate(look, output / f"kept.{kind}", style.theme) for kind in dict.fromkeys(arguments.animate or ())
+        ]
         for file in [*draw_look(look, output, style), *moving]:
             print(file)
         for text in filter(None, (" · ".join(look.facts), look.eyes.warning)):
