@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..results.files import writing
 from .drawing import THEMES, Theme, height_of, kept_picture
 from .flags import ANIMATIONS
-from .layout import DPI, wrapped
+from .layout import DPI, in_font, wrapped
 from .look import Look
 
 LONGEST = dict(zip(ANIMATIONS, (640, 400), strict=True))
@@ -90,7 +90,7 @@ def composed(look: Look, t: int, width: int, theme: Theme) -> np.ndarray:
     """
     picture = kept_picture(look, t, width)
     top = height_of(look, width)
-    caption = _lines(" · ".join(look.facts), width)
+    caption = _lines(in_font(" · ".join(look.facts)), width)
     warning = _lines(look.eyes.warning or "", width)
     m, kept = look.kept[t].size, int(look.kept[t].sum())
     heading = _lines(f"frame {t + 1} of {len(look.frames)} · {look.seconds[t]:.2f} s · keeps {kept} of {m}", width)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 DPI = 200
 """Pixels per inch, of PNG files and of the pictures in the others."""
@@ -31,6 +31,12 @@ def text_width(text: str, points: float = SMALL) -> float:
     """Return how wide a text is in a PNG file, in inches, in matplotlib's usual font. In PDF it is hardly narrower."""
     width, _, _ = RendererAgg(1, 1, DPI).get_text_width_height_descent(text, FontProperties(size=points), ismath=False)
     return float(width) / DPI
+
+
+def in_font(text: str) -> str:
+    """Return text with a box in the place of each character that matplotlib's usual font lacks, such as Chinese."""
+    font = get_font(findfont(FontProperties()))
+    return "".join(char if font.get_char_index(ord(char)) else "\N{WHITE SQUARE}" for char in text)
 
 
 def text_height(points: float = SMALL, lines: int = 1) -> float:

@@ -24,6 +24,7 @@ from .layout import (
     blank,
     fitting,
     grid,
+    in_font,
     shortened,
     text_height,
     text_width,
@@ -344,7 +345,7 @@ def aspect(look: Look) -> float:
 
 def caption_lines(look: Look, width: float) -> list[tuple[str, bool]]:
     """Return the caption in lines of at most `width` inches, each with whether it is a warning."""
-    video, *others = look.facts
+    video, *others = map(in_font, look.facts)
     lines = wrapped(" · ".join([shortened(video, width / 2), *others]), width)
     return [*((line, False) for line in lines), *((line, True) for line in wrapped(look.eyes.warning or "", width))]
 

@@ -277,6 +277,15 @@ def test_durations():
 # ---- text
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_name_in_any_script_can_be_drawn(tmp_path):
+    look = made(1, video="街 $x^2$ \\udcff.mp4")
+    shown = " ".join(text.get_text() for text in written(kept_sheet(look, Style())))
+    assert "\N{WHITE SQUARE} $x^2$ \\udcff.mp4 · seen by" in shown
+    kept_sheet(look, Style()).savefig(tmp_path / "kept.png")
+    animate(look, tmp_path / "kept.gif")
+
+
 def test_text_wraps_and_ticks_thin_out():
     lines = wrapped("one two " + "x" * 200, 1.0)
     assert all(text_width(line) <= 1.0 for line in lines)
