@@ -57,11 +57,11 @@ def sums_in_clips(x: Tensor, own: tuple[Tensor, ...], clips: list[Clips], moves:
     for part, of_step in zip(clips, moves, strict=True):
         for number, first in enumerate(part.firsts):
             count = len(own[first])
-            made[rows[first]] = _product(of_step[0][number, :count], x[first])
+            made[rows[first]].copy_(_product(of_step[0][number, :count], x[first]))
             for step, weight in enumerate(of_step[1:], 1):
                 sums = _product(torch.cat([weight[number, :count], own[first + step]]), x[first + step])
-                made[rows[first]] += sums[:count]
-                made[rows[first + step]] = sums[count:]
+                made[rows[first]].add_(sums[:count])
+                made[rows[first + step]].copy_(sums[count:])
     return made
 
 

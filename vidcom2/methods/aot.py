@@ -18,7 +18,7 @@ from vidcom2.features import has_float64, lengths, require_finite
 from vidcom2.kernels.in_slices import by_frames
 from vidcom2.ranking import Ranking, ranks, window_ranks
 from vidcom2.settings import check_at_least_one, check_choice, check_share
-from vidcom2.sketch import WIDE, sketch
+from vidcom2.sketch import WIDE, sketch_and_lengths
 from vidcom2.specs import register
 from vidcom2.transport import cosines, distances, transport
 
@@ -175,26 +175,26 @@ class Aot(Ranking):
         return scores, self.frame_budgets(x), scores.sum().isfinite()
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
-        scores, budgets, finite = self.rank(x)
+        mended = self.form == "mended"
+        compared, scores = sketch_and_lengths(x, WIDE) if mended else (x, self.scores(x))
+        budgets, finite = self.frame_budgets(x), scores.sum().isfinite()
         sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()
         require_finite(bool(sound), x)
         frames, m = x.shape[:2]
         clips = cut(frames, self.clips)
         first = {t for part in clips for t in part.firsts}
         counts = kept
-        if self.form == "mended":
+        if mended:
             counts = [k if t in first else min(m, round(k / self.residual)) for t, k in enumerate(kept)]
         local = [int(n * (1 - self.global_share)) // SIDE**2 for n in counts]
-        if self.form == "released":
+        if not mended:
             counts = [_without_loss(n, self.global_share) for n in counts]
 
         count, of_window = torch.tensor([counts, local], device=x.device)[..., None]
         in_window = window_ranks(scores, (rows, columns), SIDE) < of_window
         anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
         places = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
-        mended = self.form == "mended"
         with torch.no_grad():  # gradients flow to the tokens, not to the weights with which they move
-            compared = sketch(x, WIDE) if mended else x
             length = lengths(compared) if mended and x.shape[2] > WIDE else scores
             weights = places.new_zeros(frames, max(1, *counts), m, dtype=length.dtype) if mended else None
             tokens = self._anchors(compared, length, places, counts, (rows, columns), weights)
