@@ -1,10 +1,14 @@
-"""Clips of equal length, into which a video is cut."""
+"""Clips of equal length, into which a video is cut, and tokens that are sums over the frames of a clip."""
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from vidcom2.kernels.products import products
 
 
 class Clips(NamedTuple):
@@ -36,3 +40,32 @@ def cut(frames: int, clips: int) -> list[Clips]:
     start = longer * (length + 1)
     parts = [Clips(0, longer, length + 1), Clips(start, number - longer, length)]
     return [part for part in parts if part.number]
+
+
+def sums_in_clips(x: Tensor, own: tuple[Tensor, ...], clips: list[Clips], moves: list[list[Tensor]]) -> Tensor:
+    """Return the kept tokens [N, D] of x [T, M, D], in float32 at least. Each is a sum over tokens with weights.
+
+    Args:
+        x: The features.
+        own: For each frame, the weights [k, M] of its tokens in those that it keeps.
+        clips: The clips of the video.
+        moves: For each of them, for each step from a first frame, the weights [number, k, M] of the tokens of the frame
+            there in the k or fewer tokens that the first frame keeps.
+    """
+    made = x.new_empty(sum(map(len, own)), x.shape[2], dtype=own[0].dtype)
+    rows = [slice(end - len(weight), end) for end, weight in zip(accumulate(map(len, own)), own, strict=True)]
+    for part, of_step in zip(clips, moves, strict=True):
+        for number, first in enumerate(part.firsts):
+            count = len(own[first])
+            made[rows[first]].copy_(_product(of_step[0][number, :count], x[first]))
+            for step, weight in enumerate(of_step[1:], 1):
+                sums = _product(torch.cat([weight[number, :count], own[first + step]]), x[first + step])
+                made[rows[first]].add_(sums[:count])
+                made[rows[first + step]].copy_(sums[count:])
+    return made
+
+
+def _product(weights: Tensor, tokens: Tensor) -> Tensor:
+    """The sums [n, D] of the tokens [M, D] of a frame with weights [n, M]."""
+    tokens = tokens.to(weights.dtype)
+    return weights @ tokens if tokens.requires_grad else products(weights, tokens.mT)

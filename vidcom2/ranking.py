@@ -194,3 +194,31 @@ def top_per_frame(scores: Tensor, budgets: Tensor, size: int) -> Tensor:
     slot = keep.cumsum(0) * keep
     index = torch.empty(size + 1, dtype=torch.int64, device=scores.device)
     return index.scatter_(0, slot, torch.arange(frames * m, device=scores.device))[1:]
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The rank of each of values [T, M] in its row, from 0 for the smallest; of equal ones the earlier comes first."""
+    order = values.argsort(dim=1, stable=True)
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+
+
+def window_ranks(scores: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """The rank of each of scores [T, M] among those of its window, int64 [T, M], from 0 for the highest.
+
+    A frame has side · side windows. Where it has fewer rows or columns, some are empty.
+
+    Args:
+        scores: [T, M].
+        grid: Rows and columns of a frame.
+        side: Windows in a row, and in a column.
+    """
+    band = [torch.arange(n, device=scores.device) * side // n for n in grid]
+    window = (band[0][:, None] * side + band[1]).flatten()
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, window[order].argsort(dim=1, stable=True))  # window by window, the best first
+    size = (window[:, None] == torch.arange(side**2, device=scores.device)).sum(dim=0)
+    start = (size.cumsum(0) - size)[window[order]]
+    place = torch.arange(len(window), device=scores.device) - start
+    return torch.empty_like(order).scatter_(1, order, place)

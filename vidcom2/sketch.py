@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vidcom2.features import lengths
 from vidcom2.kernels.in_slices import by_frames
 
 WIDTH = 64
@@ -30,19 +33,31 @@ def sketch(x: Tensor, width: int = WIDTH) -> Tensor:
     Returns:
         [T, M, width or D], float32, or float64 for float64 x.
     """
-    channels = x.shape[-1]
-    if channels <= width:
-        return x.to(torch.promote_types(x.dtype, torch.float32))
-    whole = channels - channels % width
-    signs = _signs(channels).to(x.device, torch.promote_types(x.dtype, torch.float32))
+    return _sketched(x, width, lambda short, signed: (short,))[0]
 
-    def of_slice(x: Tensor) -> tuple[Tensor]:
+
+def sketch_and_lengths(x: Tensor, width: int = WIDTH) -> tuple[Tensor, Tensor]:
+    """Return `sketch`, and the lengths [T, M] of the tokens themselves, with one look at x."""
+    return _sketched(x, width, lambda short, signed: (short, lengths(signed)))
+
+
+def _sketched(x: Tensor, width: int, results: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> tuple[Any, ...]:
+    """Call `results` on the sketches and the tokens of a few frames at a time, and join what it returns.
+
+    The tokens have the drawn signs, which change no length.
+    """
+    channels, dtype = x.shape[-1], torch.promote_types(x.dtype, torch.float32)
+    if channels <= width:
+        short = x.to(dtype)
+        return results(short, short)
+    whole = channels - channels % width
+
+    def of_slice(x: Tensor) -> tuple[Tensor, ...]:
         short = x[..., :whole].unflatten(-1, (-1, width)).sum(dim=-2)
         short[..., : channels - whole] += x[..., whole:]
-        return (short,)
+        return results(short, x)
 
-    (short,) = by_frames(of_slice, x, scale=signs)
-    return short
+    return by_frames(of_slice, x, scale=_signs(channels).to(x.device, dtype))
 
 
 @functools.cache

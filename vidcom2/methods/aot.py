@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.clips import Clips, cut
+from vidcom2.clips import Clips, cut, sums_in_clips
 from vidcom2.compressor import Kept
 from vidcom2.features import has_float64, lengths, require_finite
 from vidcom2.kernels.in_slices import by_frames
-from vidcom2.ranking import Ranking
+from vidcom2.ranking import Ranking, ranks, window_ranks
 from vidcom2.settings import check_at_least_one, check_choice, check_share
-from vidcom2.sketch import WIDE, sketch
+from vidcom2.sketch import WIDE, sketch_and_lengths
 from vidcom2.specs import register
 from vidcom2.transport import cosines, distances, transport
 
@@ -175,92 +175,89 @@ class Aot(Ranking):
         return scores, self.frame_budgets(x), scores.sum().isfinite()
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
-        scores, budgets, finite = self.rank(x)
+        mended = self.form == "mended"
+        compared, scores = sketch_and_lengths(x, WIDE) if mended else (x, self.scores(x))
+        budgets, finite = self.frame_budgets(x), scores.sum().isfinite()
         sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()
         require_finite(bool(sound), x)
         frames, m = x.shape[:2]
         clips = cut(frames, self.clips)
         first = {t for part in clips for t in part.firsts}
         counts = kept
-        if self.form == "mended":
+        if mended:
             counts = [k if t in first else min(m, round(k / self.residual)) for t, k in enumerate(kept)]
         local = [int(n * (1 - self.global_share)) // SIDE**2 for n in counts]
-        if self.form == "released":
+        if not mended:
             counts = [_without_loss(n, self.global_share) for n in counts]
 
         count, of_window = torch.tensor([counts, local], device=x.device)[..., None]
-        in_window = window_ranks(scores, rows, columns) < of_window
+        in_window = window_ranks(scores, (rows, columns), SIDE) < of_window
         anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
         places = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
-        short = sketch(x, WIDE) if self.form == "mended" and x.shape[2] > WIDE else None
-        tokens, rough = self._anchors(x, short, scores, places, counts, (rows, columns))
+        with torch.no_grad():  # gradients flow to the tokens, not to the weights with which they move
+            length = lengths(compared) if mended and x.shape[2] > WIDE else scores
+            weights = places.new_zeros(frames, max(1, *counts), m, dtype=length.dtype) if mended else None
+            tokens = self._anchors(compared, length, places, counts, (rows, columns), weights)
         there = torch.arange(tokens.shape[1], device=x.device) < count
-        if self.form == "released":
+        if weights is None:
             return self._released(x, tokens, there)
 
-        for part in clips:
-            self._across_clips(part, tokens, rough, there, counts, budgets)
+        with torch.no_grad():
+            moves = [self._across_clips(part, tokens, weights, there, counts, budgets) for part in clips]
         stay = there.flatten().nonzero().flatten()
+        own = weights.flatten(0, 1).index_select(0, stay).split(kept)
         index = (places + m * torch.arange(frames, device=x.device)[:, None])[:, : tokens.shape[1]]
-        features = tokens.flatten(0, 1).index_select(0, stay)
-        made = Kept(index.flatten()[stay], budgets, features.to(x.dtype))
+        made = Kept(index.flatten()[stay], budgets, sums_in_clips(x, own, clips, moves).to(x.dtype))
         limits = self.limits(frames, m)
         return made if limits is None else replace(made, by_hand=limits.by_hand)
 
     def _anchors(
         self,
         x: Tensor,
-        short: Tensor | None,
-        scores: Tensor,
+        length: Tensor,
         places: Tensor,
         counts: list[int],
         grid: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
-        """Return the anchors of each frame [T, A, D], A = max(counts), with the other tokens moved into them.
-
-        Behind them come what they are compared by across frames: their sketches [T, A, d], or they themselves.
+        weights: Tensor | None,
+    ) -> Tensor:
+        """Return the anchors of each frame [T, A, d], A = max(counts), with the other tokens moved into them.
 
         What is behind the anchors of a frame that has fewer than A means nothing.
 
         Args:
-            x: Features [T, M, D].
-            short: Sketches of them [T, M, d], None where they are compared themselves.
-            scores: [T, M], their lengths.
+            x: What tokens are compared by, [T, M, d]: sketches, or they themselves.
+            length: Its lengths [T, M].
             places: int64 [T, M], where in their frame the anchors are, and behind them where the others are.
             counts: Anchors of each frame.
             grid: Rows and columns of a frame.
+            weights: Zeros [T, A, M], which become the weights of the tokens of a frame in its anchors.
         """
         total, m, size = x.shape
         flat, slot = x.flatten(0, 1), torch.arange(m, device=x.device)
-        tokens = x.new_empty(total, max(1, *counts), size, dtype=torch.promote_types(x.dtype, torch.float32))
-        rough = tokens if short is None else short.new_empty(*tokens.shape[:2], short.shape[2])
+        anchors = length.new_empty(total, max(1, *counts), size)
         alike = sorted(range(total), key=counts.__getitem__)  # so that little in a chunk is padding
-        chunk = total if self.form == "released" else CHUNK  # the code stops iterating for all frames at once
+        chunk = total if weights is None else CHUNK  # the authors' code stops iterating for all frames at once
         for chosen in (alike[i : i + chunk] for i in range(0, total, chunk)):
             fewest, most = counts[chosen[0]], max(1, counts[chosen[-1]])
             frames, count = torch.tensor([chosen, [counts[t] for t in chosen]], device=x.device)[..., None]
             place = places[frames[:, 0]]
-            y = flat[(place + m * frames)[:, :most]].to(tokens.dtype)
+            y = flat[(place + m * frames)[:, :most]].to(anchors.dtype)
+            own = y.new_ones(len(chosen), most, 1)
             if fewest < m:
-                others = flat[(place + m * frames)[:, fewest:]].to(tokens.dtype)
-                if short is None:
-                    near, far, length = y, others, scores[frames[:, 0]].gather(1, place)
-                else:
-                    both = short[frames, place]
-                    near, far, length = both[:, :most].clone(), both[:, fewest:], lengths(both)
-                cosine = cosines(far, near, length[:, fewest:], length[:, :most])
+                others, long = flat[(place + m * frames)[:, fewest:]].to(y.dtype), length[frames, place]
+                cosine = cosines(others, y, long[:, fewest:], long[:, :most])
                 cost = 1 - cosine + DISTANCE * distances(place[:, fewest:], place[:, :most], grid).to(cosine.dtype)
                 own, pull = self._within(cosine, cost, slot[:most] < count, slot[fewest:] >= count)
                 y.mul_(own).baddbmm_(pull, others)
-                if short is not None:
-                    near.mul_(own).baddbmm_(pull, far)
-            elif short is not None:
-                near = short[frames, place[:, :most]]
-            for i, t in enumerate(chosen):
-                tokens[t, :most], tokens[t, most:] = y[i], 0
-                if short is not None:
-                    rough[t, :most], rough[t, most:] = near[i], 0
-        return tokens, rough
+                if weights is not None:
+                    part = place[:, None, fewest:].expand_as(pull)
+                    weights[frames[:, 0], :most] = pull.new_zeros(*pull.shape[:2], m).scatter_(2, part, pull)
+            if weights is not None:
+                weights[frames, slot[:most], place[:, :most]] = own[..., 0]
+            if chunk == len(y) == total:
+                return y
+            anchors[frames[:, 0], :most], anchors[frames[:, 0], most:] = y, 0
+        return anchors
 
     def _within(self, cosine: Tensor, cost: Tensor, there: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """What the A anchors of frames become: their own weights [B, A, 1], and those of the N other tokens [B, A, N].
@@ -280,21 +277,39 @@ class Aot(Ranking):
         return own[..., None], pull.mT
 
     def _across_clips(
-        self, clips: Clips, tokens: Tensor, rough: Tensor, there: Tensor, counts: list[int], budgets: Tensor
-    ) -> None:
-        """Move the frames of clips of one length into their first frames, in place; `there` becomes what stays."""
-        sketched = rough is not tokens
-        tokens, rough, there, budgets = (clips.view(each) for each in (tokens, rough, there, budgets))
+        self, clips: Clips, tokens: Tensor, weights: Tensor, there: Tensor, counts: list[int], budgets: Tensor
+    ) -> list[Tensor]:
+        """Move the frames of clips of one length into their first frames; `there` becomes what stays, in place.
+
+        Args:
+            clips: The clips.
+            tokens: The anchors of all frames, as they are compared, [T, A, d]. They are overwritten.
+            weights: [T, A, M], those of the tokens of a frame in its anchors.
+            there: bool [T, A], which anchors exist.
+            counts: How many do.
+            budgets: int64 [T].
+
+        Returns:
+            For each step from a first frame, the weights of the tokens of the frame there in the clip's anchors in the
+            end, [number, anchors, M].
+        """
+        tokens, weights, there, budgets = (clips.view(each) for each in (tokens, weights, there, budgets))
         most = [max(1, *(counts[t + step] for t in clips.firsts)) for step in range(clips.length)]
-        y, near, anchors = (each[:, 0, : most[0]] for each in (tokens, rough, there))
+        y, anchors = (each[:, 0, : most[0]] for each in (tokens, there))
+        moves, shares = [weights[:, 0, : most[0]]], []
         for step in range(1, clips.length):
-            moving = there[:, step, : most[step]]
-            x, far = (each[:, step, : most[step]] for each in (tokens, rough))
-            stay, plan, share = self._across(near, anchors, far, moving, step, budgets[:, step])
+            x, moving = (each[:, step, : most[step]] for each in (tokens, there))
+            stay, plan, share = self._across(y, anchors, x, moving, step, budgets[:, step])
             y.baddbmm_(plan, x).div_(share)
-            if sketched:
-                near.baddbmm_(plan, far).div_(share)
+            moves.append(plan @ weights[:, step, : most[step]])
+            shares.append(share)
             moving.copy_(stay)
+        left: Tensor | float = 1.0
+        for step in range(clips.length - 1, 0, -1):
+            left = left / shares[step - 1]
+            moves[step] *= left
+        moves[0] = moves[0] * left
+        return moves
 
     def _across(
         self, y: Tensor, there: Tensor, x: Tensor, moving: Tensor, step: int, budgets: Tensor | None
@@ -368,29 +383,6 @@ class Aot(Ranking):
                 f"{frames * m}; aot (without .released) reaches any retention"
             )
         return self.anchors or min(possible, key=lambda n: abs(size(n) - wanted))
-
-
-def ranks(values: Tensor) -> Tensor:
-    """The rank of each of values [T, M] in its row, from 0 for the smallest; of equal ones the earlier comes first."""
-    order = values.argsort(dim=1, stable=True)
-    return torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
-
-
-def window_ranks(scores: Tensor, rows: int, columns: int) -> Tensor:
-    """The rank of each of scores [T, M] among those of its window, int64 [T, M], from 0 for the highest.
-
-    A frame of rows · columns = M tokens has SIDE · SIDE windows; of a grid with fewer lines, some are empty.
-    """
-    band = [torch.arange(n, device=scores.device) * SIDE // n for n in (rows, columns)]
-    window = (band[0][:, None] * SIDE + band[1]).flatten()
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    order = order.gather(1, window[order].argsort(dim=1, stable=True))  # window by window, the best first
-    size = (window[:, None] == torch.arange(SIDE**2, device=scores.device)).sum(dim=0)
-    start = (size.cumsum(0) - size)[window[order]]
-    place = torch.arange(len(window), device=scores.device) - start
-    return torch.empty_like(order).scatter_(1, order, place)
 
 
 def _without_loss(n: int, global_share: float) -> int:

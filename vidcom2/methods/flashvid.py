@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.clustering import centres, nearest_centre
+from vidcom2.clustering import centres_among, nearest_among, squared_distances
 from vidcom2.compressor import Compressor, Kept
+from vidcom2.cosines import cosines_within_frames
 from vidcom2.features import lengths, require_finite
 from vidcom2.kernels.in_slices import by_frames
 from vidcom2.methods.holitom import proportional_shares
@@ -186,7 +187,7 @@ class FlashVid(Compressor):
             weight: w, [T, M].
             counts: How many tokens to choose of each frame.
         """
-        gap = (x @ x.mT).div_(length[:, :, None]).div_(length[:, None, :]).neg_().add_(1).clamp_min_(0)
+        gap = cosines_within_frames(x, length).neg_().add_(1).clamp_min_(0)
         gap *= weight[:, None, :]  # [T, i, j]
         own = gap.diagonal(dim1=1, dim2=2)
         own.fill_(torch.inf)
@@ -261,8 +262,9 @@ class FlashVid(Compressor):
         neighbours = min(self.neighbours, keep) if self.form == "released" else self.neighbours
         if short.shape[1] < channels:  # the density takes distances over sqrt(D)
             short = short * (short.shape[1] / channels) ** 0.5
-        chosen = centres(short, keep, neighbours).sort().values
-        return chosen, nearest_centre(short, chosen)
+        squares = squared_distances(short)
+        chosen = centres_among(squares, keep, neighbours).sort().values
+        return chosen, nearest_among(squares[:, chosen], chosen)
 
 
 @dataclass

@@ -13,7 +13,9 @@ from tests.vidcom2.grids import grid_of
 from tests.vidcom2.test_baselines import best, cosine, scenes
 from tests.vidcom2.test_vidcom2 import CountedOps
 from vidcom2 import FrameAdjustment, NotFinite, VidCom2, compressor
-from vidcom2.methods.aot import Aot, cut, window_ranks
+from vidcom2.clips import cut
+from vidcom2.methods.aot import Aot
+from vidcom2.ranking import window_ranks
 
 FILE = "baselines/aot_chain.safetensors"
 (ENTRY,) = [entry for entry in listed("entries") if entry["file"] == FILE]
@@ -239,16 +241,25 @@ def test_what_does_not_exist_has_no_effect(monkeypatch):
         torch.testing.assert_close(kept.features, torch.tensor(np.array([expected[i] for i in kept.index.tolist()])))
 
 
+def test_gradients_reach_the_tokens_that_are_merged():
+    x = scenes([9, 9], 16, 6, 0.5).requires_grad_()
+    kept = Aot(0.3).select(x)
+    kept.features.sum().backward()
+    assert not torch.equal(kept.features, x.flatten(0, 1)[kept.index])
+    torch.testing.assert_close(x.grad.sum().item(), float(kept.features.numel()))  # the weights of a mean sum to 1
+    assert x.grad[0].ne(0).all()  # no token of a first frame is lost
+
+
 def test_windows():
     scores = torch.arange(27 * 27.0).view(1, -1)
-    ranks = window_ranks(scores, 27, 27).view(27, 27)
+    ranks = window_ranks(scores, (27, 27), 3).view(27, 27)
     for i in range(3):
         for j in range(3):
             window = ranks[9 * i : 9 * i + 9, 9 * j : 9 * j + 9].flatten()
             assert window.tolist() == list(range(80, -1, -1))
     # A grid with fewer lines than windows: every token is alone in its window.
-    assert window_ranks(torch.tensor([[1.0, 5.0, 3.0, 4.0]]), 2, 2).tolist() == [[0, 0, 0, 0]]
-    assert window_ranks(torch.tensor([[1.0, 5.0, 3.0, 4.0]]), 1, 4).tolist() == [[1, 0, 0, 0]]
+    assert window_ranks(torch.tensor([[1.0, 5.0, 3.0, 4.0]]), (2, 2), 3).tolist() == [[0, 0, 0, 0]]
+    assert window_ranks(torch.tensor([[1.0, 5.0, 3.0, 4.0]]), (1, 4), 3).tolist() == [[1, 0, 0, 0]]
 
 
 def test_clips():
