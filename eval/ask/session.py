@@ -1,11 +1,11 @@
 """A person's session with a model: it is opened once, a video is encoded once, and answers come while they are made.
 
-    session = open_session(model)
-    film = session.watch("video.mp4")
-    asking = session.ask(film, "What happens?", compressor("vidcom2@0.25"))
-    for piece in asking:
-        print(piece, end="", flush=True)
-    asking.reply  # tokens and seconds
+session = open_session(model)
+film = session.watch("video.mp4")
+asking = session.ask(film, "What happens?", compressor("vidcom2@0.25"))
+for piece in asking:
+    print(piece, end="", flush=True)
+asking.reply  # tokens and seconds
 """
 
 from __future__ import annotations
@@ -241,8 +241,8 @@ class Session:
 class Asking:
     """A question that is being answered: iterate over the pieces of its answer, then look at `reply`.
 
-    The model answers in a thread of its own. Whoever stops to iterate before the end calls `close`, which ends the answer
-    at its next token.
+    The model answers in a thread of its own. Whoever stops to iterate before the end calls `close`, which ends the
+    answer at its next token.
 
     Attributes:
         reply: The answer with its costs, after the last piece.

@@ -18,8 +18,8 @@ class Stopped(Exception):
 class Pieces(BaseStreamer):
     """A streamer for generate() that hands on text as soon as no later token can change it.
 
-    transformers' own TextStreamer decodes parts of an answer apart from each other, which is not the same text with every
-    tokenizer. Here the whole answer is decoded anew at each token, as the engine decodes it in the end.
+    transformers' own TextStreamer decodes parts of an answer apart from each other, which is not the same text with
+    every tokenizer. Here the whole answer is decoded anew at each token, as the engine decodes it in the end.
 
     Args:
         text: Decodes the tokens so far; see `Engine.text`.

@@ -15,7 +15,6 @@ from vidcom2 import Compressor, ImpossibleBudgets, NotFinite
 
 from ..results.sample import Answer
 
-
 Question: TypeAlias = "str | tuple[str, ...]"
 """What is asked about a video: a question, or a conversation: questions and answers in turn, a question last."""
 

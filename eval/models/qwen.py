@@ -20,7 +20,6 @@ from .base import EngineBase, Numbers, Question, Unanswerable, generate_argument
 from .qwen_protocol import QwenProtocol, Read, Reader
 from .timing import StageTimer
 
-
 UNQUANTISED = ["model.visual", "lm_head"]
 """Modules that keep their precision, as in a LLaVA."""
 
