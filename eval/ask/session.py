@@ -29,10 +29,9 @@ from ..models.served import VllmEngine
 from ..results.errors import UserError
 from ..results.sample import Answer
 from ..run.setup import fitting, loading
+from .flags import MAX_NEW_TOKENS
 from .streaming import Pieces, Stopped
 
-MAX_NEW_TOKENS = 512
-"""The longest answer, if the caller does not say it."""
 OF_VIDEO = ("decode", "preprocess", "vision")
 """The stages that a video passes through once, for all of its questions."""
 
