@@ -38,7 +38,7 @@ class Pieces(BaseStreamer):
             self._in_prompt = False
             return
         self._tokens += value.flatten().tolist()
-        whole = self._text(self._tokens).rstrip().rstrip(UNFINISHED)
+        whole = self._text(self._tokens).rstrip().rstrip(UNFINISHED).rstrip()
         if len(whole) > len(self.sent) and whole.startswith(self.sent):
             self._hand_on(whole)
         else:

@@ -156,7 +156,8 @@ class QwenEngine(EngineBase):
 
     def text(self, tokens: Any) -> str:
         """See `Engine.text`."""
-        return self.processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.strip() if self.protocol.simple else text
 
     def _prepare(self, seen: Seen, question: Question) -> tuple[str, Any]:
         """Return the question's prompt and the model's inputs."""

@@ -1,7 +1,7 @@
 """`python -m llava.serve.cli`: upstream's command line, for videos. It becomes the command `vidcom2 ask`.
 
 Flags have upstream's names and defaults. As in other command lines written for upstream, COMPRESSOR and R_RATIO choose
-what compresses the video, and nothing does if they are unset. Further flags are those of `vidcom2 ask`.
+what compresses the video, and nothing does if they are unset, unless a further flag asks for it. Further flags are those of `vidcom2 ask`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         argv: The arguments. None for those of this process.
     """
     try:
-        asked = translated(*parse(argv), environment=os.environ)
+        asked = translated(*parse(argv), os.environ)
         command, environment = asking(ROOT, os.environ)
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     parser.add_argument("--model-path", help="checkpoint directory or hub name (default: the demo model)")
     parser.add_argument("--model-base", help="not supported: merge a LoRA checkpoint into its base")
     parser.add_argument("--image-file", required=True, help="the video file")
-    parser.add_argument("--device", default="cuda", help="cuda, cpu or auto (default: %(default)s)")
+    parser.add_argument("--device", help="cuda, cpu or auto (default: cuda if there is a GPU, else cpu)")
     parser.add_argument("--num-gpus", type=int, default=1, help="1; --device auto takes all GPUs")
     parser.add_argument("--conv-mode", help="conversation template (default: by the checkpoint)")
     parser.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default: %(default)s)")
@@ -57,15 +57,13 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     return parser.parse_known_args(argv)
 
 
-def translated(
-    flags: argparse.Namespace, others: Sequence[str], environment: Mapping[str, str] | None = None
-) -> list[str]:
+def translated(flags: argparse.Namespace, others: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Return the command `ask` with its arguments.
 
     Args:
         flags: Upstream's flags.
         others: Arguments of `vidcom2 ask`. They come last, so that they win.
-        environment: The environment variables. None for none.
+        environment: The environment variables.
 
     Raises:
         ValueError: A flag cannot be honoured.
@@ -78,14 +76,14 @@ def translated(
     if flags.num_gpus != 1:
         raise ValueError(f"--num-gpus {flags.num_gpus}: upstream ignores it; --device auto takes all GPUs")
     require_video(flags.image_file)
-    asked = ["ask", flags.image_file, "--device", flags.device]
-    if flags.model_path is not None:
-        asked += ["--model", flags.model_path]
-    if flags.conv_mode is not None:
-        asked += ["--conv-mode", flags.conv_mode]
+    asked = ["ask", flags.image_file]
+    for name, value in (("--model", flags.model_path), ("--device", flags.device), ("--conv-mode", flags.conv_mode)):
+        asked += [] if value is None else [name, value]
     asked += ["--temperature", str(flags.temperature), "--max-new-tokens", str(flags.max_new_tokens)]
     asked += ["--load-8bit"] * flags.load_8bit + ["--load-4bit"] * flags.load_4bit + ["--show-prompt"] * flags.debug
-    if not (environment or {}).get("COMPRESSOR"):
+    named = {argument.partition("=")[0] for argument in others}
+    chosen = named & {"--compressor", "--retention", "--compare"} or environment.get("COMPRESSOR")
+    if not chosen and not environment.get("R_RATIO"):
         asked += ["--compressor", "none"]
     return [*asked, *others]
 
@@ -121,13 +119,11 @@ def asking(root: Path, environment: Mapping[str, str]) -> tuple[list[str], dict[
         ValueError: There is none.
     """
     if (root / "vidcom2_eval" / "__main__.py").is_file():
-        package = "vidcom2_eval"
-    elif (root / "eval" / "cli.py").is_file() and (root / "vidcom2").is_dir():  # a checkout
-        package = "eval"
-    else:
+        return [sys.executable, "-m", "vidcom2_eval"], {**environment}
+    if not (root / "eval" / "cli.py").is_file() or not (root / "vidcom2").is_dir():
         raise ValueError(f"{root} has llava without the command vidcom2: pip install 'vidcom2[eval]'")
     path = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
-    return [sys.executable, "-m", package], {**environment, "PYTHONPATH": path}
+    return [sys.executable, "-m", "eval"], {**environment, "PYTHONPATH": path}  # a checkout
 
 
 if __name__ == "__main__":
