@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ..run.flags import add_keep, add_precision, add_reading, environment, spec_help
 
@@ -45,6 +46,7 @@ def add_ask(parser: argparse.ArgumentParser) -> None:
     )
     add_reading(on)
     add_how(parser.add_argument_group("how"))
+    take_question_anywhere(parser)
     parser.set_defaults(start="ask.command:prepare_ask")
     parser.epilog = f"""\
 The answer goes to standard output, as it is made; with --engine vllm, it comes
@@ -59,6 +61,19 @@ examples:
   %(prog)s video.mp4 "What is on the table?" --compare \\
       --model lmms-lab/llava-onevision-qwen2-7b-ov --retention 0.15
   %(prog)s video.mp4 --model Qwen/Qwen2.5-VL-7B-Instruct"""
+
+
+def take_question_anywhere(parser: argparse.ArgumentParser) -> None:
+    """Let flags stand between video and question, too: argparse of Python 3.12 and earlier misses a question there."""
+    parse = parser.parse_known_args
+
+    def parsed(args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, rest = parse(args, namespace)
+        if found.question is None and rest and not rest[0].startswith("-"):
+            found.question = rest.pop(0)
+        return found, rest
+
+    parser.parse_known_args = parsed  # type: ignore[method-assign, assignment]
 
 
 def add_model(group: argparse._ArgumentGroup) -> None:

@@ -31,8 +31,10 @@ def command(*arguments: str, **environment: str) -> list[str]:
         (
             ["--model-path", "m", "--device", "cpu", "--conv-mode", "qwen_2", "--load-4bit", "--debug"],
             {},
-            ["--model", "m", "--device", "cpu", "--conv-mode", "qwen_2", *DECODING, "--load-4bit", "--show-prompt"]
-            + ["--compressor", "none"],
+            [
+                *("--model", "m", "--device", "cpu", "--conv-mode", "qwen_2", *DECODING),
+                *("--load-4bit", "--show-prompt", "--compressor", "none"),
+            ],
         ),
         (
             ["--temperature", "0", "--max-new-tokens", "9", "--load-8bit", "--num-gpus", "1"],
