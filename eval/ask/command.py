@@ -98,8 +98,8 @@ def doubts(setting: Setting) -> list[str]:
     title = model_title(setting.model)
     if Path(setting.model).resolve() in {path.resolve() for path in DEMO_MODELS.values()}:
         known.append(
-            f"the {title} has seen drawn shapes only, and says nothing but the letter of an option: name another by "
-            "--model for other videos and questions"
+            f"the {title} has seen drawn shapes only, and answers multiple-choice questions in its benchmarks' form "
+            "only, by a letter (docs/ask.md shows one): for other videos and questions name a --model"
         )
     return known
 

@@ -58,7 +58,7 @@ def test_one_answer(noise, demo, capsys):
     line = rf"{tokens} visual tokens, {seconds} to the first token, {seconds} in all; {seconds} to read and encode the"
     assert re.search(rf"^{line} video before that$", err, re.M), err
     assert f"prompt: {expected.prompt!r}\n" in err
-    assert re.search(r"^note: the demo model .* drawn shapes only", err, re.M)
+    assert re.search(r"^note: the demo model .* drawn shapes only, ", err, re.M)
 
 
 def test_a_comparison(noise, demo, capsys):
