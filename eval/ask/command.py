@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llava.conversation import conv_templates
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import llava_family, resolve_attention, resolve_dtype
@@ -73,6 +75,8 @@ def prepare_ask(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} must be at least 1")
     if arguments.temperature < 0:
         raise ValueError(f"--temperature {arguments.temperature:g} must be at least 0")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here; leave it out, or say --device cpu")
     setting = setting_of(arguments)
     try:
         with open_video(arguments.video):

@@ -1,7 +1,7 @@
 """`python -m llava.serve.cli`: upstream's command line, for videos. It becomes the command `vidcom2 ask`.
 
 Flags have upstream's names and defaults. As in other command lines written for upstream, COMPRESSOR and R_RATIO choose
-what compresses the video, and nothing does if they are unset, unless a further flag asks for it. Further flags are those of `vidcom2 ask`.
+what compresses the video, and nothing does if they are unset. The flags of `vidcom2 ask` may follow, and win.
 """
 
 from __future__ import annotations

@@ -167,6 +167,7 @@ def test_questions_of_a_terminal(noise, capsys, monkeypatch):
             "do not fit the model's 4096: use fewer frames or a lower retention",
         ),
         (["VIDEO", "?", "--engine", "deepspeed"], "--engine (ENGINE) 'deepspeed' is unknown; there are torch, vllm"),
+        (["VIDEO", "?", "--device", "cuda"], "--device cuda: torch finds no GPU here"),
         (["VIDEO", "?", "--conv-mode", "v9"], "--conv-mode v9 is unknown; there are"),
         (["VIDEO", "?", "--dtype", "int8"], "torch_dtype='int8' is not supported"),
         (["VIDEO", "?", "--decoder", "vlc"], "vlc"),
@@ -175,8 +176,9 @@ def test_questions_of_a_terminal(noise, capsys, monkeypatch):
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
 )
-def test_an_error_is_one_line(arguments, line, noise, capsys):
+def test_an_error_is_one_line(arguments, line, noise, capsys, monkeypatch):
     """And nothing is answered."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["ask", *(str(noise) if word == "VIDEO" else word for word in arguments)]) == 1
     out, err = capsys.readouterr()
     (error,) = [said for said in err.splitlines() if said.startswith("error: ")]
