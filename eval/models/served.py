@@ -122,6 +122,7 @@ class VllmEngine(EngineBase):
     ):
         require_vllm()
         environment.forget_compressor()  # hf_overrides says it
+        environment.log_to_stderr()
         gpus = [] if device == "cpu" else device.split(",")
         if gpus:
             environment.show_gpus(gpus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,13 +16,14 @@ from eval.models import load_engine, protocol_for
 from eval.models.base import turns
 from eval.models.llava import LlavaEngine
 from eval.models.served import VllmEngine
+from eval.models.served_prompts import prompts_of
 from eval.results.sample import Sample
 from llava.conversation import conv_templates
 from llava.video import FrameSampling
 from tests.eval.ask.conftest import FRAMES
 from vidcom2 import Dense, NotFinite, VidCom2, compressor
 
-KINDS = ("onevision", "llava_video", "qwen2_vl", "qwen3_vl", "qwen3_5")
+KINDS = ("onevision", "qwen2_vl", "qwen3_5")
 on_llava = pytest.mark.parametrize("session", ["onevision"], indirect=True)
 LENGTH = 24
 QUESTION = "What <b>happens</b> here?"
@@ -88,8 +90,6 @@ def test_a_conversation_with_llava(session, film):
 
 
 def test_the_times_of_frames_stand_in_the_first_turn(llava_video):
-    from dataclasses import replace
-
     protocol = replace(protocol_for(str(llava_video)), time_instruction=True)
     alone, two = protocol.prompt("one?", [0.0, 1.0], 2.0), protocol.prompt(("one?", "A", "two?"), [0.0, 1.0], 2.0)
     assert two.startswith(alone + "A<|im_end|>\n")
@@ -119,6 +119,16 @@ def test_a_conversation_with_qwen(session, noise):
     expected = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
     assert other.answer.prompt == expected
     assert other.answer.records[0].tokens_after == first.answer.records[0].tokens_after
+
+
+@pytest.mark.parametrize("session", ["onevision", "qwen2_vl"], indirect=True)
+def test_vllm_gets_the_same_conversation(session, film):
+    """Its prompts are made without it."""
+    turns = ("one?", "A", "two?")
+    engine = session.engine
+    answer = engine.answer(film.seen, turns, {"max_new_tokens": 1}, Dense())
+    prompts = prompts_of(session.model, engine.protocol)
+    assert prompts.prompt(prompts.read(film.file), turns).text == answer.prompt
 
 
 @on_llava
@@ -226,13 +236,20 @@ def test_an_engine_without_streams_gives_the_answer_whole(session, film, monkeyp
     assert not hasattr(VllmEngine, "text")
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_fewer_bits(checkpoints, noise, bits):
+@pytest.mark.parametrize(
+    ("name", "bits", "language"),
+    [
+        ("onevision", 4, "model.layers."),
+        ("qwen2_vl", 4, "model.language_model.layers."),
+        ("qwen3_vl", 8, "model.language_model.layers."),
+    ],
+)
+def test_fewer_bits(checkpoints, name, bits, language):
+    """The language model's layers have them, and nothing else."""
     bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     kind = {4: bnb.nn.Linear4bit, 8: bnb.nn.Linear8bitLt}[bits]
-    for name, language in (("onevision", "model.layers."), ("qwen2_vl", "model.language_model.layers.")):
-        model = open_session(str(checkpoints[name]), device="cpu", bits=bits).engine.model
-        linear = {key: type(layer) for key, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
-        assert len(linear) > 10
-        for key, made in linear.items():
-            assert (made is kind) == key.startswith(language), key
+    model = open_session(str(checkpoints[name]), device="cpu", bits=bits).engine.model
+    linear = {key: type(layer) for key, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+    assert len(linear) > 10
+    for key, made in linear.items():
+        assert (made is kind) == key.startswith(language), key
