@@ -73,7 +73,7 @@ def take_question_anywhere(parser: argparse.ArgumentParser) -> None:
             found.question = rest.pop(0)
         return found, rest
 
-    parser.parse_known_args = parsed  # type: ignore[method-assign, assignment]
+    parser.parse_known_args = parsed  # type: ignore[method-assign]
 
 
 def add_model(group: argparse._ArgumentGroup) -> None:
