@@ -42,6 +42,7 @@ def prepare_web(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--port {arguments.port} must be from 1 to 65535")
     models = models_of(arguments.model, arguments.sampling)
     place = Place(arguments.host, arguments.port, Limits(arguments.max_mb, arguments.max_minutes), arguments.queue)
+    place.require_free()
 
     def serve() -> int:
         signal.signal(signal.SIGTERM, interrupted)  # so that uploads are deleted then, too

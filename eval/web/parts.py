@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from ..reports.drawing import kept_picture
 from ..reports.html import SIDE, data_url, thumbnail
 from ..reports.look import Look
 from ..results.sample import LABELS, STAGES
+
+STYLE = Path(__file__).with_name("style.css")
+"""How they look, on the page and in a saved report."""
 
 
 @dataclass(frozen=True)

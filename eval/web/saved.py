@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from vidcom2 import __version__
 
 from ..reports.html import page
+from .parts import STYLE
 from .talk import Turn
 
-STYLE = Path(__file__).with_name("style.css")
 NAME = "vidcom2-answers.html"
 """What the browser calls a saved conversation."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from starlette.middleware import Middleware
 
 from ..results.errors import UserError
 from .guard import LOOPBACK, Guard, Rules
+from .parts import STYLE
 from .uploads import Limits
 
-STYLE = Path(__file__).with_name("style.css")
 KEPT_FOR, SWEPT_EVERY = 3600, 60
 """Seconds that an upload stays at most, and seconds between looks for such."""
 SESSIONS = 100
@@ -29,10 +30,6 @@ OFFLINE = {
     "GRADIO_SHARE": "False",
 }
 """The environment of the server: Gradio reports nothing and shares nothing."""
-
-
-class PortTaken(UserError):
-    """The server cannot listen where it was told to."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,25 @@ class Place:
     def hosts(self) -> frozenset[str] | None:
         """The names that the server goes by. Any, where other machines are let in."""
         return LOOPBACK if self.host in LOOPBACK else None
+
+    def require_free(self) -> None:
+        """Check that the server can listen there. Raises PortTaken."""
+        try:
+            socket.create_server(
+                (self.host, self.port or 0), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            ).close()
+        except OSError as error:
+            raise PortTaken(self, error) from error
+
+
+class PortTaken(UserError):
+    """The server cannot listen where it was told to."""
+
+    def __init__(self, place: Place, error: OSError):
+        super().__init__(
+            f"--host {place.host} --port {place.port} cannot be listened on ({error.strerror or error}): is another "
+            "server there? Choose another --port, or an address of this machine"
+        )
 
 
 @contextmanager
@@ -88,10 +104,7 @@ def started(page: gr.Blocks, place: Place, rules: Rules) -> Iterator[str]:
     try:
         launch(page, place, rules)
     except OSError as error:
-        raise PortTaken(
-            f"--host {place.host} --port {place.port} cannot be listened on ({error}): is another server there? "
-            "Choose another --port"
-        ) from error
+        raise PortTaken(place, error) from error
     try:
         yield str(page.local_url)
     finally:
@@ -101,7 +114,7 @@ def started(page: gr.Blocks, place: Place, rules: Rules) -> Iterator[str]:
 def launch(page: gr.Blocks, place: Place, rules: Rules) -> None:
     """Start Gradio's server in a thread of its own, with nothing that the page does not need."""
     page.launch(
-        server_name=place.host,
+        server_name=f"[{place.host}]" if ":" in place.host else place.host,
         server_port=place.port,
         prevent_thread_lock=True,
         quiet=True,
