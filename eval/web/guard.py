@@ -24,6 +24,16 @@ WRITE = re.compile(r"/gradio_api/(upload|queue/join|cancel|reset)")
 """Where a client may send something to."""
 LONGEST = 1_000_000
 """The most bytes of what a client says without uploading: a question and some settings."""
+SEALS = (
+    (
+        b"content-security-policy",
+        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; object-src 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""Headers of every answer: browsers load nothing from elsewhere, and show the page in no other site's frame. Gradio's
+own page has inline scripts and styles."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine, for itself."""
 
@@ -89,7 +99,13 @@ class Guard:
             await send({"type": "http.response.start", "status": error.status, "headers": kind})
             await send({"type": "http.response.body", "body": text})
             return
-        await self._app(scope, receive, send)
+
+        async def sealed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *SEALS]}
+            await send(message)
+
+        await self._app(scope, receive, sealed)
 
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}

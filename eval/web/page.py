@@ -163,11 +163,12 @@ class Handlers:
             if not question.strip():
                 raise Unclear("there is no question: write one into the field")
             chosen = methods([name for name in (method, second) if name != NONE], retention / 100)
-            clip = self._accepted(Path(video), request)
+            path = Path(video).resolve()
+            clip = self._accepted(path, request)
         except UserError as error:
             yield gr.skip(), problem(error), "", gr.skip(), gr.skip()
             return
-        wanted = Wanted(Path(video), clip, model, question.strip(), chosen, turns if follow_up else ())
+        wanted = Wanted(path, clip, model, question.strip(), chosen, turns if follow_up else ())
         yield note(str(clip)), "", "", gr.DownloadButton(interactive=False), gr.skip()
         for shown in self._talk.answer(wanted):
             if shown.turn is None:

@@ -181,6 +181,13 @@ def test_uploads_are_sent_back_as_files_not_pages(server):
     assert "html" not in back.headers["content-type"]
 
 
+def test_browsers_are_told_to_load_nothing_from_elsewhere(server):
+    policy = httpx.get(server.url).headers["content-security-policy"]
+    assert set(policy.partition(";")[0].split()) == {
+        *("default-src", "'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:")
+    }
+
+
 def test_too_large_an_upload_is_not_kept(server):
     before = set(server.files())
     large = {"files": ("v.mp4", bytes(1_000_001))}
