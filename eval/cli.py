@@ -15,10 +15,7 @@ from typing import Any, NamedTuple
 
 from .results.errors import UserError
 from .results.files import NO_ROOM, Unwritable
-from .results.terminal import PROGRAM
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+from .results.terminal import INTERRUPTED, PROGRAM
 
 
 class Command(NamedTuple):
@@ -43,6 +40,7 @@ COMMANDS = {
     "report": Command("reports.flags:add_report", "write finished runs into one HTML file"),
     "doctor": Command("doctor.flags:add_doctor", "check a local benchmark's questions and videos"),
     "see": Command("reports.flags:add_see", "draw which tokens of a video a method keeps"),
+    "ask": Command("ask.flags:add_ask", "ask a model about a video, dense or compressed"),
     "analyse": Command("reports.flags:add_analyse", "measure what methods keep of videos, without a question"),
     "bench": Command("speed.flags:add_bench", "measure the speed and memory of one part"),
     "efficiency": Command(

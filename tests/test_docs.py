@@ -201,6 +201,17 @@ def test_transformers_with_sound(run, tmp_path, capsys):
         assert torch.equal(weight, thinker[name]), name
 
 
+def test_ask_page(run, video, tmp_path, capsys):
+    checkpoint = make_checkpoint(tmp_path, "onevision")
+    made = run("docs/ask.md", {"lmms-lab/llava-onevision-qwen2-7b-ov": checkpoint, "video.mp4": video})
+    *answer, line = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"513 -> \d+, \d+\.\d\d s, \d+\.\d\d s", line)
+    questions = ("What happens in this video?", "And at the end?")
+    assert [question for question, _ in made["history"]] == [*questions]
+    assert "".join(answer).endswith(made["history"][1][1])
+    assert made["reply"].answer.prompt.count("<image>") == 1
+
+
 def test_adding_a_method(run):
     made = run("docs/adding-a-method.md", features=torch.randn(4, 10, 6))
     assert isinstance(compressor("change@0.25"), made["Change"])  # tests/vidcom2/test_baselines.py has what it keeps
@@ -292,6 +303,7 @@ def test_every_page_with_python_is_run():
     assert {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page)} == {
         "README.md",
         "docs/adding-a-method.md",
+        "docs/ask.md",
         "docs/python.md",
         "docs/serving.md",  # tests/vllm/test_server.py runs it
         "docs/transformers.md",

@@ -54,7 +54,13 @@ def protocol_for(model: str) -> Protocol:
 
 
 def load_engine(
-    model: str, protocol: Protocol, device: str, dtype: str, attn: str | None = None, zero3: Path | None = None
+    model: str,
+    protocol: Protocol,
+    device: str,
+    dtype: str,
+    attn: str | None = None,
+    zero3: Path | None = None,
+    bits: int | None = None,
 ) -> Engine:
     """Load a checkpoint.
 
@@ -65,6 +71,7 @@ def load_engine(
         dtype: "float16", "bfloat16" or "float32".
         attn: Attention implementation of the LLM. None: the best that is installed.
         zero3: A DeepSpeed configuration, to shard the model over torch.distributed's group; see `zero3.py`.
+        bits: 4 or 8 to hold the LLM in fewer bits, by bitsandbytes. None: in `dtype`.
 
     Raises:
         ValueError, OSError, ImportError: The checkpoint cannot be loaded.
@@ -72,7 +79,7 @@ def load_engine(
 
     def load(device_map: str | None) -> Engine:
         if isinstance(protocol, QwenProtocol):
-            return QwenEngine(model, protocol, device_map, dtype, attn)
-        return LlavaEngine(model, protocol, device_map, dtype, attn)
+            return QwenEngine(model, protocol, device_map, dtype, attn, bits=bits)
+        return LlavaEngine(model, protocol, device_map, dtype, attn, bits=bits)
 
     return load(device) if zero3 is None else load_sharded(lambda: load(None), zero3, device, dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from transformers import LogitsProcessor
@@ -14,6 +14,24 @@ from llava.video import FrameSampling
 from vidcom2 import Compressor, ImpossibleBudgets, NotFinite
 
 from ..results.sample import Answer
+
+Question: TypeAlias = "str | tuple[str, ...]"
+"""What is asked about a video: a question, or a conversation: questions and answers in turn, a question last."""
+
+
+def turns(question: Question) -> tuple[str, ...]:
+    """Return the turns of a conversation. A question alone is one turn.
+
+    Raises:
+        ValueError: The last turn is no question, or an earlier one is empty: prompt templates write nothing for it, or
+            take it for the turn that the model writes next.
+    """
+    said = (question,) if isinstance(question, str) else question
+    if len(said) % 2 == 0:
+        raise ValueError(f"a conversation of {len(said)} turns does not end with a question")
+    if empty := [i + 1 for i, turn in enumerate(said[:-1]) if not turn]:
+        raise ValueError(f"turn {empty[0]} of the conversation is empty: leave it out, with its question or answer")
+    return said
 
 
 class Unanswerable(Exception):
@@ -87,7 +105,13 @@ class Engine(Protocol):
     def see(self, read: Any) -> Any:
         """Return a video as `answer_all` takes it, any number of times, from what `read` returned."""
 
-    def begin(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> None:
+    def text(self, tokens: Any) -> str:
+        """Return the answer in the tokens that a model has generated so far, int64 [n].
+
+        A streamer among the generation arguments decodes with it. vLLM takes no streamer, and its engine lacks it.
+        """
+
+    def begin(self, seen: Any, question: Question, generation: dict[str, Any], compressor: Compressor) -> None:
         """Announce a question that `answer_all` will answer, so that work on it can begin while videos are read."""
 
     def work(self) -> bool:
@@ -97,13 +121,14 @@ class Engine(Protocol):
         """Return the seconds at which the frames of a video are shown, and how many the model merges into one."""
 
     def answer_all(
-        self, asked: Sequence[tuple[Any, str]], generation: dict[str, Any], compressor: Compressor
+        self, asked: Sequence[tuple[Any, Question]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """Answer several questions as one batch.
 
         Args:
             asked: Pairs of a video from `see` and a question without an image slot. Videos may repeat.
-            generation: transformers' generate arguments, as lmms-eval's tasks give them.
+            generation: transformers' generate arguments, as lmms-eval's tasks give them. For one question, a streamer
+                may be among them.
             compressor: How the videos' tokens are compressed.
 
         Returns:
@@ -111,7 +136,7 @@ class Engine(Protocol):
             video count in full in each of its answers. Seconds of what the batch does together are divided equally.
         """
 
-    def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> Answer:
+    def answer(self, seen: Any, question: Question, generation: dict[str, Any], compressor: Compressor) -> Answer:
         """Answer one question. Raises Unanswerable if the model has no answer."""
 
     def close(self) -> None:
@@ -125,6 +150,7 @@ class EngineBase:
     model: Any
     _loaded: tuple[str, str, str]
     answer_all: Callable[..., list[Answer | Unanswerable]]
+    text: Callable[[Any], str]
     shown_at: Callable[[Any], tuple[Sequence[float], int]]
 
     def by_hand(self, compressor: Compressor, seen: Any) -> Compressor:
@@ -159,7 +185,7 @@ class EngineBase:
     def close(self) -> None:
         """See `Engine.close`."""
 
-    def begin(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> None:
+    def begin(self, seen: Any, question: Question, generation: dict[str, Any], compressor: Compressor) -> None:
         """See `Engine.begin`. A model that computes in batches waits for the whole batch."""
 
     def work(self) -> bool:
@@ -170,7 +196,7 @@ class EngineBase:
         """See `Engine.check`."""
         compressor.attach(self.model).detach()
 
-    def answer(self, seen: Any, question: str, generation: dict[str, Any], compressor: Compressor) -> Answer:
+    def answer(self, seen: Any, question: Question, generation: dict[str, Any], compressor: Compressor) -> Answer:
         """See `Engine.answer`."""
         (answer,) = self.answer_all([(seen, question)], generation, compressor)
         if isinstance(answer, Unanswerable):
@@ -194,6 +220,8 @@ def one_by_one(answer_all: Callable[..., list[Answer | Unanswerable]]) -> Callab
                 return answer_all(self, asked, generation, self.by_hand(compressor, asked[0][0]))
             except NotFinite:
                 return [NoNumbers()]
+            except PromptTooLong as error:
+                return [error]
             except ImpossibleBudgets as error:
                 return [Unanswerable(str(error))]
         with suppress(NotFinite, ImpossibleBudgets):

@@ -58,6 +58,11 @@ def forget_compressor() -> None:
         os.environ.pop(name, None)
 
 
+def log_to_stderr() -> None:
+    """Let vLLM log to standard error, unless the user chose another place: answers go to standard output."""
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+
 def show_gpus(devices: Sequence[str]) -> None:
     """Let libraries that this process loads from now on see only some of the visible GPUs.
 

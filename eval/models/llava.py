@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -19,7 +20,17 @@ from llava.video import EXACT, FrameSampling, open_video, require, sample_video
 from vidcom2 import Compressor, Keep, Record
 
 from ..results.sample import Answer, Reading
-from .base import EngineBase, Numbers, PromptTooLong, Unanswerable, generate_arguments, in_batch, one_by_one
+from .base import (
+    EngineBase,
+    Numbers,
+    PromptTooLong,
+    Question,
+    Unanswerable,
+    generate_arguments,
+    in_batch,
+    one_by_one,
+    turns,
+)
 from .reading import reading_of
 from .timing import StageTimer
 
@@ -51,24 +62,25 @@ class LlavaProtocol:
     keep: Keep | None = None
     default_dtype: ClassVar[str] = "float16"
 
-    def prompt(self, question: str, times: list[float], duration: float) -> str:
+    def prompt(self, question: Question, times: list[float], duration: float) -> str:
         """Return the whole prompt, with one image slot for the video.
 
         Args:
-            question: The task's text.
+            question: The task's text, or a conversation. The video belongs to its first turn.
             times: Times of the frames, in seconds.
             duration: Length of the video, in seconds.
         """
+        first, *later = turns(question)
         if self.time_instruction:
             located = ",".join(f"{second:.2f}s" for second in times)
-            question = (
+            first = (
                 f"The video lasts for {duration:.2f} seconds, and {len(times)} frames are uniformly "
                 f"sampled from it. These frames are located at {located}.Please answer the following questions related "
-                f"to this video.\n{question}"
+                f"to this video.\n{first}"
             )
         conversation = conv_templates[self.conv_template].copy()
-        conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{question}")
-        conversation.append_message(conversation.roles[1], None)
+        for i, text in enumerate([f"{DEFAULT_IMAGE_TOKEN}\n{first}", *later, None]):
+            conversation.append_message(conversation.roles[i % 2], text)
         return conversation.get_prompt()
 
     def sampled(self, sampling: FrameSampling) -> LlavaProtocol:
@@ -206,6 +218,7 @@ class LlavaEngine(EngineBase):
         dtype: "float16", "bfloat16" or "float32".
         attn: Attention implementation of the LLM. None: the best that is installed.
         load: Replaces `load_pretrained_model`.
+        bits: 4 or 8 to hold the LLM in fewer bits, by bitsandbytes. None: in `dtype`.
 
     Raises:
         ValueError, OSError, ImportError: As `load_pretrained_model`.
@@ -219,6 +232,7 @@ class LlavaEngine(EngineBase):
         dtype: str,
         attn: str | None = None,
         load: Callable[..., tuple[Any, Any, Any, int]] = load_pretrained_model,
+        bits: int | None = None,
     ):
         self.protocol = protocol
         self.tokenizer, self.model, processor, _ = load(
@@ -230,6 +244,7 @@ class LlavaEngine(EngineBase):
             attn_implementation=attn,
             overwrite_config=protocol.overwrite_config,
             compressor=None,
+            **({f"load_{bits}bit": True} if bits else {}),
         )
         self.device = self.model.device
         self.read = Reader(protocol.sampling, processor, getattr(torch, dtype), protocol.decoder, protocol.preprocess)
@@ -263,7 +278,7 @@ class LlavaEngine(EngineBase):
     @one_by_one
     @torch.inference_mode()
     def answer_all(
-        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
+        self, asked: Sequence[tuple[Seen, Question]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """See `Engine.answer_all`."""
         prompts = [self.protocol.prompt(question, seen.read.times, seen.read.duration) for seen, question in asked]
@@ -283,6 +298,7 @@ class LlavaEngine(EngineBase):
         timer = StageTimer(self.device)
         with (
             compressor(self.model),
+            self._stopped_if_too_long(tokens),
             timer.watching(self.model, self.model.get_model()),
         ):
             new = self.model.generate(
@@ -294,16 +310,37 @@ class LlavaEngine(EngineBase):
                 stopping_criteria=[stop],
                 **generate_arguments(generation, 1024, numbers),
             )
-        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         answers: list[Answer | Unanswerable] = []
-        for (seen, _), prompt, line, record, text, error in zip(
-            asked, prompts, tokens, self.model.visual_records, texts, numbers.errors, strict=True
+        for (seen, _), prompt, line, record, row, error in zip(
+            asked, prompts, tokens, self.model.visual_records, new, numbers.errors, strict=True
         ):
             read, seconds = seen.read, in_batch(seen.timer.seconds, timer.seconds, len(asked))
             record = replace(record, sample=0, start=line.index(IMAGE_TOKEN_INDEX))  # without the padding
-            made = Answer(text.strip(), prompt, len(read.times), read.duration, [record], seconds, read.reading)
+            made = Answer(self.text(row), prompt, len(read.times), read.duration, [record], seconds, read.reading)
             answers.append(self._too_long(line, record) or error or made)
         return answers
+
+    def text(self, tokens: Any) -> str:
+        """See `Engine.text`."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    @contextmanager
+    def _stopped_if_too_long(self, tokens: Sequence[Sequence[int]]) -> Iterator[None]:
+        """In the block, the model does not begin to answer a lone prompt that it would have to cut.
+
+        Raises:
+            PromptTooLong: The prompt is too long. A batch has the answers of the others.
+        """
+
+        def check(_: object) -> None:
+            if len(tokens) == 1 and (error := self._too_long(tokens[0], self.model.visual_records[0])):
+                raise error
+
+        self.model.visual_hooks.append(check)
+        try:
+            yield
+        finally:
+            self.model.visual_hooks.remove(check)
 
     def _padded(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return token ids and their mask, int64 [B, n], padded on the left."""

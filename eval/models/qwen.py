@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
-from llava.model.builder import resolve_attention
+from llava.model.builder import quantisation, resolve_attention
 from llava.model.checkpoint import load_texts, load_whole
 from llava.video import FrameSampling
 from vidcom2 import Compressor, Record
 
 from ..results.sample import Answer
-from .base import EngineBase, Numbers, Unanswerable, generate_arguments, in_batch, one_by_one
+from .base import EngineBase, Numbers, Question, Unanswerable, generate_arguments, in_batch, one_by_one, turns
 from .qwen_protocol import QwenProtocol, Read, Reader
 from .timing import StageTimer
+
+UNQUANTISED = ["model.visual", "lm_head"]
+"""Modules that keep their precision, as in a LLaVA."""
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Seen:
     timer: StageTimer
     patches: Any = None
     encoded: Any = None
-    inputs: tuple[str, str, Any] = ("", "", None)
+    inputs: tuple[Question, str, Any] = ("", "", None)
 
 
 class QwenEngine(EngineBase):
@@ -50,6 +53,7 @@ class QwenEngine(EngineBase):
         dtype: "float16", "bfloat16" or "float32".
         attn: Attention implementation of the LLM. None: the best that is installed.
         load: Replaces `AutoModelForImageTextToText.from_pretrained`.
+        bits: 4 or 8 to hold the LLM in fewer bits, by bitsandbytes. None: in `dtype`.
 
     Raises:
         ValueError, OSError, ImportError: The checkpoint cannot be loaded.
@@ -63,15 +67,18 @@ class QwenEngine(EngineBase):
         dtype: str,
         attn: str | None = None,
         load: Callable[..., Any] | None = None,
+        bits: int | None = None,
     ):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.protocol, self.read = protocol, Reader(protocol)
-        options = {
+        options: dict[str, Any] = {
             "dtype": getattr(torch, dtype),
             "device_map": device,
             "attn_implementation": resolve_attention(attn),
         }
+        if bits is not None:
+            options["quantization_config"] = quantisation(bits == 8, options["dtype"], UNQUANTISED)
         if load is None:
             self.model, _ = load_whole(
                 AutoModelForImageTextToText.from_pretrained, model, trust_remote_code=False, **options
@@ -104,7 +111,7 @@ class QwenEngine(EngineBase):
     @one_by_one
     @torch.inference_mode()
     def answer_all(
-        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
+        self, asked: Sequence[tuple[Seen, Question]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """See `Engine.answer_all`."""
         errors = [misleading(self.processor, question) for _, question in asked]
@@ -133,12 +140,12 @@ class QwenEngine(EngineBase):
             records = attachment.records or [self._dense_record(own) for _, own in prepared]
         records = records[:: len(records) // len(asked)]  # beams of one prompt have one each
         new = out[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         together = {**timer.seconds, "vision": 0.0}  # it is counted per video, in seen.timer
         answers: list[Answer | Unanswerable] = []
-        for (seen, _), (prompt, own), record, text, error in zip(
-            asked, prepared, records, texts, numbers.errors, strict=True
+        for (seen, _), (prompt, own), record, row, error in zip(
+            asked, prepared, records, new, numbers.errors, strict=True
         ):
+            text = self.text(row)
             if self.protocol.simple:
                 text = until(text, generation)
             read, seconds = seen.read, in_batch(seen.timer.seconds, together, len(asked))
@@ -147,7 +154,12 @@ class QwenEngine(EngineBase):
             answers.append(error or made)
         return answers
 
-    def _prepare(self, seen: Seen, question: str) -> tuple[str, Any]:
+    def text(self, tokens: Any) -> str:
+        """See `Engine.text`."""
+        text = self.processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.strip() if self.protocol.simple else text
+
+    def _prepare(self, seen: Seen, question: Question) -> tuple[str, Any]:
         """Return the question's prompt and the model's inputs."""
         if seen.inputs[0] != question or seen.inputs[2] is None:
             read = seen.read
@@ -223,9 +235,10 @@ class QwenEngine(EngineBase):
         return int((inputs["input_ids"][0] == self.model.config.video_token_id).int().argmax())
 
 
-def misleading(processor: Any, question: str) -> Unanswerable | None:
+def misleading(processor: Any, question: Question) -> Unanswerable | None:
     """Return an error if a question contains a placeholder token. The tokenizer has no way to write it as text."""
-    places = [place for place in (processor.video_token, processor.image_token) if place in question]
+    said = "\n".join(turns(question))
+    places = [place for place in (processor.video_token, processor.image_token) if place in said]
     return (
         Unanswerable(f"the question says {', '.join(places)}, which this model takes for a place") if places else None
     )

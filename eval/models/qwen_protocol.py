@@ -18,6 +18,7 @@ from llava.video import EXACT, FrameSampling, open_video, require, stamped
 from vidcom2 import Keep
 
 from ..results.sample import Reading
+from .base import Question, turns
 from .reading import reading_of
 from .timing import StageTimer
 
@@ -96,12 +97,12 @@ class QwenProtocol:
         require(decoder or self.decoder)
         return replace(self, decoder=decoder or self.decoder)
 
-    def message(self, video_file: str, question: str, total_frames: int) -> list[dict[str, Any]]:
+    def message(self, video_file: str, question: Question, total_frames: int) -> list[dict[str, Any]]:
         """Return the chat messages, with the options of qwen_vl_utils for the video.
 
         Args:
             video_file: Path of the video.
-            question: The task's text.
+            question: The task's text, or a conversation. The video belongs to its first turn.
             total_frames: Number of frames in the file.
         """
         video = {"type": "video", "video": video_file, "min_pixels": self.min_pixels}
@@ -109,15 +110,17 @@ class QwenProtocol:
             video["max_pixels"] = self.max_pixels
         else:
             video["total_pixels"] = self.total_pixels
-        if self.simple:
-            question = question.replace("<image>", "")
         if self.rate is not None:
             video |= {"fps": self.rate.fps, "max_frames": self.frames, "min_frames": self.rate.min_frames or 2}
         elif not self.simple:
             video["nframes"] = max(2, min(self.frames, total_frames) // 2 * 2)
-        content = [video, {"type": "text", "text": question}]
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": content}]
+        said: list[dict[str, Any]] = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for i, turn in enumerate(turns(question)):
+            asks = i % 2 == 0
+            text = turn.replace("<image>", "") if self.simple and asks else turn
+            content = [*([] if i else [video]), {"type": "text", "text": text}]
+            said.append({"role": "user" if asks else "assistant", "content": content})
+        return said
 
     @property
     def template(self) -> dict[str, Any]:

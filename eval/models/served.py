@@ -22,7 +22,7 @@ from vidcom2.vllm.serving import FIELD, Numbering, Serving, serving
 
 from ..results.sample import STAGES, Answer
 from . import environment
-from .base import EngineBase, NoNumbers, PromptTooLong, Unanswerable, decoding
+from .base import EngineBase, NoNumbers, PromptTooLong, Question, Unanswerable, decoding
 from .cores import suit_threads
 from .llava import LlavaProtocol
 from .qwen_protocol import QwenProtocol
@@ -85,10 +85,10 @@ class Seen:
     """A video that was read, and its questions that vLLM has already, or that have no answer."""
 
     read: Any
-    begun: dict[tuple[str, str], Begun | Unanswerable] = field(default_factory=dict)
+    begun: dict[tuple[Question, str], Begun | Unanswerable] = field(default_factory=dict)
 
     @staticmethod
-    def key(question: str, generation: dict[str, Any]) -> tuple[str, str]:
+    def key(question: Question, generation: dict[str, Any]) -> tuple[Question, str]:
         """Return the name of a question in `begun`."""
         return question, repr(sorted(generation.items()))
 
@@ -122,6 +122,7 @@ class VllmEngine(EngineBase):
     ):
         require_vllm()
         environment.forget_compressor()  # hf_overrides says it
+        environment.log_to_stderr()
         gpus = [] if device == "cpu" else device.split(",")
         if gpus:
             environment.show_gpus(gpus)
@@ -183,7 +184,7 @@ class VllmEngine(EngineBase):
         """See `Engine.see`. vLLM sees a video with its first question, and caches what it saw."""
         return Seen(read)
 
-    def begin(self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor) -> None:
+    def begin(self, seen: Seen, question: Question, generation: dict[str, Any], compressor: Compressor) -> None:
         """See `Engine.begin`: hand the question to vLLM."""
         self.check(compressor)
         begin = time.perf_counter()
@@ -198,7 +199,7 @@ class VllmEngine(EngineBase):
         return True
 
     def answer_all(
-        self, asked: Sequence[tuple[Seen, str]], generation: dict[str, Any], compressor: Compressor
+        self, asked: Sequence[tuple[Seen, Question]], generation: dict[str, Any], compressor: Compressor
     ) -> list[Answer | Unanswerable]:
         """See `Engine.answer_all`."""
         begun = [self._taken(seen, question, generation, compressor) for seen, question in asked]
@@ -216,7 +217,7 @@ class VllmEngine(EngineBase):
         ]
 
     def _taken(
-        self, seen: Seen, question: str, generation: dict[str, Any], compressor: Compressor
+        self, seen: Seen, question: Question, generation: dict[str, Any], compressor: Compressor
     ) -> Begun | Unanswerable:
         """Take a question that was announced off its video, or hand it to vLLM now."""
         key = Seen.key(question, generation)
@@ -224,7 +225,7 @@ class VllmEngine(EngineBase):
             self.begin(seen, question, generation, compressor)
         return seen.begun.pop(key)
 
-    def _begun(self, read: Any, question: str, sampling: Any) -> Begun | Unanswerable:
+    def _begun(self, read: Any, question: Question, sampling: Any) -> Begun | Unanswerable:
         """Hand a question to vLLM, or return why it has no answer."""
         from vllm.exceptions import VLLMValidationError
 

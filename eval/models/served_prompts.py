@@ -17,6 +17,7 @@ from vidcom2.vllm.serving import Numbering
 
 from . import llava as llava_engine
 from . import qwen as qwen_engine
+from .base import Question
 from .llava import LlavaProtocol
 from .qwen_protocol import QwenProtocol
 
@@ -67,7 +68,7 @@ class Prompts(Protocol):
     own_ends: bool
     max_new_tokens: int
 
-    def prompt(self, read: Any, question: str) -> Prompt:
+    def prompt(self, read: Any, question: Question) -> Prompt:
         """Return a question about a video.
 
         Raises:
@@ -102,7 +103,7 @@ class LlavaPrompts:
             protocol.sampling, tower.image_processor, torch.float32, protocol.decoder, "resized"
         )
 
-    def prompt(self, read: llava_engine.Read, question: str) -> Prompt:
+    def prompt(self, read: llava_engine.Read, question: Question) -> Prompt:
         """See `Prompts.prompt`."""
         text = self.protocol.prompt(question, read.times, read.duration)
         ids = tokenizer_image_token(text, self.tokenizer, IMAGE_TOKEN_INDEX, slots=1)
@@ -139,7 +140,7 @@ class QwenPrompts:
         self.max_new_tokens = protocol.max_new_tokens
         self.read: Callable[[str], Any] = qwen_engine.Reader(protocol)
 
-    def prompt(self, read: qwen_engine.Read, question: str) -> Prompt:
+    def prompt(self, read: qwen_engine.Read, question: Question) -> Prompt:
         """See `Prompts.prompt`."""
         if error := qwen_engine.misleading(self.processor, question):
             raise error

@@ -10,6 +10,8 @@ from rich.console import Console
 PROGRAM = "python -m eval" if __name__.startswith("eval.") else "vidcom2"
 """The command that the user calls: a module of a checkout, or what is installed. Messages name it."""
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 UNBROKEN = 10_000
 """Columns of a file or a pipe. No table is wider."""
 LINE = 80

@@ -14,7 +14,7 @@ from llava.mm_utils import get_model_name_from_path
 from vidcom2 import Compressor, Dense, compressor
 
 from ..benchmarks import BENCHMARKS, select_tasks
-from ..models import protocol_for
+from ..models import Protocol, protocol_for
 from ..models.served import in_flight, served
 from ..models.zero3 import CONFIG
 from .config import RunConfig
@@ -76,9 +76,16 @@ def as_run(config: RunConfig, asked: Compressor) -> Compressor:
     Raises:
         ValueError: The engine cannot run it.
     """
-    if config.engine != "vllm":
-        return asked
-    exact = served(asked, config.protocol())
+    return as_served(asked, config.protocol()) if config.engine == "vllm" else asked
+
+
+def as_served(asked: Compressor, protocol: Protocol) -> Compressor:
+    """Return a compressor as vLLM runs it on models of a protocol. Say so if it is another one.
+
+    Raises:
+        ValueError: vLLM cannot run it.
+    """
+    exact = served(asked, protocol)
     if exact != asked:
         print(f"note: for {asked.spec}, vLLM runs {exact.spec}, whose totals are known beforehand", file=sys.stderr)
     return exact

@@ -219,6 +219,18 @@ def add_questions(on: argparse._ArgumentGroup) -> None:
         type=int,
         help="evaluate the first N questions of each task (env: LIMIT; default: all)",
     )
+    add_reading(on)
+    on.add_argument(
+        "--parser",
+        metavar="{current,legacy}",
+        default=env.get("PARSER", "current"),
+        help="how raw answers are read: as lmms-eval does now, or as its release 0.5.0, the paper's, did (env: PARSER; "
+        "default: %(default)s)",
+    )
+
+
+def add_reading(on: argparse._ArgumentGroup) -> None:
+    """Declare which frames of a video are used, and what reads them."""
     on.add_argument(
         "--sampling",
         help="which frames of a video are used, such as uniform:16, fps:1,max=64 or fps:2,max=64,min=8 (2 per second, "
@@ -227,16 +239,9 @@ def add_questions(on: argparse._ArgumentGroup) -> None:
     on.add_argument(
         "--decoder",
         metavar=f"{{{','.join(DECODERS)}}}",
-        default=env.get("DECODER"),
+        default=environment().get("DECODER"),
         help="exact gives the frames that a player shows; the others give their own, to compare with harnesses that "
         "use them (env: DECODER; default: exact)",
-    )
-    on.add_argument(
-        "--parser",
-        metavar="{current,legacy}",
-        default=env.get("PARSER", "current"),
-        help="how raw answers are read: as lmms-eval does now, or as its release 0.5.0, the paper's, did (env: PARSER; "
-        "default: %(default)s)",
     )
 
 
@@ -250,22 +255,7 @@ def add_how(how: argparse._ArgumentGroup) -> None:
         type=int,
         help="number of worker processes, one per GPU (env: NUM_GPUS; default: all visible GPUs; 1 on CPU)",
     )
-    how.add_argument(
-        "--device",
-        choices=("cuda", "cpu", "auto"),
-        help="auto spreads one model over all GPUs (default: cuda if there is a GPU, else cpu)",
-    )
-    how.add_argument(
-        "--dtype",
-        metavar="{float16,bfloat16,float32}",
-        help="precision of the model (default: as released on a GPU, float32 on CPU)",
-    )
-    how.add_argument(
-        "--attn",
-        metavar="{eager,sdpa,flash_attention_2}",
-        default=env.get("ATTN"),
-        help="attention of the LLM (env: ATTN; default: the best installed)",
-    )
+    add_precision(how)
     how.add_argument(
         "--engine",
         metavar=f"{{{','.join(ENGINES)}}}",
@@ -286,6 +276,26 @@ def add_how(how: argparse._ArgumentGroup) -> None:
         help="DeepSpeed configuration for --engine deepspeed (default: models/zero3.json of this package)",
     )
     add_processes(how)
+
+
+def add_precision(how: argparse._ArgumentGroup) -> None:
+    """Declare the device, the precision and the attention."""
+    how.add_argument(
+        "--device",
+        choices=("cuda", "cpu", "auto"),
+        help="auto spreads one model over all GPUs (default: cuda if there is a GPU, else cpu)",
+    )
+    how.add_argument(
+        "--dtype",
+        metavar="{float16,bfloat16,float32}",
+        help="precision of the model (default: as released on a GPU, float32 on CPU)",
+    )
+    how.add_argument(
+        "--attn",
+        metavar="{eager,sdpa,flash_attention_2}",
+        default=environment().get("ATTN"),
+        help="attention of the LLM (env: ATTN; default: the best installed)",
+    )
 
 
 def add_processes(how: argparse._ArgumentGroup) -> None:

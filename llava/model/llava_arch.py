@@ -182,18 +182,18 @@ class LlavaMetaForCausalLM(Sight, LanguageModel):
         rows = [splice(ids, target, supply, embed) for ids, target in zip(samples, targets, strict=True)]
 
         limit = getattr(self.config, "tokenizer_model_max_length", None)
-        longest = max(len(row.embeds) for row in rows)
-        if limit is not None and longest > limit:
-            logger.warning(
-                f"a sequence of {longest} tokens is cut to tokenizer_model_max_length={limit}: what comes last, often "
-                "the question, is lost. Use fewer frames, or a lower retention."
-            )
         padded = pad_rows(rows, padding_side, limit)
         starts = [row.starts for row in rows]
         spliced = tuple(spliced_visuals(inputs, visuals, starts, padded, self.compressor))
         self.visual_records = [visual.record for visual in spliced]
         for hook in list(self.visual_hooks):
             hook(Spliced(padded.mask, spliced, padded.cut, labels is not None))
+        if any(padded.cut):
+            longest = max(len(row.embeds) for row in rows)
+            logger.warning(
+                f"a sequence of {longest} tokens is cut to tokenizer_model_max_length={limit}: what comes last, often "
+                "the question, is lost. Use fewer frames, or a lower retention."
+            )
         return padded
 
     def _keeps_positions(self) -> bool:
