@@ -29,7 +29,7 @@ TO_ANSWERS = """() => {
   if (innerWidth < 700) document.getElementById("answers").scrollIntoView({behavior: "smooth"});
 }"""
 """Where the answers are below the fields, show them."""
-TURNS = 20
+TURNS = 10
 """Questions of a conversation that are held."""
 METHODS = tuple(name for name in method_names() if name != Dense.name)
 INTRO = (
