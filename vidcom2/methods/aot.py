@@ -175,7 +175,7 @@ class Aot(Ranking):
         return scores, self.frame_budgets(x), scores.sum().isfinite()
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
-        scores, budgets, finite = self.rank(x)
+        scores, budgets, finite = self.rank(x.detach())
         sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()
         require_finite(bool(sound), x)
         frames, m = x.shape[:2]
@@ -192,7 +192,7 @@ class Aot(Ranking):
         in_window = window_ranks(scores, rows, columns) < of_window
         anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
         places = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
-        short = sketch(x, WIDE) if self.form == "mended" and x.shape[2] > WIDE else None
+        short = sketch(x.detach(), WIDE) if self.form == "mended" and x.shape[2] > WIDE else None
         tokens, rough = self._anchors(x, short, scores, places, counts, (rows, columns))
         there = torch.arange(tokens.shape[1], device=x.device) < count
         if self.form == "released":
@@ -244,7 +244,7 @@ class Aot(Ranking):
             if fewest < m:
                 others = flat[(place + m * frames)[:, fewest:]].to(tokens.dtype)
                 if short is None:
-                    near, far, length = y, others, scores[frames[:, 0]].gather(1, place)
+                    near, far, length = y.detach(), others.detach(), scores[frames[:, 0]].gather(1, place)
                 else:
                     both = short[frames, place]
                     near, far, length = both[:, :most].clone(), both[:, fewest:], lengths(both)
@@ -313,6 +313,7 @@ class Aot(Ranking):
             bool [B, N], which of x stay; weights [B, A, N] with which the others come to the anchors; and what the sums
             are divided by, [B, A, 1].
         """
+        x, y = x.detach(), y.detach()  # gradients flow through what is moved, not through how much of it
         cost = 1 - cosines(x, y, lengths(x), lengths(y)).clamp_(-1 + 1e-6, 1 - 1e-6)
         cost -= cost.amin(dim=(1, 2), keepdim=True)  # this changes no plan, only when "released" stops iterating
         plan = self._plan(cost * (1 - math.exp(-(step**2) / (2 * SPREAD**2))), moving, there)
