@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from torch.utils.data import DataLoader, RandomSampler
 
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model, resolve_dtype
@@ -42,7 +42,6 @@ def main(args: argparse.Namespace) -> None:
     accelerator, method = Accelerator(), compressor(args.compressor)
     if method.stage == "inside LLM":
         raise SystemExit(f"--compressor {method.spec} shortens the layers, and labels need one length: take another")
-    set_seed(args.seed)
     name = get_model_name_from_path(args.model)
     loaded = load_pretrained_model(args.model, None, name, device_map=None, torch_dtype="float32", compressor=None)
     tokenizer, model, processor, _ = loaded
@@ -55,8 +54,8 @@ def main(args: argparse.Namespace) -> None:
     data = VideoConversations(read_examples(args.data), tokenizer, processor, sampling, args.template)
     if len(data) < (together := args.batch * accelerator.num_processes):
         raise SystemExit(f"{args.data} has {len(data)} conversations, and a step takes {together}: lower --batch")
-    collate = Collate(tokenizer.pad_token_id)
-    loader = torch.utils.data.DataLoader(data, args.batch, shuffle=True, drop_last=True, collate_fn=collate)
+    order = RandomSampler(data, generator=torch.Generator().manual_seed(args.seed))  # whatever the processes
+    loader = DataLoader(data, args.batch, sampler=order, drop_last=True, collate_fn=Collate(tokenizer.pad_token_id))
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -69,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
                 group["lr"] = args.rate * min((step + 1) / max(1, args.steps // 10), 1 - step / args.steps)
             loss = model(**batch, use_cache=False).loss
             if not loss.isfinite():
-                raise SystemExit(f"step {step}: the loss is {loss.item()}; lower --rate, or --sampling if a video is cut")
+                raise SystemExit(f"step {step}: the loss is {loss.item()}; lower --rate, or take fewer frames")
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(weights, 1.0)
             optimizer.step()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -189,6 +190,8 @@ class LlavaMetaForCausalLM(Sight, LanguageModel):
                 "the question, is lost. Use fewer frames, or a lower retention."
             )
         padded = pad_rows(rows, padding_side, limit)
+        if not visuals and torch.is_grad_enabled():
+            padded = replace(padded, embeds=padded.embeds + self.no_gradient())
         starts = [row.starts for row in rows]
         spliced = tuple(spliced_visuals(inputs, visuals, starts, padded, self.compressor))
         self.visual_records = [visual.record for visual in spliced]

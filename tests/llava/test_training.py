@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.builder import load_pretrained_model
 from tests.fixtures.checkpoint import make_checkpoint
-from tests.llava.tiny import VOCAB, prompt, tiny_model, video
+from tests.llava.tiny import prompt, tiny_model, video
 from vidcom2 import Compressor, VidCom2, compressor
 
 METHODS = ["vidcom2@0.3", "vidcom2@0.3:positions=original", "random@0.3", "holitom@0.3", "aot@0.3"]
@@ -202,6 +202,25 @@ def test_ddp(model, one_process, first):
     run.detach()
     assert wrapped(**batch).loss > 0
     assert model.visual_records[0].method == "none"
+
+
+def test_ddp_with_batches_of_text(model, one_process):
+    """LLaVA's training data has prompts without a video, with a dummy image: then the visual weights learn nothing."""
+    wrapped, batch = in_ddp(model), padded_batch()
+    ids = prompt(9, seed=3)[None]
+    text = {"input_ids": ids, "labels": ids, "images": [torch.zeros(1, 3, 56, 56)], "modalities": ["text"]}
+    alone = model(input_ids=ids, labels=ids).loss
+    with VidCom2(0.3)(wrapped):
+        for inputs in (text, batch, text):
+            loss = wrapped(**inputs).loss
+            loss.backward()
+            gradients = learned(model)
+            assert (
+                gradients["model.mm_projector.0.weight"].any()
+                == gradients["model.image_newline"].any()
+                == (inputs is batch)
+            )
+    assert torch.equal(loss, alone)
 
 
 def test_a_compressed_model_is_not_copied(model):

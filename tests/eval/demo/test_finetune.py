@@ -88,7 +88,7 @@ def test_without_a_rate_nothing_changes(finetune, tmp_path):
     [
         (["--compressor", "fastv@0.5:k=1"], r"--compressor fastv@0\.5:k=1 shortens the layers"),
         (["--batch", "10"], "has 9 conversations, and a step takes 10: lower --batch"),
-        (["--rate", "1e30", "--steps", "2", "--batch", "2"], "step 1: the loss is nan"),
+        (["--compressor", "none", "--rate", "1e30", "--steps", "2", "--batch", "2"], "step 1: the loss is nan"),
     ],
 )
 def test_what_cannot_be(finetune, flags, message):
