@@ -73,7 +73,7 @@ def read_examples(file: Path, videos: Path | None = None) -> list[Example]:
 def _example(entry: Any, where: str, videos: Path) -> Example:
     if not isinstance(entry, dict) or not isinstance(entry.get("video"), str):
         raise ValueError(f'{where} has no "video": here every conversation is about one video file')
-    said = entry.get("conversations")
+    said: Any = entry.get("conversations")
     try:
         turns = [(SPEAKERS[turn["from"]], turn["value"]) for turn in said]
         texts = [text for _, text in turns]

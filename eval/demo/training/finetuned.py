@@ -31,7 +31,7 @@ from ...run.distributed import World
 from ...run.flags import status
 from ...run.sweep import Sweep
 from ..minibench import HELD_OUT, write_mvbench
-from ..run import config
+from ..run import PER_TASK, config
 from ..world import TASKS
 from .analysis import replaced
 from .conversations import write_conversations
@@ -116,9 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo/finetune"), help="directory for all files")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="directory of the page")
     parser.add_argument("--train-per-task", type=int, default=200, help="conversations per task")
-    parser.add_argument("--per-task", type=int, default=100, help="questions per task")
+    parser.add_argument("--per-task", type=int, default=PER_TASK, help="questions per task")
     parser.add_argument("--seed", type=int, default=HELD_OUT, help="seed of the questions' scenes")
-    parser.add_argument("--steps", default="150", help="of the training")
+    parser.add_argument("--steps", default="100", help="of the training")
     parser.add_argument("--rate", default="3e-4", help="highest learning rate of the training")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the questions")
     arguments = parser.parse_args(argv)

@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 
 from eval.cli import main
 from eval.demo.minibench import write_mvbench
+from eval.demo.training.analysis import BEGIN, END
 from eval.demo.training.conversations import write_conversations
+from eval.demo.training.finetuned import COMPRESSORS
+from eval.demo.training.finetuned import main as finetuned
 from eval.models.packaged import DEMO_MODEL
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -113,3 +116,26 @@ def test_two_processes_train_as_one(finetune, data, tmp_path):
     ours, theirs = weights(tmp_path / "alone"), weights(tmp_path / "both")
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_the_measurement(tmp_path):
+    """All of it, small: data, trainings, runs, and what it writes. What is finished is not done again."""
+    docs = tmp_path / "docs"
+    (docs / "benchmarks").mkdir(parents=True)
+    (docs / "finetuning.md").write_text(f"# Page\n\n{BEGIN}old\n{END}", encoding="utf-8")
+    flags = ["--output", str(tmp_path / "out"), "--docs", str(docs), "--train-per-task", "1", "--per-task", "1"]
+    assert finetuned([*flags, "--steps", "2"]) == 0
+    page = (docs / "finetuning.md").read_text(encoding="utf-8")
+    content = json.loads((docs / "benchmarks" / "finetune-demo.json").read_text(encoding="utf-8"))
+    assert "old" not in page
+    for model in ("before", *COMPRESSORS):
+        dense = content["accuracy"][model]["none"]
+        assert f"{dense['accuracy']:.1f} [{dense['low']:.1f}, {dense['high']:.1f}]" in page
+        assert dense["retention"] == 1 > content["accuracy"][model]["vidcom2@0.15"]["retention"]
+    assert content["training"]["none"]["compressor"] == "none"
+    assert len(content["training"]["vidcom2@0.15"]["losses"]) == 2
+    weights_before = (tmp_path / "out" / "models" / "none" / "model.safetensors").stat().st_mtime_ns
+    assert finetuned([*flags, "--steps", "2"]) == 0
+    assert (tmp_path / "out" / "models" / "none" / "model.safetensors").stat().st_mtime_ns == weights_before
+    assert (docs / "finetuning.md").read_text(encoding="utf-8") == page
