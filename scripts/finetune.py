@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model, resolve_dtype
 from llava.model.checkpoint import checkpoint_config
-from llava.train import Collate, VideoConversations, read_examples
+from llava.train import VideoConversations, collate, read_examples
 from llava.video import FrameSampling
 from vidcom2 import compressor
 
@@ -42,9 +42,9 @@ def main(args: argparse.Namespace) -> None:
     accelerator, method = Accelerator(), compressor(args.compressor)
     if method.stage == "inside LLM":
         raise SystemExit(f"--compressor {method.spec} shortens the layers, and labels need one length: take another")
+    options = {"device_map": None, "torch_dtype": "float32", "attn_implementation": "sdpa", "compressor": None}
     name = get_model_name_from_path(args.model)
-    loaded = load_pretrained_model(args.model, None, name, device_map=None, torch_dtype="float32", compressor=None)
-    tokenizer, model, processor, _ = loaded
+    tokenizer, model, processor, _ = load_pretrained_model(args.model, None, name, **options)
     model.get_vision_tower().requires_grad_(False)
     model.train()
     if args.checkpointing:
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
     if len(data) < (together := args.batch * accelerator.num_processes):
         raise SystemExit(f"{args.data} has {len(data)} conversations, and a step takes {together}: lower --batch")
     order = RandomSampler(data, generator=torch.Generator().manual_seed(args.seed))  # whatever the processes
-    loader = DataLoader(data, args.batch, sampler=order, drop_last=True, collate_fn=Collate(tokenizer.pad_token_id))
+    loader = DataLoader(data, args.batch, sampler=order, drop_last=True, collate_fn=collate)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -79,7 +79,8 @@ def main(args: argparse.Namespace) -> None:
 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        dtype = checkpoint_config(args.model).get("dtype", "float32")  # that of the checkpoint; it trained in float32
+        config = checkpoint_config(args.model)
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"  # the new checkpoint has that of the old
         accelerator.unwrap_model(model).to(resolve_dtype(dtype)).save_pretrained(args.output)
         tokenizer.save_pretrained(args.output)
         record = {key: str(value) for key, value in vars(args).items()}

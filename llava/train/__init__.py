@@ -1,5 +1,5 @@
 """Training data in LLaVA-NeXT's form. The training itself is `scripts/finetune.py`."""
 
-from llava.train.data import Collate, Example, VideoConversations, read_examples
+from llava.train.data import Example, VideoConversations, collate, read_examples
 
-__all__ = ["Collate", "Example", "VideoConversations", "read_examples"]
+__all__ = ["Example", "VideoConversations", "collate", "read_examples"]

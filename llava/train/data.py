@@ -161,22 +161,16 @@ class VideoConversations(Dataset[dict[str, Any]]):
         return {"ids": torch.tensor(ids), "labels": torch.tensor(labels), "pixels": pixels}
 
 
-@dataclass(frozen=True)
-class Collate:
-    """Makes a padded batch of examples: what the model's forward takes.
+def collate(examples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    """Make a batch of examples: what the model's forward takes, padded on the right.
 
-    Attributes:
-        pad: Token id of the padding.
+    The mask tells what is padding. The model looks at nothing else there.
     """
-
-    pad: int
-
-    def __call__(self, examples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
-        ids, labels = ([example[name] for example in examples] for name in ("ids", "labels"))
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
-            "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-            "images": [example["pixels"] for example in examples],
-            "modalities": ["video"] * len(examples),
-        }
+    ids, labels = ([example[name] for example in examples] for name in ("ids", "labels"))
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
+        "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
+        "images": [example["pixels"] for example in examples],
+        "modalities": ["video"] * len(examples),
+    }
