@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--per-task", type=int, default=PER_TASK, help="questions per task")
     parser.add_argument("--seed", type=int, default=HELD_OUT, help="seed of the questions' scenes")
     parser.add_argument("--steps", default="100", help="of the training")
-    parser.add_argument("--rate", default="3e-4", help="highest learning rate of the training")
+    parser.add_argument("--rate", default="3e-5", help="highest learning rate of the training")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the questions")
     arguments = parser.parse_args(argv)
     page, output = arguments.docs / "finetuning.md", arguments.output
