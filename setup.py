@@ -30,7 +30,7 @@ EVAL = [
     "matplotlib",
     "scipy",
 ]
-WEB = ["gradio>=6.20,<7"]
+WEB = ["gradio>=6.20,<7", "starlette"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 TEST = ["pytest", "pytest-xdist", "hypothesis"]
 DEV = [
@@ -72,7 +72,8 @@ setup(
         "vidcom2_eval": ["py.typed"],
         "vidcom2_eval.models": ["zero3.json"],
         "vidcom2_eval.paper": ["published.json"],
-        "vidcom2_eval.reports": ["report.html"],
+        "vidcom2_eval.reports": ["page.html", "report.html"],
+        "vidcom2_eval.web": ["style.css"],
         "vidcom2_eval.demo": ["model/*", "model/vision_tower/*", "llava_video/*", "llava_video/vision_tower/*"],
     },
     entry_points={

@@ -42,6 +42,7 @@ COMMANDS = {
     "see": Command("reports.flags:add_see", "draw which tokens of a video a method keeps"),
     "ask": Command("ask.flags:add_ask", "ask a model about a video, dense or compressed"),
     "analyse": Command("reports.flags:add_analyse", "measure what methods keep of videos, without a question"),
+    "web": Command("web.flags:add_web", "a page where people ask videos, and see what was kept"),
     "bench": Command("speed.flags:add_bench", "measure the speed and memory of one part"),
     "efficiency": Command(
         "speed.efficiency.flags:add_efficiency", "time and memory of every step from video to answer"

@@ -94,6 +94,7 @@ def test_names_that_help_lists():
         ["report", "a"],
         ["doctor", "--tasks", "mvbench"],
         ["see", "v.mp4"],
+        ["web"],
         ["ask", "v.mp4"],
         ["analyse", "v.mp4"],
         ["visualize", "v.mp4"],

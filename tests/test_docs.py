@@ -43,6 +43,7 @@ SCRIPTS = {
     "reproduce_table4": "efficiency",
     "reproduce_figure1": "frame-drop",
     "reproduce_": "table",
+    "web": "web",
 }
 """How a script's name begins, and the subcommand that takes its arguments."""
 

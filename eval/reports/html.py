@@ -32,7 +32,7 @@ from .compare import differing_settings, pair
 from .figures import Point, accuracy_retention, point
 from .flags import FRAMES, VIDEOS
 
-TEMPLATE = Path(__file__).with_name("report.html")
+PAGE, REPORT = (Path(__file__).with_name(name) for name in ("page.html", "report.html"))
 SIDE = 160
 """Pixels of a frame's longer side."""
 
@@ -124,7 +124,6 @@ def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VI
             f" Frames are shown of {videos} of their {len(data['videos'])} videos, evenly taken from all (--videos)."
         )
     parts = {
-        "title": escape(title),
         "intro": f"{total} questions, overall the {first.overall} average.",
         "warnings": "".join(f'<p class="wrong">{escape(difference)}</p>\n' for difference in differences),
         "table": html_table(side_by_side({name: run.summary for name, run in runs.items()})),
@@ -133,7 +132,23 @@ def report(runs: Mapping[str, Run], samples: int | None = None, videos: int = VI
         "shown": shown,
         "data": for_script(data),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], TEMPLATE.read_text(encoding="utf-8"))
+    return page(title, filled(REPORT, parts))
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """Write an HTML file that needs no other file and no network.
+
+    Args:
+        title: Its title, as text.
+        body: What is below the title, as HTML.
+        style: CSS beside that of all reports.
+    """
+    return filled(PAGE, {"title": escape(title), "style": style, "body": body})
+
+
+def filled(template: Path, parts: Mapping[str, str]) -> str:
+    """Fill the slots {{name}} of a template."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], template.read_text(encoding="utf-8"))
 
 
 def spread(count: int, total: int) -> list[int]:
