@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -75,7 +76,7 @@ class Compressor:
         video_specific: Whether the method looks across frames.
         frame_adaptive: Whether the content of a frame decides how many of its tokens stay.
         flash_attention: Whether the LLM can run flash or SDPA attention under the method.
-        merges: Whether kept tokens may be means of several.
+        merges: Whether kept tokens may be means of several. If not, `_select` runs without gradients.
         drops: Whether the method removes tokens at all. Only `Dense` does not.
         uses_grid: Whether the method looks at where in its frame a token is. It then has `_select_grid`, not `_select`.
         reachable: Which retention the method really gives, in words, for docs/methods.md.
@@ -116,6 +117,9 @@ class Compressor:
     def select(self, x: Tensor, grid: tuple[int, int] | None = None) -> Kept:
         """Choose which tokens of one video stay before the LLM. A method inside the LLM keeps all of them here.
 
+        The choice has no gradient. Through `Kept.apply`, gradients reach the kept tokens of x, and those that were
+        merged into them.
+
         Args:
             x: Features [T, M, D] of T frames with M tokens each and hidden size D, of any float dtype, on any device.
             grid: Rows and columns of a frame, whose M tokens come row by row. None stands for a square. Only methods
@@ -125,17 +129,21 @@ class Compressor:
             The kept tokens. Its tensors are on the device of x.
 
         Raises:
-            TypeError: x is not a tensor.
+            TypeError: x is not a tensor; or x has a gradient, and the method merges without saying so.
             ValueError: x has another rank, holds no token, or is not of a float dtype; or the M tokens of a frame are
                 not this grid. `NotFinite`, a ValueError, if x holds NaN or Inf.
         """
         check_features(x)
         if self.retention == 1:
             return keep_all(x)
-        with full_precision(x.device):
-            if self.uses_grid:
-                return self._select_grid(x, *self._grid_of(x.shape[1], grid))
-            return self._select(x)
+        with full_precision(x.device), nullcontext() if self.merges else torch.no_grad():
+            kept = self._select_grid(x, *self._grid_of(x.shape[1], grid)) if self.uses_grid else self._select(x)
+        if kept.features is not None and not self.merges and x.requires_grad and torch.is_grad_enabled():
+            raise TypeError(
+                f"{self.name} merges tokens but does not say so, and its merged tokens would have no gradient: give "
+                f"{type(self).__name__} `merges: ClassVar[bool] = True`"
+            )
+        return kept
 
     def _select(self, x: Tensor) -> Kept:
         """`select` for checked features and R < 1. It has to refuse NaN and Inf itself; see `require_finite`."""

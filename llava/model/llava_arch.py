@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from transformers.utils import logging
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.checkpoint import load_whole
-from llava.model.multimodal_encoder.builder import build_vision_tower
+from llava.model.multimodal_encoder.builder import build_vision_tower, keep_tower_config
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.sight import Sight
 from llava.model.splice import Padded, pad_rows, splice, spliced_visuals
@@ -183,6 +184,8 @@ class LlavaMetaForCausalLM(Sight, LanguageModel):
 
         limit = getattr(self.config, "tokenizer_model_max_length", None)
         padded = pad_rows(rows, padding_side, limit)
+        if not visuals and torch.is_grad_enabled():
+            padded = replace(padded, embeds=padded.embeds + self.no_gradient())
         starts = [row.starts for row in rows]
         spliced = tuple(spliced_visuals(inputs, visuals, starts, padded, self.compressor))
         self.visual_records = [visual.record for visual in spliced]
@@ -326,3 +329,10 @@ class LlavaMetaForCausalLM(Sight, LanguageModel):
             logger.info(f"{len(tower)} tower weights are not in the checkpoint; reading the tower's own files")
             model.get_vision_tower().load_model(only=[key.removeprefix(TOWER_PREFIX) for key in tower])
         return (model, info) if want_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint as transformers does, with the tower's config.json if the config means one inside it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        tower = self.get_vision_tower()
+        if tower is not None and args[:1] != (False,) and kwargs.get("is_main_process", True):
+            keep_tower_config(self.config, tower.vision_tower_name, save_directory)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate.utils import align_module_device
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from llava.model.visual_inputs import Encoded, VisualInput
@@ -74,6 +74,15 @@ class Sight:
         else:
             raise ValueError(f"mm_spatial_pool_mode={mode!r} is unknown; use average, max or bilinear")
         return rearrange(x, "t d y x -> t (y x) d")
+
+    def no_gradient(self) -> Tensor | float:
+        """Return 0, through which all visual weights that learn get a gradient of 0.
+
+        In a batch of text alone they would get none, and DistributedDataParallel would wait for it.
+        """
+        seen = [getattr(self.get_model(), name, None) for name in ("vision_tower", "mm_projector", "image_newline")]
+        weights = [w for part in seen for w in (part.parameters() if isinstance(part, nn.Module) else [part])]
+        return sum(w.flatten()[:0].sum() for w in weights if w is not None and w.requires_grad)
 
     def visual_rows(self, inputs: Sequence[VisualInput]) -> list[VisualRows]:
         """Encode all views in one go, then pool, compress and arrange each input on its own."""

@@ -175,9 +175,9 @@ class Aot(Ranking):
         return scores, self.frame_budgets(x), scores.sum().isfinite()
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
-        mended = self.form == "mended"
-        compared, scores = sketch_and_lengths(x, WIDE) if mended else (x, self.scores(x))
-        budgets, finite = self.frame_budgets(x), scores.sum().isfinite()
+        mended, values = self.form == "mended", x.detach()  # gradients flow to what moves, not to how much of it
+        compared, scores = sketch_and_lengths(values, WIDE) if mended else (x, self.scores(values))
+        budgets, finite = self.frame_budgets(values), scores.sum().isfinite()
         sound, *kept = torch.cat([finite.long()[None], budgets]).tolist()
         require_finite(bool(sound), x)
         frames, m = x.shape[:2]
@@ -194,16 +194,14 @@ class Aot(Ranking):
         in_window = window_ranks(scores, (rows, columns), SIDE) < of_window
         anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
         places = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
-        with torch.no_grad():  # gradients flow to the tokens, not to the weights with which they move
-            length = lengths(compared) if mended and x.shape[2] > WIDE else scores
-            weights = places.new_zeros(frames, max(1, *counts), m, dtype=length.dtype) if mended else None
-            tokens = self._anchors(compared, length, places, counts, (rows, columns), weights)
+        length = lengths(compared) if mended and x.shape[2] > WIDE else scores
+        weights = places.new_zeros(frames, max(1, *counts), m, dtype=length.dtype) if mended else None
+        tokens = self._anchors(compared, length, places, counts, (rows, columns), weights)
         there = torch.arange(tokens.shape[1], device=x.device) < count
         if weights is None:
             return self._released(x, tokens, there)
 
-        with torch.no_grad():
-            moves = [self._across_clips(part, tokens, weights, there, counts, budgets) for part in clips]
+        moves = [self._across_clips(part, tokens, weights, there, counts, budgets) for part in clips]
         stay = there.flatten().nonzero().flatten()
         own = weights.flatten(0, 1).index_select(0, stay).split(kept)
         index = (places + m * torch.arange(frames, device=x.device)[:, None])[:, : tokens.shape[1]]
@@ -245,7 +243,7 @@ class Aot(Ranking):
             own = y.new_ones(len(chosen), most, 1)
             if fewest < m:
                 others, long = flat[(place + m * frames)[:, fewest:]].to(y.dtype), length[frames, place]
-                cosine = cosines(others, y, long[:, fewest:], long[:, :most])
+                cosine = cosines(others.detach(), y.detach(), long[:, fewest:], long[:, :most])
                 cost = 1 - cosine + DISTANCE * distances(place[:, fewest:], place[:, :most], grid).to(cosine.dtype)
                 own, pull = self._within(cosine, cost, slot[:most] < count, slot[fewest:] >= count)
                 y.mul_(own).baddbmm_(pull, others)
@@ -328,6 +326,7 @@ class Aot(Ranking):
             bool [B, N], which of x stay; weights [B, A, N] with which the others come to the anchors; and what the sums
             are divided by, [B, A, 1].
         """
+        x, y = x.detach(), y.detach()
         cost = 1 - cosines(x, y, lengths(x), lengths(y)).clamp_(-1 + 1e-6, 1 - 1e-6)
         cost -= cost.amin(dim=(1, 2), keepdim=True)  # this changes no plan, only when "released" stops iterating
         plan = self._plan(cost * (1 - math.exp(-(step**2) / (2 * SPREAD**2))), moving, there)

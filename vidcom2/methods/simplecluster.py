@@ -94,14 +94,15 @@ class SimpleCluster(Compressor):
         return total_budget(self.retention, frames, m)
 
     def _select_grid(self, x: Tensor, rows: int, columns: int) -> Kept:
-        (length,) = by_frames(lambda x: (lengths(x),), x)
+        values = x.detach()  # only the means have gradients
+        (length,) = by_frames(lambda x: (lengths(x),), values)
         require_finite(bool(length.isfinite().all()), x)
         frames, m = x.shape[:2]
         if self.form == "released":
             count = max(1, round(frames * m * self.retention))
-            owner = self._k_means(rotate(x, rows, columns).flatten(0, 1), count)
+            owner = self._k_means(rotate(values, rows, columns).flatten(0, 1), count)
         else:
-            (folded,) = by_frames(lambda x: (fold(x, self.channels),), x)
+            (folded,) = by_frames(lambda x: (fold(x, self.channels),), values)
             p = rotate(folded, rows, columns) / length.clamp_min(EPS)[..., None]
             rough = fold(p, -(-self.channels // 3))
             count = total_budget(self.retention, frames, m)

@@ -102,21 +102,21 @@ class UniComp(Compressor):
 
     def _select(self, x: Tensor) -> Kept:
         frames, m = x.shape[:2]
-        mended = self.form == "mended"
+        mended, values = self.form == "mended", x.detach()  # only what is kept has gradients
         total = total_budget(self.retention, frames, m) if mended else int(self.retention * frames * m)
-        groups = self._groups(x, frames * m // total if mended else int(1 / self.retention) + 1)
+        groups = self._groups(values, frames * m // total if mended else int(1 / self.retention) + 1)
         if not mended and len(groups) * m <= total:
             kept = torch.ones(len(groups), m, dtype=torch.bool, device=x.device)
             return self._kept(x, groups, kept, None)
 
-        near, descriptors, order = self._compare(x, sketch(x, WIDE) if mended else x, groups)
+        near, descriptors, order = self._compare(values, sketch(values, WIDE) if mended else values, groups)
         distinct = independent(near, order)
         rank = _rank(order, distinct)
         counts = distinct.sum(dim=1)
         if not mended:
             budgets = self._released_budgets(descriptors, total, m, counts)
         elif self.fca is not None:
-            fused = torch.stack([_mean(x, first, last) for first, last in groups])
+            fused = torch.stack([_mean(values, first, last) for first, last in groups])
             budgets = self.fca.budgets(fused, min(1.0, total / (len(groups) * m)))
         else:
             budgets = self._mended_budgets(descriptors, total, m, counts)
@@ -193,8 +193,9 @@ class UniComp(Compressor):
             raise ValueError(f"{self.spec} keeps no token of a video of shape {tuple(x.shape)}; unicomp (mended) does")
         places = chosen.nonzero()[:, 1].split(sizes)
         features = x.new_empty(sum(sizes), x.shape[2])
-        for g, ((first, last), rows) in enumerate(zip(groups, features.split(sizes), strict=True)):
-            fused = _mean(x, first, last)
+        for g, (first, last) in enumerate(groups):
+            begin = sum(sizes[:g])
+            rows, fused = features[begin : begin + sizes[g]], _mean(x, first, last)
             if near is None:
                 rows.copy_(fused[places[g]])
                 continue

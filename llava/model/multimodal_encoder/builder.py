@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -67,6 +68,23 @@ def build_vision_tower(config: Any, **kwargs: Any) -> VisionTower:
         return SigLipVisionTower(source, vision)
     select_layer = getattr(config, "mm_vision_select_layer", -2)
     return CLIPVisionTower(source, vision, select_layer, getattr(config, "mm_vision_select_feature", "patch"))
+
+
+def keep_tower_config(config: Any, source: str, folder: str | os.PathLike[str]) -> None:
+    """Write the tower's config.json into a checkpoint, if the tower's name is that of a directory inside it.
+
+    Args:
+        config: The LLaVA config, as for `build_vision_tower`.
+        source: Where the tower's config.json is now.
+        folder: The checkpoint.
+    """
+    name = getattr(config, "mm_vision_tower", None) or getattr(config, "vision_tower", None)
+    if not os.path.isdir(source) or name in (None, source) or os.path.isabs(name):
+        return
+    inside = os.path.join(folder, name)
+    os.makedirs(inside, exist_ok=True)
+    if not os.path.samefile(inside, source):
+        shutil.copyfile(os.path.join(source, "config.json"), os.path.join(inside, "config.json"))
 
 
 def _tower_config(source: str) -> dict[str, Any]:
