@@ -23,7 +23,7 @@ from llava.video import FrameSampling, VideoError
 from vidcom2 import Compressor, Dense
 
 from ..models import Protocol, canary, load_engine, protocol_for
-from ..models.base import Engine, Unanswerable
+from ..models.base import Engine, Unanswerable, require_kept
 from ..models.cores import suit_threads
 from ..models.served import VllmEngine
 from ..results.errors import UserError
@@ -188,7 +188,10 @@ class Session:
             raise Impossible(str(error)) from error
         with self._turn, room_for(f"encoding {video}", "take fewer --frames, or --load-4bit"):
             film = Film(video, engine, engine.see(read))
-        require_kept(film)
+        try:
+            require_kept(engine, film.seen, video)
+        except ValueError as error:
+            raise Impossible(str(error)) from error
         return film
 
     def ask(
@@ -308,23 +311,6 @@ class Asking:
             answer = self._session.answered(self._film, self._turns, self._generation, self._compressor)
             emit(answer.text)
         return Reply(answer, self._compressor)
-
-
-def require_kept(film: Film) -> None:
-    """Check that the seconds of the protocol's `keep` meet a frame of the video.
-
-    Raises:
-        Impossible: They meet none.
-    """
-    keep = film.engine.protocol.keep
-    if keep is None:
-        return
-    times, together = film.engine.shown_at(film.seen)
-    if not keep.at(times, together).matched:
-        raise Impossible(
-            f"--keep {keep}: none of the {len(times)} frames taken from {film.file} lies there; they are shown from "
-            f"{times[0]:g}s to {times[-1]:g}s: name other seconds, or take more --frames"
-        )
 
 
 @contextmanager

@@ -204,6 +204,28 @@ class EngineBase:
         return answer
 
 
+def require_kept(engine: Engine, seen: Any, video: str) -> None:
+    """Check that the seconds of the protocol's `keep` meet a frame of a video.
+
+    Args:
+        engine: The model.
+        seen: The video, from `Engine.see`.
+        video: Its path, for the message.
+
+    Raises:
+        ValueError: They meet none.
+    """
+    keep = engine.protocol.keep
+    if keep is None:
+        return
+    times, together = engine.shown_at(seen)
+    if not keep.at(times, together).matched:
+        raise ValueError(
+            f"--keep {keep}: none of the {len(times)} frames taken from {video} lies there; they are shown from "
+            f"{times[0]:g}s to {times[-1]:g}s: name other seconds, or take more --frames"
+        )
+
+
 def one_by_one(answer_all: Callable[..., list[Answer | Unanswerable]]) -> Callable[..., list[Answer | Unanswerable]]:
     """Decorate an engine's answer_all: answer the questions of a batch one by one where that is needed.
 

@@ -17,7 +17,7 @@ from vidcom2 import Attachment, Compressor, Keep, Kept, VidCom2
 from vidcom2.models.layers import LayerHooks
 
 from ..models import Protocol, canary, load_engine
-from ..models.base import Engine
+from ..models.base import Engine, require_kept
 from ..models.llava import LlavaEngine
 from ..models.packaged import model_title, saw_drawn_shapes_only
 from ..models.qwen import QwenEngine
@@ -228,13 +228,8 @@ def look_at(engine: Engine, seen: Any, video_file: str, question: str, method: C
     Raises:
         Unanswerable, ValueError, VideoError: As `watch`.
     """
+    require_kept(engine, seen, video_file)
     times, together = engine.shown_at(seen)
-    keep = engine.protocol.keep
-    if keep is not None and not keep.at(times, together).matched:
-        raise ValueError(
-            f"--keep {keep}: none of the {len(times)} frames taken from {video_file} lies there; they are shown from "
-            f"{times[0]:g}s to {times[-1]:g}s: name other seconds, or take more --frames"
-        )
     note = observed(engine, seen, question, method)
     frames, (rows, columns), covered = seen_by(engine, video_file, seen)
     kept = np.zeros(len(note.features) * rows * columns, dtype=bool)
@@ -248,7 +243,7 @@ def look_at(engine: Engine, seen: Any, video_file: str, question: str, method: C
         kept=kept.reshape(shape),
         uniqueness=why.frame_uniqueness.float().cpu().numpy(),
         token_uniqueness=why.video.float().cpu().numpy().reshape(shape),
-        method=called(method, keep),
+        method=called(method, engine.protocol.keep),
         eyes=Eyes.of(engine.checkpoint),
         video=Path(video_file).name.encode("utf-8", "backslashreplace").decode(),  # a name may hold bytes
         covered=covered,

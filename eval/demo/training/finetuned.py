@@ -26,7 +26,7 @@ from ...results.files import write_json, write_whole
 from ...results.load import Run, load_run
 from ...results.provenance import provenance
 from ...results.stats import paired_interval
-from ...results.tables import markdown_table
+from ...results.tables import Rows, markdown_table
 from ...run.distributed import World
 from ...run.flags import status
 from ...run.sweep import Sweep
@@ -93,7 +93,7 @@ def comparisons(runs: Runs) -> dict[str, tuple[float, float, float]]:
 
 def section(runs: Runs, losses: Mapping[str, Sequence[float]]) -> str:
     """The page's tables."""
-    rows = [("fine-tuned under", "loss, first and last tenth", "dense", SETTINGS[1])]
+    rows: Rows = [("fine-tuned under", "loss, first and last tenth", "dense", SETTINGS[1])]
     for name, model in runs.items():
         tenth = max(1, len(losses[name]) // 10) if name in losses else 0
         ends = [sum(part) / tenth for part in (losses[name][:tenth], losses[name][-tenth:])] if tenth else []
