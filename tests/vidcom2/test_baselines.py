@@ -18,7 +18,6 @@ from tests.golden import entries, load
 from tests.vidcom2.grids import grid_of
 from tests.vidcom2.test_vidcom2 import CountedOps, video
 from vidcom2 import METHODS, FrameAdjustment, VidCom2, compressor
-from vidcom2.clustering import centres, nearest_centre
 from vidcom2.methods.dycoke import DyCoke
 from vidcom2.methods.fastvid import FastVid
 from vidcom2.methods.holitom import HoliTom, proportional_shares, windows
@@ -26,6 +25,7 @@ from vidcom2.methods.norm import Norm
 from vidcom2.methods.random import Random
 from vidcom2.methods.uniform import Uniform
 from vidcom2.methods.visionzip import VisionZip
+from vidcom2.pieces.clustering import centres, nearest_centre
 from vidcom2.table import table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -10,9 +10,9 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from tests.vidcom2.test_vidcom2 import video
 from vidcom2 import compressor
-from vidcom2.cells import cells
 from vidcom2.methods.grid import Grid
 from vidcom2.methods.pool import Pool
+from vidcom2.pieces.cells import cells
 
 
 def parts(size: int, count: int) -> list[list[int]]:

@@ -7,11 +7,11 @@ import torch
 
 from tests.vidcom2.test_operator import gpu_product  # noqa: F401  # a fixture
 from tests.vidcom2.test_vidcom2 import video
-from vidcom2 import clustering
-from vidcom2.cosines import cosines_with, cosines_within_frames, pair_cosines
 from vidcom2.features import lengths
 from vidcom2.kernels import at_once, in_slices, products
-from vidcom2.merging import group_means
+from vidcom2.pieces import clustering
+from vidcom2.pieces.cosines import cosines_with, cosines_within_frames, pair_cosines
+from vidcom2.pieces.merging import group_means
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)

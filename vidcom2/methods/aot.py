@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.clips import Clips, cut, sums_in_clips
 from vidcom2.compressor import Kept
 from vidcom2.features import has_float64, lengths, require_finite
 from vidcom2.kernels.in_slices import by_frames
+from vidcom2.pieces.clips import Clips, cut, sums_in_clips
+from vidcom2.pieces.sketch import WIDE, sketch_and_lengths
+from vidcom2.pieces.transport import cosines, distances, transport
 from vidcom2.ranking import Ranking, ranks, window_ranks
 from vidcom2.settings import check_at_least_one, check_choice, check_share
-from vidcom2.sketch import WIDE, sketch_and_lengths
 from vidcom2.specs import register
-from vidcom2.transport import cosines, distances, transport
 
 SIDE = 3
 """A frame has SIDE · SIDE windows."""
@@ -63,7 +63,7 @@ class Aot(Ranking):
     shallow layer, global ones in a deep layer. A method sees no attention here, so |x| stands in for both. The authors'
     code chooses among 27 x 27 patches and pools them to 14 x 14 after the first merging. Here they are pooled already.
 
-    Where D is above 256, "mended" takes cosines from sketches of 256 channels (`vidcom2.sketch`): of random features
+    Where D is above 256, "mended" takes cosines from sketches of 256 channels (`pieces.sketch`): of random features
     with D = 3584, 81 % of the tokens that are kept without sketches are kept with them; of a synthetic video whose
     tokens recur with much noise, 91 %.
 

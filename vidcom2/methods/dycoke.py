@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.cosines import cosines_with, pair_cosines
 from vidcom2.kernels import kernels_for
+from vidcom2.pieces.cosines import cosines_with, pair_cosines
 from vidcom2.ranking import Ranking
 from vidcom2.settings import check_choice
 from vidcom2.specs import register

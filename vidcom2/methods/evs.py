@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from vidcom2.budget import total_budget
-from vidcom2.cosines import pair_cosines
 from vidcom2.features import all_finite
 from vidcom2.kernels.in_slices import SLICE
+from vidcom2.pieces.cosines import pair_cosines
 from vidcom2.ranking import Ranking
 from vidcom2.settings import check_choice
 from vidcom2.specs import register

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.clustering import centres_among, squared_distances_from
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import lengths, require_finite
 from vidcom2.kernels import kernels_for
-from vidcom2.merging import group_means
+from vidcom2.pieces.clustering import centres_among, squared_distances_from
+from vidcom2.pieces.merging import group_means
 from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from vidcom2.budget import equal_budgets, total_budget
-from vidcom2.clustering import centres_among, nearest_among, squared_distances
 from vidcom2.compressor import Compressor, Kept
-from vidcom2.cosines import cosines_within_frames
 from vidcom2.features import lengths, require_finite
 from vidcom2.kernels.in_slices import by_frames
 from vidcom2.methods.holitom import proportional_shares
+from vidcom2.pieces.clustering import centres_among, nearest_among, squared_distances
+from vidcom2.pieces.cosines import cosines_within_frames
+from vidcom2.pieces.sketch import WIDE, sketch
 from vidcom2.settings import check_at_least_one, check_choice, check_share
-from vidcom2.sketch import WIDE, sketch
 from vidcom2.specs import register
 
 COPIED = 512
@@ -45,7 +45,7 @@ class FlashVid(Compressor):
                   it: to the means of clusters around DPC-KNN centres
 
     Where D is above 256, "mended" takes all cosines and distances of tokens from sketches of 256 channels
-    (`vidcom2.sketch`): of random features with D = 3584, 88 % of the tokens that are kept without sketches are kept
+    (`pieces.sketch`): of random features with D = 3584, 88 % of the tokens that are kept without sketches are kept
     with them; of a synthetic video whose tokens recur with much noise, 42 %.
 
     Before the LLM. The whole method also drops tokens inside it, see `flashvid-inside`. The paper weights by the

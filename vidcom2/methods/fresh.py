@@ -14,7 +14,7 @@ from torch import Tensor
 from vidcom2.budget import total_budget
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import require_finite
-from vidcom2.sketch import sketch
+from vidcom2.pieces.sketch import sketch
 from vidcom2.specs import register
 from vidcom2.uniqueness import cosine
 
@@ -53,7 +53,7 @@ class Fresh(Compressor):
     age is why a lasting thing comes back: an LLM that sees a token once cannot tell whether it lasted. Of T equal
     frames, every place is kept once before any is kept twice, and the copies that fill up take turns.
 
-    Distances are those of sketches of 64 channels (`vidcom2.sketch`). A place that was kept more than 64 frames before
+    Distances are those of sketches of 64 channels (`pieces.sketch`). A place that was kept more than 64 frames before
     is compared with its token 64 frames before. Time and memory grow with T·M.
 
     Args:

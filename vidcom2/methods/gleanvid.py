@@ -15,11 +15,11 @@ from torch.nn.functional import avg_pool2d, cosine_similarity, softplus
 from vidcom2.budget import fill, total_budget
 from vidcom2.compressor import Kept
 from vidcom2.features import require_finite
+from vidcom2.pieces.sketch import WIDE, sketch
+from vidcom2.pieces.subspace import SLICE, Subspace, leading_direction
 from vidcom2.ranking import Ranking
 from vidcom2.settings import check_at_least_one, check_share
-from vidcom2.sketch import WIDE, sketch
 from vidcom2.specs import register
-from vidcom2.subspace import SLICE, Subspace, leading_direction
 
 FLAT = 1e-5
 """Scores whose range is a smaller share of the largest are equal: the difference is rounding."""
@@ -49,10 +49,10 @@ class GleanVid(Ranking):
       paper drops the directions of a QR decomposition that are shorter than `tolerance` times the longest (eq. 13).
     - Where all scores of a frame are equal but for rounding, they scale to 0.
     - Where nothing is novel (all tokens are zero), the budgets are equal.
-    - d is found to the accuracy of `vidcom2.subspace.leading_direction`.
+    - d is found to the accuracy of `vidcom2.pieces.subspace.leading_direction`.
     - A kept token is compared with all tokens of later frames, so the time grows with T². Two bounds make it linear for
       long videos: `history` differs from the paper beyond 64 frames, `basis` beyond 2048 kept tokens.
-    - Where D is above 256, all of the above is computed on sketches of 256 channels (`vidcom2.sketch`), and v looks at
+    - Where D is above 256, all of the above is computed on sketches of 256 channels (`pieces.sketch`), and v looks at
       128 directions, since more would explain every sketch. Of random features with D = 3584, 92 % of the tokens that
       are kept without sketches are kept with them; of a synthetic video whose tokens recur with much noise, 47 %.
 

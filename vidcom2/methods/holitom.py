@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from vidcom2.budget import total_budget
-from vidcom2.clustering import centres_among, nearest_among, squared_distances
 from vidcom2.compressor import Compressor, Kept
-from vidcom2.cosines import pair_cosines
 from vidcom2.features import require_finite
-from vidcom2.merging import group_means
+from vidcom2.pieces.clustering import centres_among, nearest_among, squared_distances
+from vidcom2.pieces.cosines import pair_cosines
+from vidcom2.pieces.merging import group_means
 from vidcom2.settings import check_at_least_one, check_choice, check_share
 from vidcom2.specs import register
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vidcom2.budget import total_budget
-from vidcom2.cells import cells
 from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import all_finite, require_finite
-from vidcom2.merging import group_means
+from vidcom2.pieces.cells import cells
+from vidcom2.pieces.merging import group_means
 from vidcom2.settings import check_at_least_one
 from vidcom2.specs import register
 
@@ -24,7 +24,7 @@ from vidcom2.specs import register
 class Pool(Compressor):
     """Cut each frame into k nearly equal cells, and replace the tokens of a cell by their mean.
 
-    Before the LLM. `vidcom2.cells` says how a frame is cut. Where k = h · w fits, this is adaptive average pooling to h
+    Before the LLM. `pieces.cells` says how a frame is cut. Where k = h · w fits, this is adaptive average pooling to h
     rows and w columns; for other k, some rows of cells have one cell more. k is R·M, rounded so that the total is
     round(R·T·M). A mean stands where the token in the middle of its cell stood.
 

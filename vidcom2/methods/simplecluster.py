@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vidcom2.budget import total_budget
-from vidcom2.clustering import members
 from vidcom2.compressor import Compressor, Kept
-from vidcom2.farthest import farthest_first_clusters
 from vidcom2.features import lengths, require_finite
 from vidcom2.kernels.in_slices import by_frames
-from vidcom2.merging import group_means
+from vidcom2.pieces.clustering import members
+from vidcom2.pieces.farthest import farthest_first_clusters
+from vidcom2.pieces.merging import group_means
 from vidcom2.settings import check_at_least_one, check_choice
 from vidcom2.specs import register
 
@@ -43,7 +43,7 @@ class SimpleCluster(Compressor):
 
     Args:
         form: "mended" keeps round(R·T·M) tokens, but at least T. Its time is linear in T: the seeds are sought in runs
-            of frames, see `vidcom2.farthest`. Tokens are compared on `channels` sums of channels, each channel with a
+            of frames, see `pieces.farthest`. Tokens are compared on `channels` sums of channels, each channel with a
             random sign, and turned after that. So squared distances are right on average, with a relative error of
             about sqrt(2 / channels). Seeds are sought on a third as many sums. There is no k-means: on synthetic videos
             it changed the mean distance to the nearest kept token by less than 6 %. That distance, with all of the

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidcom2.clustering import centres, nearest_centre
 from vidcom2.inside import InsideLLM, Merged, Stage, layer_numbers, require_apart, shares_of
+from vidcom2.pieces.clustering import centres, nearest_centre
 from vidcom2.settings import check_choice
 from vidcom2.specs import register
 

@@ -16,8 +16,8 @@ from vidcom2.compressor import Compressor, Kept
 from vidcom2.features import require_finite
 from vidcom2.frame_adjustment import FrameAdjustment
 from vidcom2.kernels import kernels_for
+from vidcom2.pieces.sketch import WIDE, sketch
 from vidcom2.settings import check_choice
-from vidcom2.sketch import WIDE, sketch
 from vidcom2.specs import register
 
 Runs = list[tuple[int, int]]
@@ -42,7 +42,7 @@ class UniComp(Compressor):
         merging     a chosen token becomes the mean of itself and the mean of all tokens less than `tokens` from it
 
     Where D is above 256, "mended" tells which tokens are less than `tokens` apart by sketches of 256 channels
-    (`vidcom2.sketch`): of random features with D = 3584, it keeps the tokens that it keeps without them.
+    (`pieces.sketch`): of random features with D = 3584, it keeps the tokens that it keeps without them.
 
     A token stands at its place in the first frame of its group. Before the LLM. The paper takes the uniqueness of
     tokens from the keys of the vision tower's last layer, and that of groups from its pooling head. Neither is at hand

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from vidcom2.compressor import Kept
-from vidcom2.cosines import cosines_within_frames
 from vidcom2.features import has_float64, lengths
-from vidcom2.merging import group_means
+from vidcom2.pieces.cosines import cosines_within_frames
+from vidcom2.pieces.merging import group_means
 from vidcom2.ranking import Ranking, top_per_frame
 from vidcom2.settings import check_choice
 from vidcom2.specs import register

@@ -13,8 +13,8 @@ from tests.vidcom2.grids import grid_of
 from tests.vidcom2.test_baselines import best, cosine, scenes
 from tests.vidcom2.test_vidcom2 import CountedOps
 from vidcom2 import FrameAdjustment, NotFinite, VidCom2, compressor
-from vidcom2.clips import cut
 from vidcom2.methods.aot import Aot
+from vidcom2.pieces.clips import cut
 from vidcom2.ranking import window_ranks
 
 FILE = "baselines/aot_chain.safetensors"

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 
 from vidcom2 import compressor
 from vidcom2.methods.fresh import COPY, LEVELS, REACH, ROUNDS, Fresh
-from vidcom2.sketch import WIDTH, sketch
+from vidcom2.pieces.sketch import WIDTH, sketch
 
 
 def video(frames: int, m: int, channels: int = 48, seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ from tests.vidcom2.test_baselines import best, cosine, scenes
 from tests.vidcom2.test_vidcom2 import video
 from vidcom2 import FrameAdjustment, compressor
 from vidcom2.methods.gleanvid import GleanVid
-from vidcom2.subspace import Subspace, leading_direction
+from vidcom2.pieces.subspace import Subspace, leading_direction
 
 EPSILON = 1e-4
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vidcom2 import compressor
-from vidcom2.sketch import WIDE, sketch
+from vidcom2.pieces.sketch import WIDE, sketch
 
 
 def features(d: int) -> torch.Tensor:
