@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.demo.encode import write_video
 from tests.fixtures.checkpoint import make_checkpoint
 from tests.fixtures.mvbench import make_mvbench
+from tests.llava.test_video import noisy_frames
 
 TASKS = ("action_count", "moving_direction", "scene_transition")
 
@@ -20,6 +22,14 @@ def onevision(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def llava_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("video"), "video")
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of noise."""
+    file = tmp_path_factory.mktemp("video") / "noise.mp4"
+    write_video(file, noisy_frames(48), 24)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -5,22 +5,12 @@ from pathlib import Path
 import pytest
 
 from eval.ask.session import Film, Session, open_session
-from eval.demo.encode import write_video
 from eval.models import protocol_for
 from eval.models.qwen_protocol import QWEN_PROTOCOLS
 from llava.video import FrameSampling
 from tests.eval.qwen_tiny import make_qwen
-from tests.llava.test_video import noisy_frames
 
 FRAMES = 6
-
-
-@pytest.fixture(scope="session")
-def noise(tmp_path_factory) -> Path:
-    """Two seconds of noise."""
-    file = tmp_path_factory.mktemp("video") / "noise.mp4"
-    write_video(file, noisy_frames(48), 24)
-    return file
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval.demo.encode import write_video
 from eval.models import load_engine, protocol_for
 from eval.models.packaged import DEMO_MODEL, DEMO_MODELS, PATCHES
 from eval.models.qwen_protocol import QWEN_PROTOCOLS
@@ -20,17 +19,9 @@ from eval.reports.look import Eyes, called, central_square, layer_hooks, look_at
 from eval.reports.see import drawable
 from llava.video import FrameSampling
 from tests.eval.qwen_tiny import make_qwen
-from tests.llava.test_video import noisy_frames
 from vidcom2 import METHODS, Compressor, Keep, Kept, VidCom2
 
 FRAMES = 6
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("video") / "noise.mp4"
-    write_video(file, noisy_frames(48), 24)
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +55,13 @@ def frames_and_grid(engine, seen) -> tuple[int, tuple[int, int]]:
     indirect=True,
 )
 @pytest.mark.parametrize("name", sorted(name for name in METHODS if METHODS[name].drops))
-def test_every_method_on_every_kind_of_model(name, engine, video):
+def test_every_method_on_every_kind_of_model(name, engine, noise):
     # Inside the LLM, less cannot be reached on two layers.
     retention = 0.25 if METHODS[name].stage == "before LLM" else 0.75
     more = {"fastv": ":k=1", "pdrop": ":layers=(1,)"}.get(name, "")
     method = drawable(f"{name}@{retention}{more}")
-    look = watch(engine, str(video), QUESTION, method)
-    seen = engine.see(engine.read(str(video)))
+    look = watch(engine, str(noise), QUESTION, method)
+    seen = engine.see(engine.read(str(noise)))
     (record,) = engine.answer(seen, QUESTION, {"max_new_tokens": 1}, method).records
     frames, grid = frames_and_grid(engine, seen)
     assert look.kept.shape == (frames, *grid)
@@ -95,40 +86,40 @@ class LastColumn(Compressor):
 
 
 @over_engines
-def test_a_method_that_looks_at_places_gets_the_grid(engine, video):
-    look = watch(engine, str(video), QUESTION, LastColumn(0.5))
+def test_a_method_that_looks_at_places_gets_the_grid(engine, noise):
+    look = watch(engine, str(noise), QUESTION, LastColumn(0.5))
     assert look.kept[..., -1].all()
     assert not look.kept[..., :-1].any()
 
 
 @over_engines
-def test_features_are_the_same_before_and_inside_the_language_model(engine, video):
-    before = watch(engine, str(video), QUESTION, VidCom2(0.5))
-    inside = watch(engine, str(video), QUESTION, drawable("fastv@0.75:k=1"))
+def test_features_are_the_same_before_and_inside_the_language_model(engine, noise):
+    before = watch(engine, str(noise), QUESTION, VidCom2(0.5))
+    inside = watch(engine, str(noise), QUESTION, drawable("fastv@0.75:k=1"))
     assert torch.equal(before.features, inside.features)
     assert np.array_equal(before.frames, inside.frames)
 
 
 @pytest.mark.parametrize("engine", ["onevision", "qwen2_vl"], indirect=True)
-def test_nothing_stays_on_the_model(engine, video):
+def test_nothing_stays_on_the_model(engine, noise):
     for spec in ("vidcom2@0.5", "fastv@0.75:k=1"):
-        watch(engine, str(video), QUESTION, drawable(spec))
+        watch(engine, str(noise), QUESTION, drawable(spec))
         with pytest.raises(StopIteration):
             layer_hooks(engine.model)
         engine.check(VidCom2(0.5))
 
 
 @pytest.mark.parametrize("engine", ["onevision"], indirect=True)
-def test_inside_the_language_model_the_question_counts(engine, video):
-    looks = [watch(engine, str(video), question, drawable("fastv@0.6:k=1")).kept for question in (QUESTION, "So?")]
+def test_inside_the_language_model_the_question_counts(engine, noise):
+    looks = [watch(engine, str(noise), question, drawable("fastv@0.6:k=1")).kept for question in (QUESTION, "So?")]
     assert not np.array_equal(*looks)
 
 
 @over_engines
-def test_frames_are_the_video(engine, video):
+def test_frames_are_the_video(engine, noise):
     """Of noise whose frames all differ, the frames are the right ones; a pair stands under its first."""
-    look = watch(engine, str(video), QUESTION, VidCom2(0.5))
-    seen = engine.see(engine.read(str(video)))
+    look = watch(engine, str(noise), QUESTION, VidCom2(0.5))
+    seen = engine.see(engine.read(str(noise)))
     if not hasattr(seen, "inputs"):
         # The tower's processor makes of them what the model got.
         again = engine.model.get_vision_tower().image_processor.preprocess(look.frames, return_tensors="pt")
@@ -143,9 +134,9 @@ def test_frames_are_the_video(engine, video):
 
 
 @over_engines
-def test_covered_is_what_pooling_reads(engine, video):
+def test_covered_is_what_pooling_reads(engine, noise):
     """A change in a patch moves a token's feature only where the grid is said to lie over it."""
-    look = watch(engine, str(video), QUESTION, VidCom2(0.5))
+    look = watch(engine, str(noise), QUESTION, VidCom2(0.5))
     if not hasattr(engine.model, "get_2dPool"):
         assert look.covered == 1
         return
@@ -166,8 +157,8 @@ def test_central_square_is_what_clip_sees():
 
 
 @over_engines
-def test_a_look_says_whose_eyes_it_shows_and_when(engine, video):
-    look = watch(engine, str(video), QUESTION, VidCom2(0.5))
+def test_a_look_says_whose_eyes_it_shows_and_when(engine, noise):
+    look = watch(engine, str(noise), QUESTION, VidCom2(0.5))
     frames, rows, columns = look.kept.shape
     assert look.eyes == Eyes(Path(engine.checkpoint).name)
     assert look.eyes.warning is None, "its weights are random: nobody said that they were trained"
@@ -177,7 +168,7 @@ def test_a_look_says_whose_eyes_it_shows_and_when(engine, video):
         f"{frames} frames of {rows} × {columns} tokens",
     )
     assert f"vidcom2@0.5 keeps {look.kept.sum()} of {look.kept.size} " in look.facts[3]
-    times, together = engine.shown_at(engine.see(engine.read(str(video))))
+    times, together = engine.shown_at(engine.see(engine.read(str(noise))))
     assert look.seconds.tolist() == times[::together]
     why = VidCom2(0.5).explain(look.features)
     assert look.uniqueness == pytest.approx(why.frame_uniqueness.numpy())
@@ -185,11 +176,11 @@ def test_a_look_says_whose_eyes_it_shows_and_when(engine, video):
 
 
 @pytest.mark.parametrize("engine", ["onevision"], indirect=True)
-def test_two_methods_share_what_the_model_has_seen(engine, video):
-    seen = engine.see(engine.read(str(video)))
+def test_two_methods_share_what_the_model_has_seen(engine, noise):
+    seen = engine.see(engine.read(str(noise)))
     for spec in ("vidcom2@0.5", "random@0.25"):
-        shared = look_at(engine, seen, str(video), QUESTION, drawable(spec))
-        alone = watch(engine, str(video), QUESTION, drawable(spec))
+        shared = look_at(engine, seen, str(noise), QUESTION, drawable(spec))
+        alone = watch(engine, str(noise), QUESTION, drawable(spec))
         assert np.array_equal(shared.kept, alone.kept)
         assert np.array_equal(shared.frames, alone.frames)
         assert shared.facts == alone.facts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +17,9 @@ from eval.reports.look import watch
 from eval.reports.see import drawable, prepare_see
 from eval.run.setup import Unsuitable
 from llava.video import FrameSampling, VideoError, read_video
-from tests.llava.test_video import noisy_frames
 from vidcom2 import VidCom2
 
 FRAMES = 6
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("video") / "noise.mp4"
-    write_video(file, noisy_frames(48), 24)
-    return file
 
 
 @pytest.fixture
@@ -56,10 +47,10 @@ def texts(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize("spec", ["vidcom2.released@0.3", "random@0.3"])
-def test_command(spec, onevision, video, drawn, tmp_path, capsys):
+def test_command(spec, onevision, noise, drawn, tmp_path, capsys):
     out = tmp_path / "out"
     flags = ("--model", onevision, "--compressor", spec, "--frames", FRAMES)
-    assert call(video, *flags, "--animate", "gif", "--width", "4", "--theme", "dark", "--output", out) == 0
+    assert call(noise, *flags, "--animate", "gif", "--width", "4", "--theme", "dark", "--output", out) == 0
     sheets = [out / f"{name}.{end}" for name in ("uniqueness", "kept", "tokens") for end in ("png", "pdf", "svg")]
     said = capsys.readouterr()
     assert said.out.split() == [str(file) for file in (*sheets, out / "kept.gif")]
@@ -67,7 +58,7 @@ def test_command(spec, onevision, video, drawn, tmp_path, capsys):
 
     protocol = protocol_for(str(onevision)).sampled(FrameSampling("uniform", max_frames=FRAMES))
     engine = load_engine(str(onevision), protocol, "cpu", "float32")
-    look = watch(engine, str(video), QUESTION, drawable(spec))
+    look = watch(engine, str(noise), QUESTION, drawable(spec))
     method = VidCom2.released(0.3) if spec.startswith("vidcom2") else VidCom2(0.3)
     assert look.uniqueness == pytest.approx(method.explain(look.features).frame_uniqueness.numpy())
     upper = drawn[0].axes[1]
@@ -108,9 +99,9 @@ def test_the_demo_model_says_that_it_has_seen_drawn_shapes_only(drawn, tmp_path,
         (("--width", "nan"), "--width 'nan' is no width"),
     ],
 )
-def test_bad_settings(flags, message, onevision, video, tmp_path):
+def test_bad_settings(flags, message, onevision, noise, tmp_path):
     with pytest.raises(ValueError, match=message):
-        call(video, "--model", onevision, *flags, "--output", tmp_path / "out")
+        call(noise, "--model", onevision, *flags, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -121,19 +112,19 @@ def test_bad_videos(onevision, tmp_path):
             call(tmp_path / name, "--model", onevision, "--output", tmp_path / "out")
 
 
-def test_what_only_the_model_can_tell_is_one_error(onevision, video, tmp_path, capsys, monkeypatch):
+def test_what_only_the_model_can_tell_is_one_error(onevision, noise, tmp_path, capsys, monkeypatch):
     output = tmp_path / "out"
     with pytest.raises(Unsuitable, match=r"^on --model .*, fastv cannot reach retention=0.1"):
-        call(video, "--model", onevision, "--compressor", "fastv@0.1:k=1", "--output", output)
+        call(noise, "--model", onevision, "--compressor", "fastv@0.1:k=1", "--output", output)
     broken = shutil.copytree(onevision, tmp_path / "llava-broken")
     next(broken.glob("*.safetensors")).write_bytes(b"no weights")
     with pytest.raises(Unsuitable, match=f"^--model {broken} cannot be loaded: "):
-        call(video, "--model", broken, "--output", output)
+        call(noise, "--model", broken, "--output", output)
 
     def unreadable(*args):
         raise VideoError("v.mp4", "ends too early")
 
     monkeypatch.setattr("eval.models.llava.sample_video", unreadable)
-    assert call(video, "--model", onevision, "--output", output) == 1
+    assert call(noise, "--model", onevision, "--output", output) == 1
     assert "error: v.mp4: ends too early" in capsys.readouterr().err
     assert not list(output.iterdir())
