@@ -77,6 +77,8 @@ def prepare_ask(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--temperature {arguments.temperature:g} must be at least 0")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU here; leave it out, or say --device cpu")
+    if str(arguments.video) == ".":  # pathlib's name for ""
+        raise ValueError("VIDEO is empty: write the path of a video file")
     setting = setting_of(arguments)
     try:
         with open_video(arguments.video):
@@ -170,6 +172,8 @@ def protocol_of(model: str, arguments: argparse.Namespace) -> Protocol:
     if arguments.frames is not None and arguments.sampling is not None:
         raise ValueError(f"--frames {arguments.frames} and --sampling {arguments.sampling}: leave one of them out")
     if arguments.frames is not None:
+        if arguments.frames < 1:
+            raise ValueError(f"--frames {arguments.frames} must be at least 1")
         protocol = protocol.sampled(FrameSampling("uniform", max_frames=arguments.frames))
     elif arguments.sampling is not None:
         protocol = protocol.sampled(FrameSampling.parse(arguments.sampling))
