@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -73,8 +74,8 @@ def prepare_ask(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError('QUESTION "" is empty: write one, or leave it out to be asked for questions')
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} must be at least 1")
-    if arguments.temperature < 0:
-        raise ValueError(f"--temperature {arguments.temperature:g} must be at least 0")
+    if not 0 <= arguments.temperature < math.inf:  # nan compares as False
+        raise ValueError(f"--temperature {arguments.temperature:g} must be a number of at least 0")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU here; leave it out, or say --device cpu")
     if str(arguments.video) == ".":  # pathlib's name for ""

@@ -174,7 +174,10 @@ def test_questions_of_a_terminal(noise, capsys, monkeypatch):
         (["VIDEO", "?", "--dtype", "int8"], "torch_dtype='int8' is not supported"),
         (["VIDEO", "?", "--decoder", "vlc"], "vlc"),
         (["VIDEO", "?", "--max-new-tokens", "0"], "--max-new-tokens 0 must be at least 1"),
-        (["VIDEO", "?", "--temperature", "-1"], "--temperature -1 must be at least 0"),
+        (["VIDEO", "?", "--temperature", "-1"], "--temperature -1 must be a number of at least 0"),
+        (["VIDEO", "?", "--temperature", "nan"], "--temperature nan must be a number of at least 0"),
+        (["VIDEO", "?", "--temperature", "inf"], "--temperature inf must be a number of at least 0"),
+        (["VIDEO", "?", "--compressor", "dycoke.released@0.25"], "dycoke.released cannot reach retention=0.25 on"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
 )
