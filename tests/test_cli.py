@@ -52,6 +52,7 @@ def test_help(command):
     assert loaded.strip() == "[]"
     assert max(map(len, text.splitlines())) <= 80
     assert "None" not in text
+    assert "{" not in re.sub(r"\{[\w,.\s-]+\}", "", text)  # choices are in braces, what was not filled in has calls
     for name in cli.COMMANDS if not command else ():
         assert re.search(rf"^    {name}\b", text, re.M), name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -73,10 +74,12 @@ def prepare_ask(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError('QUESTION "" is empty: write one, or leave it out to be asked for questions')
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} must be at least 1")
-    if arguments.temperature < 0:
-        raise ValueError(f"--temperature {arguments.temperature:g} must be at least 0")
+    if not 0 <= arguments.temperature < math.inf:  # nan compares as False
+        raise ValueError(f"--temperature {arguments.temperature:g} must be a number of at least 0")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU here; leave it out, or say --device cpu")
+    if str(arguments.video) == ".":  # pathlib's name for ""
+        raise ValueError("VIDEO is empty: write the path of a video file")
     setting = setting_of(arguments)
     try:
         with open_video(arguments.video):
@@ -170,6 +173,8 @@ def protocol_of(model: str, arguments: argparse.Namespace) -> Protocol:
     if arguments.frames is not None and arguments.sampling is not None:
         raise ValueError(f"--frames {arguments.frames} and --sampling {arguments.sampling}: leave one of them out")
     if arguments.frames is not None:
+        if arguments.frames < 1:
+            raise ValueError(f"--frames {arguments.frames} must be at least 1")
         protocol = protocol.sampled(FrameSampling("uniform", max_frames=arguments.frames))
     elif arguments.sampling is not None:
         protocol = protocol.sampled(FrameSampling.parse(arguments.sampling))

@@ -232,7 +232,7 @@ class Session:
         with self._turn, room:
             try:
                 return film.engine.answer(film.seen, turns, generation, compressor)
-            except Unanswerable as error:
+            except (Unanswerable, ValueError) as error:  # ValueError: the method cannot serve this video
                 raise Impossible(str(error)) from error
 
     def close(self) -> None:

@@ -365,4 +365,6 @@ class LlavaEngine(EngineBase):
         length = len(tokens) - 1 + record.prompt_rows + record.cut
         if limit is None or length <= limit:
             return None
-        return PromptTooLong(f"{length} tokens do not fit the model's {limit}: use fewer frames or a lower retention")
+        return PromptTooLong(
+            f"{length} tokens do not fit the model's {limit}: use fewer frames, a lower retention or a shorter question"
+        )

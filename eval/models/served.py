@@ -236,7 +236,7 @@ class VllmEngine(EngineBase):
             return error
         except VLLMValidationError as error:
             if any(words in str(error) for words in TOO_LONG):
-                return PromptTooLong(f"{error}: use fewer frames or a lower retention")
+                return PromptTooLong(f"{error}: use fewer frames, a lower retention or a shorter question")
             raise
         return Begun(prompt, request.partition("-")[0])  # outputs have the name without its random end
 

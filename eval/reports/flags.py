@@ -177,7 +177,7 @@ def add_see(parser: argparse.ArgumentParser) -> None:
         help="directory for the figures (default: outputs/visualize/NAME, after the video's name)",
     )
     parser.set_defaults(start="reports.see:prepare_see")
-    parser.epilog = """\
+    parser.epilog = f"""\
 Writes three figures, each as PNG, PDF and SVG: uniqueness (of the frames, and
 what each keeps), kept (frames with dropped tokens dark) and tokens (in the
 colours of their uniqueness). --animate adds kept.mp4 or kept.gif.

@@ -29,6 +29,8 @@ DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
 def prepare_see(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything that can be checked before the model is loaded. Return a function that answers and draws."""
     style = Style.parse(arguments.theme, arguments.width)
+    if arguments.frames < 1:
+        raise ValueError(f"--frames {arguments.frames} must be at least 1")
     method = drawable(arguments.compressor)
     model = arguments.model or str(DEMO_MODEL)
     protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))

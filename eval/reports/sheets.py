@@ -202,6 +202,8 @@ def extremes(look: Look) -> str:
     least, most = int(look.uniqueness.argmin()), int(look.uniqueness.argmax())
     if len(look.frames) == 1:
         return f"The only frame has u = {number(look.uniqueness[0])}: there is none to compare it with."
+    if look.uniqueness[least] == look.uniqueness[most]:
+        return f"All frames are equally unique: u = {number(look.uniqueness[least])}, where the axis begins."
     return (
         f"Least unique: frame {least + 1} with u = {number(look.uniqueness[least])}, where the axis begins; "
         f"most unique: frame {most + 1} with u = {number(look.uniqueness[most])}."

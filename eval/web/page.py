@@ -15,6 +15,7 @@ from vidcom2 import Dense, method_names
 from ..results.errors import UserError
 from ..results.files import write_whole
 from .examples import Example
+from .parts import WAITING
 from .saved import NAME, earlier, saved_report
 from .server import KEPT_FOR, SWEPT_EVERY
 from .talk import Talk, Turn, Unclear, Wanted, methods
@@ -231,13 +232,18 @@ def connect(
         **quiet,
     )
     gr.on([ask.click, fields.question.submit], None, js=TO_ANSWERS, api_visibility="private")
-    stop.click(lambda: note("stopped"), None, results.status, cancels=[asked], **quiet)
+    stop.click(stopped, results.answers, [results.status, results.answers], cancels=[asked], **quiet)
     page.unload(handlers.leave)
 
 
 def note(text: str) -> str:
     """Write a line below the video."""
     return f'<p class="faint">{escape(text)}</p>'
+
+
+def stopped(answers: str | None) -> tuple[str, str]:
+    """Say that an answer was stopped, and that those which had not begun will not come."""
+    return note("stopped"), (answers or "").replace(WAITING, "stopped")
 
 
 def problem(error: Exception) -> str:

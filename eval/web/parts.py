@@ -19,6 +19,8 @@ from ..results.sample import LABELS, STAGES
 
 STYLE = Path(__file__).with_name("style.css")
 """How they look, on the page and in a saved report."""
+WAITING = "waiting …"
+"""What stands on the card of an answer that has not begun."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def card_html(card: Card, longest: float) -> str:
     elif card.text or not card.running:
         parts.append(f'<p class="said">{escape(card.text) or "<i>an empty answer</i>"}</p>')
     else:
-        parts.append('<p class="said faint">waiting …</p>')
+        parts.append(f'<p class="said faint">{WAITING}</p>')
     if card.tokens is not None:
         before, after = card.tokens
         first = "" if card.first is None else f"first token after {duration(card.first)}, "

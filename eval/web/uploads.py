@@ -87,7 +87,7 @@ def accept(path: Path, limits: Limits) -> Clip:
             frames, seconds = len(video), len(video) / video.fps
             shape = video.frames([0]).shape if seconds <= 60 * limits.minutes else None
     except VideoError as error:
-        raise Refused(f"{name} cannot be read: {error.cause}") from error
+        raise Refused(f"{name}: {error.cause}") from error
     if shape is None:
         raise Refused(
             f"{name} lasts {seconds / 60:.3g} minutes, and at most {limits.minutes:g} are accepted here: cut it"

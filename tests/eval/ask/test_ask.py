@@ -153,7 +153,9 @@ def test_questions_of_a_terminal(noise, capsys, monkeypatch):
     [
         (["none.mp4", "?"], "none.mp4: no such file"),
         ([__file__, "?"], "it is not a video, is damaged, or was cut off"),
+        (["", "?"], "VIDEO is empty: write the path of a video file"),
         (["VIDEO", " "], 'QUESTION "" is empty'),
+        (["VIDEO", "?", "--frames", "0"], "--frames 0 must be at least 1"),
         (["VIDEO", "?", "--model", "/no/model"], "--model /no/model: no such directory"),
         (["VIDEO", "?", "--compressor", "vidcom3"], "compressor 'vidcom3' is unknown; known are"),
         (["VIDEO", "?", "--retention", "2"], "retention=2"),
@@ -164,7 +166,7 @@ def test_questions_of_a_terminal(noise, capsys, monkeypatch):
         (["VIDEO", "?", "--frames", "8", "--sampling", "fps:1,max=8"], "leave one of them out"),
         (
             ["VIDEO", "?", "--frames", "120", "--compressor", "none"],
-            "do not fit the model's 4096: use fewer frames or a lower retention",
+            "do not fit the model's 4096: use fewer frames, a lower retention or a shorter question",
         ),
         (["VIDEO", "?", "--engine", "deepspeed"], "--engine (ENGINE) 'deepspeed' is unknown; there are torch, vllm"),
         (["VIDEO", "?", "--device", "cuda"], "--device cuda: torch finds no GPU here"),
@@ -172,7 +174,10 @@ def test_questions_of_a_terminal(noise, capsys, monkeypatch):
         (["VIDEO", "?", "--dtype", "int8"], "torch_dtype='int8' is not supported"),
         (["VIDEO", "?", "--decoder", "vlc"], "vlc"),
         (["VIDEO", "?", "--max-new-tokens", "0"], "--max-new-tokens 0 must be at least 1"),
-        (["VIDEO", "?", "--temperature", "-1"], "--temperature -1 must be at least 0"),
+        (["VIDEO", "?", "--temperature", "-1"], "--temperature -1 must be a number of at least 0"),
+        (["VIDEO", "?", "--temperature", "nan"], "--temperature nan must be a number of at least 0"),
+        (["VIDEO", "?", "--temperature", "inf"], "--temperature inf must be a number of at least 0"),
+        (["VIDEO", "?", "--compressor", "dycoke.released@0.25"], "dycoke.released cannot reach retention=0.25 on"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
 )

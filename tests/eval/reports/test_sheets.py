@@ -214,6 +214,14 @@ def test_bars_are_uniqueness_above_its_minimum():
     assert middles == pytest.approx(bars, abs=1), "bars stand above their frames"
 
 
+def test_equally_unique_frames_have_no_most_unique_one():
+    look = made(4, PORTRAIT)
+    look = replace(look, uniqueness=np.full_like(look.uniqueness, -0.5))
+    (axes, *_) = uniqueness_sheet(look, Style()).axes
+    said = " ".join(text.get_text() for text in axes.texts)
+    assert "All frames are equally unique: u = \N{MINUS SIGN}0.5000" in said
+
+
 def test_the_files_hold_what_is_drawn(tmp_path):
     """Pixel by pixel in the PNG; PDF and SVG have text as text and few pictures, and the same look the same bytes."""
     look = made(12, PORTRAIT)

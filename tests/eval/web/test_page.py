@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from eval.web.parts import WAITING as WAITING_CARD
 from eval.web.talk import Shown
 from tests.eval.web.conftest import WAITING, Server
 
@@ -152,7 +153,7 @@ def test_what_goes_wrong_is_a_line_and_the_next_question_works(browser, server, 
         page.ask()
         page.wait("document.querySelector('#answers').innerText.includes('there is no video')")
         page.upload("broken.mp4", clip.read_bytes()[:700])
-        page.wait("document.querySelector('#status').innerText.includes('broken.mp4 cannot be read')")
+        page.wait("document.querySelector('#status').innerText.includes('broken.mp4: cannot be read')")
         assert set(server.files()) == before
         page.window.get_by_label("Clear").or_(page.window.get_by_label("Remove")).first.click()
         page.choose("Or choose an example", "What does the background change to?")
@@ -181,7 +182,7 @@ def test_waiting_and_stopping(browser, server, clip, monkeypatch):
         try:
             while True:
                 time.sleep(0.02)
-                yield Shown("<p>and so on</p>")
+                yield Shown(f"<p>and so on</p>{WAITING_CARD}")
         finally:
             ended.set()
 
@@ -202,6 +203,7 @@ def test_waiting_and_stopping(browser, server, clip, monkeypatch):
             page.window.get_by_role("button", name="Stop").click()
             assert ended.wait(20)
             page.wait("document.querySelector('#status').innerText.includes('stopped')")
+            page.wait("!document.querySelector('#answers').innerText.includes('waiting')")
         page.ask()
         page.wait("document.querySelector('#answers').innerText.includes(' of 1,153 visual tokens')")
         page.finished()

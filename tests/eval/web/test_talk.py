@@ -84,7 +84,9 @@ def test_too_long_a_prompt(ask, server, monkeypatch):
     monkeypatch.setattr(config, "tokenizer_model_max_length", 500)
     compressed, dense = errors(ask("vidcom2@0.25"))
     assert compressed is None
-    assert re.fullmatch(r"\d+ tokens do not fit the model's 500: use fewer frames or a lower retention", dense)
+    assert re.fullmatch(
+        r"\d+ tokens do not fit the model's 500: use fewer frames, a lower retention or a shorter question", dense
+    )
     monkeypatch.undo()
     assert errors(ask("vidcom2@0.25")) == [None, None]
 

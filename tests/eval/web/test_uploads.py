@@ -34,9 +34,9 @@ def test_what_is_refused(clip, tmp_path, monkeypatch):
     assert refused(long) == "long.mp4 lasts 0.2 minutes, and at most 0.1 are accepted here: cut it"
     accept(long, Limits(1, 0.2))
     (tmp_path / "broken.mp4").write_bytes(clip.read_bytes()[:900])
-    assert refused(tmp_path / "broken.mp4").startswith("broken.mp4 cannot be read: ")
+    assert refused(tmp_path / "broken.mp4").startswith("broken.mp4: cannot be read by exact: it is")
     (tmp_path / "text.mp4").write_text("<script>alert(1)</script>")
-    assert "text.mp4 cannot be read: " in refused(tmp_path / "text.mp4")
+    assert "text.mp4: cannot be read by exact: it is" in refused(tmp_path / "text.mp4")
     assert refused(tmp_path / "gone.mp4") == "gone.mp4 is no longer on the server: choose it again"
     assert refused(tmp_path / "folder.mp4").startswith("folder.mp4 is no longer")
     monkeypatch.setattr("eval.web.uploads.PIXELS", 144 * 144 - 1)
