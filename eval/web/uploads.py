@@ -61,7 +61,8 @@ class Clip:
     height: int
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.seconds:.1f} s, {self.frames} frames, {self.width}×{self.height}"
+        frames = f"{self.frames} frame{'s' * (self.frames != 1)}"
+        return f"{self.name}: {self.seconds:.1f} s, {frames}, {self.width}×{self.height}"
 
 
 def accept(path: Path, limits: Limits) -> Clip:

@@ -15,6 +15,7 @@ def test_a_good_video(clip):
     found = accept(clip, LIMITS)
     assert (found.name, found.seconds, found.frames, found.width, found.height) == ("lamp.mp4", 4.0, 32, 144, 144)
     assert str(found) == "lamp.mp4: 4.0 s, 32 frames, 144×144"
+    assert str(replace(found, frames=1)) == "lamp.mp4: 4.0 s, 1 frame, 144×144"
 
 
 def refused(path, limits=LIMITS):
