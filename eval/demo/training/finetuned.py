@@ -20,7 +20,7 @@ from typing import Any
 from vidcom2 import compressor
 
 from ...benchmarks.mvbench import MVBENCH
-from ...models.packaged import DEMO_MODEL
+from ...models.packaged import DEMO_MODEL, model_title
 from ...reports.figures import point
 from ...results.files import write_json, write_whole
 from ...results.load import Run, load_run
@@ -41,6 +41,8 @@ COMPRESSORS = ("none", "vidcom2@0.15")
 SETTINGS = ("none", "vidcom2@0.15")
 """What every model is asked under."""
 SCRIPT = Path(__file__).parents[3] / "scripts" / "finetune.py"
+PATHS = ("model", "data", "output")
+"""Settings of a training that are directories of this machine."""
 BEFORE = "before"
 """The demo model as it is."""
 Runs = Mapping[str, Mapping[str, Run]]
@@ -138,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "date": made.date,
         "versions": made.versions,
         "command": made.command,
-        "training": {spec: {k: v for k, v in r.items() if k not in ("data", "output")} for spec, r in records.items()},
+        "model": model_title(str(DEMO_MODEL)),
+        "training": {spec: {k: v for k, v in r.items() if k not in PATHS} for spec, r in records.items()},
         "accuracy": {name: {spec: vars(point(run)) for spec, run in model.items()} for name, model in runs.items()},
         "differences": comparisons(runs),
     }
