@@ -232,7 +232,8 @@ def connect(
         **quiet,
     )
     gr.on([ask.click, fields.question.submit], None, js=TO_ANSWERS, api_visibility="private")
-    stop.click(stopped, results.answers, [results.status, results.answers], cancels=[asked], **quiet)
+    stopping = stop.click(None, cancels=[asked])  # its last update may still be on the way
+    stopping.then(stopped, results.answers, [results.status, results.answers], **quiet)
     page.unload(handlers.leave)
 
 

@@ -216,7 +216,7 @@ def test_no_memory(session, film, noise, monkeypatch):
 def test_other_errors(session, film, tmp_path, monkeypatch):
     with pytest.raises(Impossible, match="no such file"):
         session.watch(str(tmp_path / "none.mp4"))
-    with pytest.raises(ValueError, match="turn 2 of the conversation is empty"):
+    with pytest.raises(Impossible, match="turn 2 of the conversation is empty"):
         asked(session, film, QUESTION, Dense(), [("one?", "")])
     with pytest.raises(ValueError, match="2 turns does not end with a question"):
         turns(("one?", "A"))

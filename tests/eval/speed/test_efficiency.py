@@ -415,7 +415,9 @@ def test_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k)))
     lines = [line(spec, [x * n / 16] * 2, n) for n in (16, 64) for spec, x in (("none", 4.0), ("vidcom2@0.25", 1.0))]
     files = figures(made_up(*lines), tmp_path)
-    assert [file.name for file in files] == ["breakdown.png", "breakdown.pdf", "growth.png", "growth.pdf"]
+    assert [file.name for file in files] == [
+        f"{name}.{kind}" for name in ("breakdown", "growth") for kind in ("png", "pdf", "svg")
+    ]
     (axes,) = drawn[0].axes
     assert [text.get_text() for text in axes.get_yticklabels()] == labels(lines)
     widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in axes.containers}
@@ -424,7 +426,7 @@ def test_figures(monkeypatch, tmp_path):
     assert widths["compress"] == [0, 0.5, 0, 0.5]
     ends = [bar.get_x() + bar.get_width() for bar in axes.containers[-1]]
     assert ends == [sum(widths[step][i] for step in STEPS) for i in range(4)] == [5.25, 2.75, 17.25, 5.75]
-    time, compress, memory = drawn[2].axes
+    time, compress, memory = drawn[3].axes
     assert (time.get_xscale(), time.get_yscale()) == ("log", "log")
     curves = {curve.get_label(): curve.get_xydata().tolist() for curve in time.lines}
     assert curves == {

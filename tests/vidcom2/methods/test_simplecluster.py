@@ -13,9 +13,10 @@ from torch.nn.functional import normalize
 from eval.speed.memory import peak_bytes
 from tests.golden import entries, load
 from tests.vidcom2.test_vidcom2 import CountedOps, video
-from vidcom2 import compressor, farthest
+from vidcom2 import compressor
 from vidcom2.methods import simplecluster
 from vidcom2.methods.simplecluster import SimpleCluster, fold, longest, moved, rotate, spread
+from vidcom2.pieces import farthest
 
 RECORDED = [entry for entry in entries("baselines") if entry["file"].startswith("baselines/simplecluster_")]
 RATIOS = {"R005": 0.05, "R010": 0.1, "R025": 0.25, "R050": 0.5, "R080": 0.8}
