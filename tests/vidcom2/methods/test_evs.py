@@ -120,11 +120,13 @@ def test_of_unchanged_tokens_the_earliest_stay(dtype):
 
 def test_half_precision():
     """The default computes in float32. `released` computes in bfloat16, where small changes are multiples of 1/256."""
-    x = (torch.randn(1, 40, 64, generator=torch.Generator().manual_seed(1)) + 0.05 * torch.randn(6, 40, 64)).bfloat16()
+    seeded = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 40, 64, generator=seeded) + 0.05 * torch.randn(6, 40, 64, generator=seeded)
+    x = x.bfloat16()
     assert torch.equal(Evs(0.25).select(x).index, Evs(0.25).select(x.float()).index)
     levels = Evs.released(0.25).scores(x)[1:] * 256
     assert torch.equal(levels, levels.round())
-    assert len(levels.unique()) < 5
+    assert len(levels.unique()) < 8  # of 200 changes
     assert len(Evs(0.25).scores(x)[1:].unique()) > 190
 
 
