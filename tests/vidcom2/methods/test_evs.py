@@ -126,7 +126,7 @@ def test_half_precision():
     assert torch.equal(Evs(0.25).select(x).index, Evs(0.25).select(x.float()).index)
     levels = Evs.released(0.25).scores(x)[1:] * 256
     assert torch.equal(levels, levels.round())
-    assert len(levels.unique()) < 8  # of 200 changes
+    assert len(levels.unique()) < 5
     assert len(Evs(0.25).scores(x)[1:].unique()) > 190
 
 
