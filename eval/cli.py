@@ -61,10 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments. None for those of this process.
     """
     print_anything(sys.stdout)
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse(argv)
     try:
         start = function(arguments.start)
         try:
+            require_values(argv)
             work = start(arguments)
         except (ValueError, OSError, ImportError) as error:
             return failed(error)
@@ -104,6 +106,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if heavy and "torch" not in sys.modules:
         print("loading ...", file=sys.stderr, flush=True)
     return arguments
+
+
+def require_values(argv: Sequence[str]) -> None:
+    """Check that no flag is empty, as a shell writes a variable that is not set: its default would be a surprise.
+
+    Raises:
+        ValueError: One is.
+    """
+    for word, after in zip(argv, (*argv[1:], None), strict=True):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and (value if equals else after) == "":
+            raise ValueError(f'{flag} "" is empty: give it a value, or leave it out')
 
 
 def function(name: str) -> Callable[..., Any]:

@@ -70,6 +70,19 @@ class Conversation:
             raise ValueError(f"no prompt format for {self.sep_style}; there is one for {known}") from None
         return render(self)
 
+    @property
+    def reply_end(self) -> str:
+        """The separator after a reply of the model, which ends it. Styles TWO, PLAIN and LLAMA_2 have one of their own.
+
+        Raises:
+            ValueError: If the style needs `sep2` and there is none.
+        """
+        if self.sep_style not in (SeparatorStyle.TWO, SeparatorStyle.PLAIN, SeparatorStyle.LLAMA_2):
+            return self.sep
+        if self.sep2 is None:
+            raise ValueError(f"style {self.sep_style.name} needs sep2 to close a reply, but this conversation has none")
+        return self.sep2
+
     def append_message(self, role: str, message: str | None) -> None:
         """Add a turn.
 
@@ -89,13 +102,6 @@ def _turns(conv: Conversation) -> list[tuple[bool, str, str | None]]:
     return [(i % 2 == 0, role, text) for i, (role, text) in enumerate(conv.messages)]
 
 
-def _reply_end(conv: Conversation) -> str:
-    """Return the separator after a reply, in the styles that use another one after a question."""
-    if conv.sep2 is None:
-        raise ValueError(f"style {conv.sep_style.name} needs sep2 to close a reply, but this conversation has none")
-    return conv.sep2
-
-
 def _single(conv: Conversation) -> str:
     turns = (f"{role}: {text}{conv.sep}" if text else f"{role}:" for _, role, text in _turns(conv))
     return conv.system + conv.sep + "".join(turns)
@@ -104,7 +110,7 @@ def _single(conv: Conversation) -> str:
 def _two(conv: Conversation) -> str:
     prompt = conv.system + conv.sep
     for user, role, text in _turns(conv):
-        prompt += f"{role}: {text}{conv.sep if user else _reply_end(conv)}" if text else f"{role}:"
+        prompt += f"{role}: {text}{conv.sep if user else conv.reply_end}" if text else f"{role}:"
     return prompt
 
 
@@ -114,7 +120,7 @@ def _mpt(conv: Conversation) -> str:
 
 
 def _plain(conv: Conversation) -> str:
-    return "".join(text + (conv.sep if user else _reply_end(conv)) for user, _, text in _turns(conv) if text)
+    return "".join(text + (conv.sep if user else conv.reply_end) for user, _, text in _turns(conv) if text)
 
 
 def _chatml(conv: Conversation) -> str:
@@ -133,7 +139,7 @@ def _llama_2(conv: Conversation) -> str:
             # The first question carries the system text and no separator: the tokenizer adds the first <s>.
             prompt += f"[INST] {system}{text} [/INST]" if i == 0 else f"{conv.sep}[INST] {text} [/INST]"
         else:
-            prompt += f" {text} {_reply_end(conv)}"
+            prompt += f" {text} {conv.reply_end}"
     return prompt
 
 

@@ -39,7 +39,12 @@ parser.add_argument("--checkpointing", action="store_true", help="gradient check
 
 def main(args: argparse.Namespace) -> None:
     """Train, and write the checkpoint. Every process runs this."""
-    accelerator, method = Accelerator(), compressor(args.compressor)
+    accelerator = Accelerator()
+    try:
+        method, sampling = compressor(args.compressor), FrameSampling.parse(args.sampling)
+        examples = read_examples(args.data)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     if method.stage == "inside LLM":
         raise SystemExit(f"--compressor {method.spec} shortens the layers, and labels need one length: take another")
     options = {"device_map": None, "torch_dtype": "float32", "attn_implementation": "sdpa", "compressor": None}
@@ -50,8 +55,7 @@ def main(args: argparse.Namespace) -> None:
     if args.checkpointing:
         model.gradient_checkpointing_enable()
 
-    sampling = FrameSampling.parse(args.sampling)
-    data = VideoConversations(read_examples(args.data), tokenizer, processor, sampling, args.template)
+    data = VideoConversations(examples, tokenizer, processor, sampling, args.template)
     if len(data) < (together := args.batch * accelerator.num_processes):
         raise SystemExit(f"{args.data} has {len(data)} conversations, and a step takes {together}: lower --batch")
     order = RandomSampler(data, generator=torch.Generator().manual_seed(args.seed))  # whatever the processes

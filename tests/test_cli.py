@@ -118,3 +118,13 @@ def test_heavy_commands_say_at_once_that_they_load(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.startswith("error: ")
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("words", [["--model", ""], ["--compressor="], ["--output", "", "--num-gpus", "1"]])
+def test_an_empty_value_is_no_default(words, capsys, monkeypatch):
+    """Such as "$MODEL" of a shell in which MODEL is not set. An empty variable counts as not set."""
+    for name in flags.VARIABLES:
+        monkeypatch.setenv(name, "")
+    assert cli.main(["run", *words]) == 1
+    flag = words[0].rstrip("=")
+    assert capsys.readouterr().err.endswith(f'error: {flag} "" is empty: give it a value, or leave it out\n')

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from llava.conversation import conv_templates
+from llava.conversation import SeparatorStyle, conv_templates
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import llava_family, resolve_attention, resolve_dtype
 from llava.model.checkpoint import checkpoint_config
@@ -194,11 +194,12 @@ def template_of(model: str, asked: str | None, usual: str) -> str:
         usual: The template of checkpoints on Qwen.
 
     Raises:
-        ValueError: There is no template of this name.
+        ValueError: There is no template of this name for questions.
     """
     if asked is not None:
-        if asked not in conv_templates:
-            raise ValueError(f"--conv-mode {asked} is unknown; there are {', '.join(conv_templates)}")
+        known = [name for name, made in conv_templates.items() if made.sep_style != SeparatorStyle.PLAIN]
+        if asked not in known:
+            raise ValueError(f"--conv-mode {asked} is no template for questions; there are {', '.join(known)}")
         return asked
     name = get_model_name_from_path(model)
     if llava_family(checkpoint_config(model), name) != "LlavaLlamaForCausalLM":

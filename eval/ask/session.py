@@ -32,6 +32,8 @@ from ..run.setup import fitting, loading
 from .flags import MAX_NEW_TOKENS
 from .streaming import Pieces, Stopped
 
+NO_MEMORY = "can't allocate memory"
+"""What torch says where a CPU has none left. It has no exception of its own for it."""
 OF_VIDEO = ("decode", "preprocess", "vision")
 """The stages that a video passes through once, for all of its questions."""
 
@@ -44,7 +46,7 @@ class Impossible(UserError):
 
 
 class NoMemory(Impossible):
-    """The GPU has no memory for it."""
+    """There is no memory for it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def open_session(
         vllm: Answer with vLLM under this compressor, its only one. None: with torch.
 
     Raises:
-        UserError: The model cannot be loaded; `NoMemory` if the GPU is too small for it.
+        UserError: The model cannot be loaded; `NoMemory` if there is too little for it.
         ValueError, OSError, ImportError: It has no protocol.
     """
     protocol = protocol or protocol_for(model)
@@ -182,12 +184,13 @@ class Session:
                 `--keep`.
         """
         engine = self.engine if sampling is None else self.engine.sampled(sampling)
-        try:
-            read = engine.read(video)
-        except VideoError as error:
-            raise Impossible(str(error)) from error
-        with self._turn, room_for(f"encoding {video}", "take fewer --frames, or --load-4bit"):
-            film = Film(video, engine, engine.see(read))
+        with room_for(f"encoding {video}", "take fewer --frames, or --load-4bit"):
+            try:
+                read = engine.read(video)
+            except VideoError as error:
+                raise Impossible(str(error)) from error
+            with self._turn:
+                film = Film(video, engine, engine.see(read))
         try:
             require_kept(engine, film.seen, video)
         except ValueError as error:
@@ -227,11 +230,11 @@ class Session:
         Raises:
             Impossible: The model has no answer.
         """
-        self.check(compressor)
-        room = room_for("answering", "take fewer --frames, a lower --retention, or --load-4bit")
-        with self._turn, room:
+        with room_for("answering", "take fewer --frames, a lower --retention, or --load-4bit"):
+            self.check(compressor)
             try:
-                return film.engine.answer(film.seen, turns, generation, compressor)
+                with self._turn:
+                    return film.engine.answer(film.seen, turns, generation, compressor)
             except (Unanswerable, ValueError) as error:  # ValueError: the method cannot serve this video
                 raise Impossible(str(error)) from error
 
@@ -315,7 +318,7 @@ class Asking:
 
 @contextmanager
 def room_for(doing: str, fix: str) -> Iterator[None]:
-    """Raise NoMemory if the block finds no memory on the GPU.
+    """Raise NoMemory if the block finds no memory on its device.
 
     Args:
         doing: What the block does.
@@ -323,8 +326,11 @@ def room_for(doing: str, fix: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        said = str(error).splitlines()[0]
+    except (MemoryError, RuntimeError) as error:
+        device = "GPU" if isinstance(error, torch.OutOfMemoryError) else "CPU"
+        if device == "CPU" and isinstance(error, RuntimeError) and NO_MEMORY not in str(error):
+            raise
+        said = f" ({first})" if (first := str(error).partition("\n")[0]) else ""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise NoMemory(f"the GPU has no memory for {doing}: {fix} ({said})") from error
+        raise NoMemory(f"the {device} has no memory for {doing}: {fix}{said}") from error

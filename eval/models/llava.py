@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from llava.conversation import SeparatorStyle, conv_templates
+from llava.conversation import conv_templates
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.on_device import preprocess_on_device, resized
@@ -114,8 +114,7 @@ class LlavaProtocol:
     @property
     def stop_text(self) -> str:
         """The text that ends an answer."""
-        template = conv_templates[self.conv_template]
-        return (template.sep2 if template.sep_style == SeparatorStyle.TWO else template.sep) or ""
+        return conv_templates[self.conv_template].reply_end
 
 
 LLAVA_PROTOCOLS: dict[str, LlavaProtocol] = {

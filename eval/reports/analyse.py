@@ -46,6 +46,8 @@ def prepare_analyse(arguments: argparse.Namespace) -> Callable[[], int]:
     settings = settings_of(arguments.compressors, arguments.retentions)
     if arguments.figures is not None:
         require_distinct(len({setting.method for setting in settings[1:]}))
+    if arguments.frames < 1:
+        raise ValueError(f"--frames {arguments.frames} must be at least 1")
     model = arguments.model or str(DEMO_MODEL)
     protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))
     videos = videos_of(arguments.what, arguments.limit)

@@ -78,8 +78,9 @@ def prepare_decode(arguments: argparse.Namespace) -> Callable[[], int]:
     grain = GRAIN if arguments.grain is None else arguments.grain
     if not 0 <= grain <= 64:
         raise ValueError(f"--grain {grain:g} is not between 0 and 64 levels")
-    sampling = FrameSampling("uniform", max_frames=arguments.frames)
+    require_at_least(1, arguments, "frames")
     require_at_least(2, arguments, "repeats")
+    sampling = FrameSampling("uniform", max_frames=arguments.frames)
     prepare_json(arguments.json)
     require("decord")
     if arguments.source is not None:

@@ -185,14 +185,9 @@ class Handlers:
         self._uploads.leave(str(request.session_hash))
 
     def _accepted(self, video: Path, request: gr.Request) -> Clip:
-        """Check a video, and hold its file for this session. Raises Refused, and then the file is deleted."""
-        try:
-            clip = accept(video, self._limits)
-        except Refused:
-            self._uploads.discard(video)
-            raise
-        self._uploads.hold(str(request.session_hash), video)
-        return clip
+        """Hold a video's file for this session, and check it. Raises Refused."""
+        self._uploads.hold(str(request.session_hash), video)  # also a refused one: the field still shows it
+        return accept(video, self._limits)
 
     def _saved(self, turns: Sequence[Turn], session: str) -> Path:
         """Write a conversation as an HTML report, which is deleted with the session's video."""

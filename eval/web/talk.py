@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -18,8 +18,8 @@ from ..results.errors import UserError
 from .parts import Card, exchange, films_html, no_strip, strip_html
 from .uploads import Clip
 
-NO_MEMORY = "can't allocate memory"
-"""What torch says where a CPU has none left."""
+NO_MEMORY = "the server has no memory for it: take a shorter or smaller video, or a lower retention"
+"""What a guest is told, who can type no flags."""
 FILMS = 4
 """Encoded videos that are held for further questions."""
 
@@ -174,12 +174,11 @@ class Talk:
     def _stream(self, wanted: Wanted, one: Compressor, card: Card) -> Iterator[Card]:
         """Yield an answer's card as it grows."""
         try:
-            with room_here():
-                session = self.session(wanted.model)
-                film = self._film(session, wanted)
+            session = self.session(wanted.model)
+            film = self._film(session, wanted)
             history = [(turn.question, turn.answers[one.spec]) for turn in wanted.earlier if turn.answers.get(one.spec)]
             asking = session.ask(film, wanted.question, one, history, self._max_new_tokens)
-            with closing(asking), room_here():
+            with closing(asking):
                 for piece in asking:
                     card = replace(card, text=card.text + piece)
                     yield card
@@ -206,10 +205,9 @@ class Talk:
             if not one.tells_places:
                 yield no_strip(heading(one), f"{one.spec} gives its tokens places that are not their own")
                 continue
-            session = self.session(wanted.model)
-            film = self._film(session, wanted)
             try:
-                with room_for("drawing what was kept", "choose a lower retention"), room_here():
+                film = self._film(self.session(wanted.model), wanted)
+                with room_for("drawing what was kept", "choose a lower retention"):
                     look = look_at(film.engine, film.seen, film.file, wanted.question, one)
                     strip = strip_html(heading(one), look)
                 yield strip
@@ -218,7 +216,7 @@ class Talk:
 
     def _said(self, error: Exception, wanted: Wanted) -> str:
         """Say an error in one line, with what the user calls video and model instead of the server's paths."""
-        text = str(error).replace(str(wanted.video), wanted.clip.name)
+        text = NO_MEMORY if isinstance(error, NoMemory) else str(error).replace(str(wanted.video), wanted.clip.name)
         return " ".join(text.replace(f"--model {self._offers[wanted.model].name}", wanted.model).split())
 
 
@@ -238,14 +236,3 @@ def finished(card: Card, reply: Reply) -> Card:
         total=reply.in_all,
         seconds=reply.answer.seconds,
     )
-
-
-@contextmanager
-def room_here() -> Iterator[None]:
-    """Raise NoMemory if the block finds no memory on the CPU. torch has no exception of its own for it."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and NO_MEMORY not in str(error):
-            raise
-        raise NoMemory("this machine has not enough memory for the video: take a shorter or smaller one") from error

@@ -140,13 +140,6 @@ class Uploads:
             if session in self._written:
                 self._delete(self._written.pop(session))
 
-    def discard(self, path: Path) -> None:
-        """Delete a file that no session holds."""
-        path = path.resolve()
-        with self._lock:
-            if not self._holders.get(path):
-                self._delete(path)
-
     def _let_go(self, session: str, but: Path | None) -> None:
         for path, sessions in list(self._holders.items()):
             if path != but:
@@ -156,8 +149,8 @@ class Uploads:
                     self._delete(path)
 
     def _delete(self, path: Path) -> None:
-        if path.is_relative_to(self._folder) and path != self._folder:
+        if path.is_relative_to(self._folder) and not path.is_dir():
             path.unlink(missing_ok=True)
-            if path.parent != self._folder and not any(path.parent.iterdir()):
+            if path.parent != self._folder and path.parent.exists() and not any(path.parent.iterdir()):
                 shutil.rmtree(path.parent)
             self._forget(path)

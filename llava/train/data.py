@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
-from llava.conversation import SeparatorStyle, conv_templates
+from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
 from llava.video import FrameSampling, read_video
 
@@ -112,7 +112,6 @@ def ids_and_labels(example: Example, tokenizer: Any, template: str) -> tuple[lis
         ValueError: The tokens of a prompt change when its answer is added. Then generating would never see them.
     """
     chat = conv_templates[template].copy()
-    stop = (chat.sep2 if chat.sep_style in (SeparatorStyle.TWO, SeparatorStyle.LLAMA_2) else chat.sep) or ""
     ids: list[int] = []
     labels: list[int] = []
     for question, answer in zip(example.turns[::2], example.turns[1::2], strict=True):
@@ -121,7 +120,7 @@ def ids_and_labels(example: Example, tokenizer: Any, template: str) -> tuple[lis
         prompt = chat.get_prompt()
         chat.messages[-1][1] = answer
         whole = chat.get_prompt()
-        end = whole.index(stop, whole.index(answer, len(prompt)) + len(answer)) + len(stop)
+        end = whole.index(chat.reply_end, whole.index(answer, len(prompt)) + len(answer)) + len(chat.reply_end)
         asked, answered = (tokenizer_image_token(text, tokenizer, slots=1) for text in (prompt, whole[:end]))
         if asked[: len(ids)] != ids or answered[: len(asked)] != asked:
             raise ValueError(

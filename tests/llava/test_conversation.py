@@ -90,6 +90,17 @@ def test_qwen_prompt_ends_where_the_model_goes_on():
     )
 
 
+def test_what_ends_a_reply():
+    """It stands between a reply and the next question, of whatever style."""
+    assert {conv_templates[name].reply_end for name in ("qwen_1_5", "vicuna_v1", "llama_2", "gemma_instruct")} == {
+        *("<|im_end|>", "</s>", "<end_of_turn>\n")
+    }
+    for name, conv in conv_templates.items():
+        if conv.sep_style != SeparatorStyle.PLAIN:
+            _, _, after = ask(name, ["Hi", "REPLY", "And then?"]).partition("REPLY")
+            assert after.strip(" ").startswith(conv.reply_end.strip(" ")), name
+
+
 def test_an_empty_text_is_an_open_turn_like_none():
     for name in conv_templates:
         assert ask(name, ["Hi", ""]) == ask(name, ["Hi", None])

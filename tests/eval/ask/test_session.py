@@ -189,27 +189,48 @@ def test_a_placeholder_in_an_earlier_turn(session, film):
         asked(session, film, "two?", Dense(), [("<|video_pad|>", "A")])
 
 
-def exhausted(*_, **__):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
+FULL = {
+    "GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore"),
+    "CPU": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    "decoder": MemoryError(),
+}
 
 
 @on_llava
-def test_no_memory(session, film, noise, monkeypatch):
+@pytest.mark.parametrize("where", FULL)
+def test_no_memory(session, film, noise, monkeypatch, where):
     """Each line names what to do."""
+
+    def exhausted(*_, **__):
+        raise FULL[where]
+
+    said = rf"^the {where.replace('decoder', 'CPU')} has no memory for "
+    flags = "take fewer --frames, a lower --retention, or --load-4bit"
     with monkeypatch.context() as patch:
         patch.setattr(session.engine.model, "generate", exhausted)
-        with pytest.raises(NoMemory, match=r"answering: take fewer --frames, a lower --retention, or --load-4bit \("):
+        with pytest.raises(NoMemory, match=rf"{said}answering: {flags}( \(|$)"):
             asked(session, film, QUESTION, VidCom2(0.5))
-    with monkeypatch.context() as patch:
-        patch.setattr(session.engine.model, "encode", exhausted)
-        with pytest.raises(NoMemory, match=r"encoding .*noise.mp4: take fewer --frames, or --load-4bit"):
-            session.watch(str(noise))
+    for part in ("read", "see"):
+        with monkeypatch.context() as patch:
+            patch.setattr(session.engine, part, exhausted)
+            with pytest.raises(NoMemory, match=rf"{said}encoding .*noise.mp4: take fewer --frames, or --load-4bit"):
+                session.watch(str(noise))
     with monkeypatch.context() as patch:
         patch.setattr(module, "load_engine", exhausted)
-        with pytest.raises(NoMemory, match=r"loading --model .*: take --load-4bit or a smaller model") as error:
+        with pytest.raises(NoMemory, match=rf"{said}loading --model .*: take --load-4bit or a smaller model") as error:
             open_session(session.model)
     assert "\n" not in str(error.value)
     assert asked(session, film, QUESTION, VidCom2(0.5))[1].answer.text
+
+
+@on_llava
+def test_a_bug_is_not_called_a_lack_of_memory(session, film, monkeypatch):
+    def wrong(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(session.engine.model, "generate", wrong)
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        asked(session, film, QUESTION, VidCom2(0.5))
 
 
 @on_llava

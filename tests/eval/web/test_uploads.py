@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -68,7 +69,6 @@ def test_a_file_goes_with_the_last_session_that_holds_it(folder):
     uploads.hold("two", file)
     uploads.leave("one")
     uploads.leave("three")
-    uploads.discard(file)
     assert file.exists()
     assert not forgotten
     uploads.leave("two")
@@ -105,7 +105,15 @@ def test_nothing_outside_the_folder_is_deleted(folder):
     uploads.hold("one", outside)
     uploads.hold("one", folder / ".." / "mine" / "v.mp4")
     uploads.leave("one")
-    uploads.discard(outside)
-    uploads.discard(folder)
     assert outside.exists()
-    assert folder.exists()
+
+
+def test_what_is_no_file_any_more_is_let_go(folder):
+    uploads, file = Uploads(folder), upload(folder)
+    uploads.hold("one", file)
+    shutil.rmtree(file.parent)
+    uploads.leave("one")
+    for path in (folder, upload(folder, "other").parent):
+        uploads.hold("one", path)
+        uploads.leave("one")
+        assert path.exists()
