@@ -25,7 +25,7 @@ from vidcom2.methods.norm import Norm
 from vidcom2.methods.random import Random
 from vidcom2.methods.uniform import Uniform
 from vidcom2.methods.visionzip import VisionZip
-from vidcom2.pieces.clustering import centres, nearest_centre
+from vidcom2.pieces.clustering import centres, nearest_centre, squared_distances
 from vidcom2.table import table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -478,6 +478,16 @@ def test_clusters_against_the_slow_reference():
         assert owner.tolist() == [
             min(range(count), key=lambda c: float((x[i] - x[chosen[c]]).norm())) for i in range(30)
         ]
+
+
+@pytest.mark.parametrize("tokens", [4, 5, 7, 9, 33, 70])
+def test_tokens_that_are_each_others_nearest_are_equally_dense(tokens):
+    """Libraries round x_i x_j and x_j x_i differently in small and odd products; then one of the two seems denser."""
+    for seed in range(10):
+        x = torch.randn(tokens, 64, generator=torch.Generator().manual_seed(seed))
+        squares = squared_distances(x)
+        assert torch.equal(squares, squares.mT)
+        assert centres(x, 2, 2).tolist() == slow_centres(x.numpy().astype(np.float64), 2, 2)
 
 
 # ---- all methods that work before the LLM

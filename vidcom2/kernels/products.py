@@ -31,7 +31,10 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 
 
 def own_products(x: Tensor) -> Tensor:
-    """Return the products [n, n] of the rows x [n, D] with each other, without a gradient. It is symmetric."""
+    """Return the products [n, n] of the rows x [n, D] with each other, without a gradient.
+
+    It is symmetric but for the last digit: libraries may round x_i x_j and x_j x_i differently.
+    """
     if ONEDNN is None or not x.is_cpu or len(x) <= BLOCK:
         return products(x, x)
     found = x.new_empty(len(x), len(x))

@@ -30,10 +30,14 @@ def squared_distances(x: Tensor) -> Tensor:
 def squared_distances_from(dots: Tensor, channels: int) -> Tensor:
     """Return the `squared_distances` of tokens from their products with each other.
 
+    Tokens that are each other's nearest must get equal densities, so the distances are symmetric to the last digit,
+    which products are not.
+
     Args:
-        dots: [n, n].
+        dots: [n, n]. It is overwritten.
         channels: D.
     """
+    dots.tril_().add_(dots.tril(-1).mT)
     square = dots.diagonal()
     return torch.add(square[:, None] + square[None, :], dots, alpha=-2).clamp_min_(0).div_(channels)
 

@@ -132,7 +132,7 @@ def test_bad_sizes(text):
         (("decode", "--seconds", "10,x"), "--seconds '10,x' are not multiples of 10"),
         (("decode", "--seconds", "15"), "not multiples of 10"),
         (("decode", "--seconds", "0"), "not multiples of 10"),
-        (("decode", "--frames", "0"), "max_frames must be at least 1"),
+        (("decode", "--frames", "0"), "--frames 0 must be at least 1"),
         (("decode", "--repeats", "1"), "--repeats 1 must be at least 2"),
         (("decode", "--grain", "-1"), "--grain -1 is not between 0 and 64 levels"),
         (("decode", "--grain", "2", "--source", "clip.mp4"), "--grain has no effect with --source"),
