@@ -101,6 +101,7 @@ def test_the_installed_command_has_its_own_name(installed, theirs):
     assert (done.returncode, done.stderr.startswith("error: ")) == (1, True)
 
 
+@pytest.mark.slow
 def test_the_installed_command_answers_beside_a_users_own_modules(installed, theirs):
     """With a worker process that reads videos ahead."""
     flags = ("bench", "pipeline", "--videos", "1", "--per-video", "1", "--repeats", "2", "--device", "cpu")

@@ -225,6 +225,7 @@ def test_templates_of_llava_checkpoints(checkpoints, tmp_path):
         assert expected in conv_templates
 
 
+@pytest.mark.slow  # tests/llava/test_serve.py has what becomes of its flags
 def test_upstreams_command_line(onevision, noise):
     """As LLaVA-NeXT users type it: a process of its own, with questions on its standard input."""
     command = [sys.executable, "-m", "llava.serve.cli", "--model-path", str(onevision), "--image-file", str(noise)]

@@ -56,6 +56,7 @@ def test_the_page_is_what_was_measured():
     check(page, file, list(dict.fromkeys(one["method"] for one in settings if one["method"] != "dense")))
 
 
+@pytest.mark.slow
 def test_one_command_writes_it(tmp_path):
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs/analysing.md"

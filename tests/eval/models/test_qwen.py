@@ -30,6 +30,8 @@ from tests.vidcom2.hf_tiny import tiny
 from vidcom2 import Dense, VidCom2
 
 KINDS = tuple(QWEN_PROTOCOLS)
+LIKE_OTHERS = ("qwen2_vl", "qwen3_5_moe")
+"""Read and answer as another kind does."""
 FRAMES = {"qwen2_vl": 32, "qwen2_5_vl": 8, "qwen3_vl": 8, "qwen3_5": 8, "qwen3_5_moe": 8}
 """Frames per video, by kind. All but the first enlarge small frames; 32 of them would take five times as long."""
 GREEDY = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": ["\n\n"]}
@@ -80,7 +82,9 @@ def wrapper_of(kind: str, settings: str) -> Any:
 @pytest.mark.parametrize(
     "compressor", [pytest.param(Dense(), marks=pytest.mark.slow), VidCom2(0.25)], ids=["dense", "compressed"]
 )
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in LIKE_OTHERS else ()) for kind in KINDS]
+)
 def test_wrapper_and_engine_answer_alike(kind, compressor, qwen, mvbench, tasks):
     from lmms_eval.api.task import ConfigurableMessagesTask
     from lmms_eval.evaluator import simple_evaluate

@@ -184,7 +184,9 @@ def test_other_benchmarks(benchmark, categories, average, onevision, tmp_path):
     assert results["run"]["sampling"] == "uniform:4"
 
 
-@pytest.mark.parametrize("benchmark", ["mvbench", "mlvu", "videomme"])
+@pytest.mark.parametrize(
+    "benchmark", ["mvbench", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlvu", "videomme"))]
+)
 def test_demo(benchmark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for flags in ((), ("--overwrite",)):

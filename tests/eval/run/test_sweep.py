@@ -228,6 +228,7 @@ def test_a_killed_run_goes_on_where_it_was(processes, onevision, mvbench, tasks,
         assert not list((output / spec).glob("answers*"))
 
 
+@pytest.mark.slow  # tests/eval/run/test_pool.py has its quick forms
 def test_a_process_that_dies_costs_nothing_but_itself(onevision, mvbench, tasks, tmp_path):
     """SIGSEGV to a process that answers, in the midst of a real run with two of them."""
     flags = ["--tasks", tasks, "--model", str(onevision), "--data", str(mvbench), "--compressors", "none,vidcom2@0.15"]
