@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from eval.speed.memory import peak_bytes
 from tests.golden import entries, load
 from tests.vidcom2.grids import grid_of
 from tests.vidcom2.test_vidcom2 import CountedOps, video
@@ -576,6 +577,14 @@ def test_every_method(name):
                 compressor(name, retention=ratio).select(bad)
     with pytest.raises(ValueError, match=r"not \[T, M, D\]"):
         made.select(x[0])
+
+
+@pytest.mark.parametrize("name", sorted({*BEFORE, *PRESETS} - {"simplecluster.released"}))
+def test_peak_memory(name):
+    """At most 1.5 of the features, with the tokens that the LLM gets. The one left out has all distances at once."""
+    x = torch.randn(40, 64, 1024, generator=torch.Generator().manual_seed(0))
+    method = compressor(f"{name}@0.3")
+    assert peak_bytes(lambda x: method.select(x).apply(x), x) <= 1.5 * x.nbytes
 
 
 @pytest.mark.parametrize("name", ADJUSTED)

@@ -144,10 +144,8 @@ class Aot(Ranking):
         frames, m = x.shape[:2]
         if self.form == "released":
             return torch.full((frames,), self._released_anchors(frames, m), device=x.device)
-        total, first = (
-            total_budget(self.retention, frames, m),
-            [t for part in cut(frames, self.clips) for t in part.firsts],
-        )
+        total = total_budget(self.retention, frames, m)
+        first = [t for part in cut(frames, self.clips) for t in part.firsts]
         firsts, others = len(first), frames - len(first)
         wanted = round(total * others * self.residual / (firsts + others * self.residual))
         for_others = max(wanted, others, total - firsts * m)
@@ -194,13 +192,13 @@ class Aot(Ranking):
         in_window = window_ranks(scores, (rows, columns), SIDE) < of_window
         anchor = ranks(-scores.masked_fill(in_window, torch.inf)) < count
         places = (~anchor).byte().argsort(dim=1, stable=True)  # the anchors first, then the others, each ascending
-        length = lengths(compared) if mended and x.shape[2] > WIDE else scores
-        weights = places.new_zeros(frames, max(1, *counts), m, dtype=length.dtype) if mended else None
-        tokens = self._anchors(compared, length, places, counts, (rows, columns), weights)
-        there = torch.arange(tokens.shape[1], device=x.device) < count
-        if weights is None:
-            return self._released(x, tokens, there)
+        there = torch.arange(max(1, *counts), device=x.device) < count
+        if not mended:
+            return self._released(x, self._anchors_at_once(x, scores, places, counts[0], (rows, columns)), there)
 
+        length = lengths(compared) if x.shape[2] > WIDE else scores
+        weights = places.new_zeros(*there.shape, m, dtype=length.dtype)
+        tokens = self._anchors(compared, length, places, counts, (rows, columns), weights)
         moves = [self._across_clips(part, tokens, weights, there, counts, budgets) for part in clips]
         stay = there.flatten().nonzero().flatten()
         own = weights.flatten(0, 1).index_select(0, stay).split(kept)
@@ -210,13 +208,7 @@ class Aot(Ranking):
         return made if limits is None else replace(made, by_hand=limits.by_hand)
 
     def _anchors(
-        self,
-        x: Tensor,
-        length: Tensor,
-        places: Tensor,
-        counts: list[int],
-        grid: tuple[int, int],
-        weights: Tensor | None,
+        self, x: Tensor, length: Tensor, places: Tensor, counts: list[int], grid: tuple[int, int], weights: Tensor
     ) -> Tensor:
         """Return the anchors of each frame [T, A, d], A = max(counts), with the other tokens moved into them.
 
@@ -234,8 +226,7 @@ class Aot(Ranking):
         flat, slot = x.flatten(0, 1), torch.arange(m, device=x.device)
         anchors = length.new_empty(total, max(1, *counts), size)
         alike = sorted(range(total), key=counts.__getitem__)  # so that little in a chunk is padding
-        chunk = total if weights is None else CHUNK  # the authors' code stops iterating for all frames at once
-        for chosen in (alike[i : i + chunk] for i in range(0, total, chunk)):
+        for chosen in (alike[i : i + CHUNK] for i in range(0, total, CHUNK)):
             fewest, most = counts[chosen[0]], max(1, counts[chosen[-1]])
             frames, count = torch.tensor([chosen, [counts[t] for t in chosen]], device=x.device)[..., None]
             place = places[frames[:, 0]]
@@ -247,14 +238,32 @@ class Aot(Ranking):
                 cost = 1 - cosine + DISTANCE * distances(place[:, fewest:], place[:, :most], grid).to(cosine.dtype)
                 own, pull = self._within(cosine, cost, slot[:most] < count, slot[fewest:] >= count)
                 y.mul_(own).baddbmm_(pull, others)
-                if weights is not None:
-                    part = place[:, None, fewest:].expand_as(pull)
-                    weights[frames[:, 0], :most] = pull.new_zeros(*pull.shape[:2], m).scatter_(2, part, pull)
-            if weights is not None:
-                weights[frames, slot[:most], place[:, :most]] = own[..., 0]
-            if chunk == len(y) == total:
-                return y
+                part = place[:, None, fewest:].expand_as(pull)
+                weights[frames[:, 0], :most] = pull.new_zeros(*pull.shape[:2], m).scatter_(2, part, pull)
+            weights[frames, slot[:most], place[:, :most]] = own[..., 0]
             anchors[frames[:, 0], :most], anchors[frames[:, 0], most:] = y, 0
+        return anchors
+
+    def _anchors_at_once(self, x: Tensor, length: Tensor, places: Tensor, count: int, grid: tuple[int, int]) -> Tensor:
+        """Return `_anchors` where all frames have `count`. Their iterations end together, as in the authors' code."""
+        at, flat = places + x.shape[1] * torch.arange(len(x), device=x.device)[:, None], x.flatten(0, 1)
+        first, rest, long = slice(count), slice(count, None), length.gather(1, places)
+
+        def tokens(part: slice, columns: slice) -> Tensor:
+            return flat[at[part, columns]].to(length.dtype)
+
+        if count == x.shape[1]:
+            return tokens(slice(None), first)
+        parts = [slice(i, i + CHUNK) for i in range(0, len(x), CHUNK)]
+        with torch.no_grad():
+            both = ((tokens(part, rest), tokens(part, first), long[part, rest], long[part, first]) for part in parts)
+            cosine = torch.cat([cosines(*each) for each in both])
+        cost = 1 - cosine + DISTANCE * distances(places[:, rest], places[:, first], grid).to(cosine.dtype)
+        there = torch.ones_like(places, dtype=torch.bool)
+        own, pull = self._within(cosine, cost, there[:, first], there[:, rest])
+        anchors = length.new_empty(len(x), count, x.shape[2])
+        for part in parts:
+            anchors[part] = (own[part] * tokens(part, first)).baddbmm_(pull[part], tokens(part, rest))
         return anchors
 
     def _within(self, cosine: Tensor, cost: Tensor, there: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
