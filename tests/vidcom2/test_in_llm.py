@@ -557,7 +557,7 @@ def test_a_failed_attachment_leaves_nothing(family):
     assert traces(model) == before
 
 
-@over_native
+@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow) if f != NATIVE[0] else f for f in NATIVE])
 @over_methods
 def test_several_threads(family, spec):
     model, calls = family_of(family).model, [call_of(family, case) for case in ("one", "padded", "text_only")]

@@ -24,10 +24,10 @@ from vidcom2 import VidCom2
 
 LACKS = {"image": "images", "two": "videos", "uneven": "videos"}
 """What a kind must take for a case."""
-EAGER = ("padded", "image")
-"""Cases that the quick tests also have with eager attention."""
+BROADEST = ("padded", "image")
+"""Cases that the quick tests also have with eager attention, and with everything kept."""
 MATRIX = [
-    pytest.param(k, attention, case, marks=pytest.mark.slow if attention == "eager" and case not in EAGER else [])
+    pytest.param(k, attention, case, marks=pytest.mark.slow if attention == "eager" and case not in BROADEST else [])
     for k in NEW
     for attention in NEW[k].attentions
     for case in CASES
@@ -56,7 +56,10 @@ def test_answers_equal_the_reference(kind, attention, case):
     assert_close(forward[:, -1], torch.stack([answer.logits[0] for answer in expected]))
 
 
-@over_matrix
+@pytest.mark.parametrize(
+    ("kind", "attention", "case"),
+    [pytest.param(*one.values, marks=() if one.values[2] in BROADEST else pytest.mark.slow) for one in MATRIX],
+)
 def test_everything_kept_is_the_model_as_it_was(kind, attention, case):
     """Bit for bit; and it is what the reference says when nothing is dropped, so the reference can be trusted."""
     model, inputs = model_of(kind, attention), batch(rows_of(kind, case))

@@ -30,7 +30,8 @@ WRAPPERS = {
     ],
 )
 @pytest.mark.parametrize(
-    ("name", "time_instruction"), [("llava_onevision", False), ("llava_vid", False), ("llava_vid", True)]
+    ("name", "time_instruction"),
+    [("llava_onevision", False), pytest.param("llava_vid", False, marks=pytest.mark.slow), ("llava_vid", True)],
 )
 def test_wrapper_and_engine_answer_alike(
     name, compressor, time_instruction, onevision, llava_video, mvbench, tasks, monkeypatch
