@@ -172,9 +172,10 @@ def test_what_goes_wrong_is_a_line_and_the_next_question_works(browser, server, 
 
 
 def test_waiting_and_stopping(browser, server, clip, monkeypatch):
-    go, ended = Event(), Event()
+    running, go, ended = Event(), Event(), Event()
 
     def slow(wanted):
+        running.set()
         go.wait(20)
         yield Shown("done")
 
@@ -195,6 +196,7 @@ def test_waiting_and_stopping(browser, server, clip, monkeypatch):
             files = {"files": ("v.mp4", clip.read_bytes())}
             (path,) = httpx.post(f"{server.url}/gradio_api/upload", files=files).json()
             assert join(server, "other", path).status_code == 200
+            assert running.wait(20)  # or the other question would be the endless one
             page.ask()
             page.wait("document.querySelector('#answers').innerText.includes('queue: 1/1')")
             patched.setattr(server.talk, "answer", endless)
