@@ -25,7 +25,7 @@ from ..models.llava import LlavaProtocol
 from ..models.packaged import DEMO_MODEL, DEMO_MODELS, model_title
 from ..models.served import require_vllm
 from ..run.command import as_served, chosen_compressor, require_keeping
-from ..run.flags import environment
+from ..run.flags import environment, require_at_least
 from .flags import ENGINES
 from .session import Session, open_session
 from .terminal import Talk, hold
@@ -72,8 +72,7 @@ def prepare_ask(arguments: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--engine (ENGINE) {arguments.engine!r} is unknown; there are {', '.join(ENGINES)}")
     if arguments.question is not None and not arguments.question.strip():
         raise ValueError('QUESTION "" is empty: write one, or leave it out to be asked for questions')
-    if arguments.max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} must be at least 1")
+    require_at_least(1, arguments, "max_new_tokens")
     if not 0 <= arguments.temperature < math.inf:  # nan compares as False
         raise ValueError(f"--temperature {arguments.temperature:g} must be a number of at least 0")
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -173,8 +172,7 @@ def protocol_of(model: str, arguments: argparse.Namespace) -> Protocol:
     if arguments.frames is not None and arguments.sampling is not None:
         raise ValueError(f"--frames {arguments.frames} and --sampling {arguments.sampling}: leave one of them out")
     if arguments.frames is not None:
-        if arguments.frames < 1:
-            raise ValueError(f"--frames {arguments.frames} must be at least 1")
+        require_at_least(1, arguments, "frames")
         protocol = protocol.sampled(FrameSampling("uniform", max_frames=arguments.frames))
     elif arguments.sampling is not None:
         protocol = protocol.sampled(FrameSampling.parse(arguments.sampling))

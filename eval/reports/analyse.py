@@ -24,7 +24,7 @@ from ..results.files import prepare_directory, prepare_json, write_json
 from ..results.load import load_run
 from ..results.tables import print_table
 from ..results.terminal import say, stdout, table_width
-from ..run.flags import status
+from ..run.flags import require_at_least, status
 from ..run.sweep import spec_texts
 from .analysis import Analysed, Analysis, Failure, Setting, as_json, draw, notes, rows, title
 from .figures import require_distinct
@@ -46,8 +46,7 @@ def prepare_analyse(arguments: argparse.Namespace) -> Callable[[], int]:
     settings = settings_of(arguments.compressors, arguments.retentions)
     if arguments.figures is not None:
         require_distinct(len({setting.method for setting in settings[1:]}))
-    if arguments.frames < 1:
-        raise ValueError(f"--frames {arguments.frames} must be at least 1")
+    require_at_least(1, arguments, "frames")
     model = arguments.model or str(DEMO_MODEL)
     protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))
     videos = videos_of(arguments.what, arguments.limit)

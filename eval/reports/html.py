@@ -28,6 +28,7 @@ from ..results.schema import ScoredSample
 from ..results.side_by_side import called, side_by_side
 from ..results.summary import notes
 from ..results.tables import Rows
+from ..run.flags import require_at_least
 from .compare import differing_settings, pair
 from .figures import Point, accuracy_retention, point
 from .flags import FRAMES, VIDEOS
@@ -39,9 +40,7 @@ SIDE = 160
 
 def prepare_report(arguments: argparse.Namespace) -> Callable[[], int]:
     """Read and check the runs. Return a function that reads the videos and writes the file."""
-    for flag in ("samples", "videos"):
-        if (number := getattr(arguments, flag)) is not None and number < 1:
-            raise ValueError(f"--{flag} {number} must be at least 1")
+    require_at_least(1, arguments, "samples", "videos")
     if arguments.frames < 0:
         raise ValueError(f"--frames {arguments.frames} must not be negative; 0 shows none")
     runs = load_runs(runs_among(arguments.runs))

@@ -18,6 +18,7 @@ from ..models.base import Unanswerable
 from ..models.packaged import DEMO_MODEL
 from ..results.files import prepare_directory
 from ..results.terminal import say
+from ..run.flags import require_at_least
 from .animation import animate
 from .look import opened, watch
 from .sheets import Style, draw_look
@@ -29,8 +30,7 @@ DRAWABLE = ", ".join(name for name in method_names() if name != Dense.name)
 def prepare_see(arguments: argparse.Namespace) -> Callable[[], int]:
     """Check everything that can be checked before the model is loaded. Return a function that answers and draws."""
     style = Style.parse(arguments.theme, arguments.width)
-    if arguments.frames < 1:
-        raise ValueError(f"--frames {arguments.frames} must be at least 1")
+    require_at_least(1, arguments, "frames")
     method = drawable(arguments.compressor)
     model = arguments.model or str(DEMO_MODEL)
     protocol = protocol_for(model).sampled(FrameSampling("uniform", max_frames=arguments.frames))

@@ -334,6 +334,23 @@ def add_processes(how: argparse._ArgumentGroup) -> None:
     )
 
 
+def require_at_least(least: int, arguments: argparse.Namespace, *names: str) -> None:
+    """Check numbers on the command line.
+
+    Args:
+        least: The smallest number allowed.
+        arguments: The command line.
+        names: Names of the arguments to check. An argument that is None passes.
+
+    Raises:
+        ValueError: A number is too small.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+
+
 def status(failed: int) -> int:
     """Return the exit status of an evaluation with this number of failed questions."""
     return FAILED_QUESTIONS if failed else 0

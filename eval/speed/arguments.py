@@ -23,23 +23,6 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def require_at_least(least: int, arguments: argparse.Namespace, *names: str) -> None:
-    """Check numbers on the command line.
-
-    Args:
-        least: The smallest number allowed.
-        arguments: The command line.
-        names: Names of the arguments to check. An argument that is None passes.
-
-    Raises:
-        ValueError: A number is too small.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {least}")
-
-
 def numbers(flag: str, text: str, least: int, example: str) -> list[int]:
     """Parse a list of numbers.
 

@@ -20,7 +20,7 @@ from llava.video import FrameSampling, open_video, read_video, require
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import require_at_least
+from ..run.flags import require_at_least
 from .made_videos import FPS, GRAIN, SEGMENT, join, parse_sizes, pictures, source_pictures, write_segment
 from .memory import peak_of_reading
 from .rounds import installed_version, machine, with_mark

@@ -20,7 +20,8 @@ from vidcom2 import VidCom2
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import choose_device, require_at_least
+from ..run.flags import require_at_least
+from .arguments import choose_device
 from .memory import peak_bytes
 from .operator_methods import methods_of, run_methods
 from .operator_vllm import run_vllm, vllm_mask

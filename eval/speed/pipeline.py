@@ -31,9 +31,10 @@ from ..models.served import VllmEngine, in_flight, require_vllm, served
 from ..results.files import prepare_json, write_json
 from ..results.sample import Key, Sample
 from ..results.terminal import stdout
+from ..run.flags import require_at_least
 from ..run.setup import InProcess, fitting, loading
 from ..run.worker import Question, VideoQuestions, Worker, work_items
-from .arguments import choose_device, dtype_of, numbers, require_at_least, require_drops
+from .arguments import choose_device, dtype_of, numbers, require_drops
 from .rounds import in_turns, machine
 from .tables import new_table, print_table
 

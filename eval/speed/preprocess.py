@@ -18,7 +18,8 @@ from llava.model.multimodal_encoder.siglip_processor import SigLipImageProcessor
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import choose_device, require_at_least
+from ..run.flags import require_at_least
+from .arguments import choose_device
 from .made_videos import GRAIN, parse_sizes, pictures
 from .rounds import in_turns, installed_version, machine, with_mark
 from .tables import new_table, print_table

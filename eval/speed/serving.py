@@ -30,8 +30,9 @@ from ..models.random_weights import write_checkpoint
 from ..models.served import require_vllm, served
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
+from ..run.flags import require_at_least
 from ..run.setup import Unsuitable
-from .arguments import choose_device, dtype_of, numbers, require_at_least, require_drops
+from .arguments import choose_device, dtype_of, numbers, require_drops
 from .pipeline import choose_model, write_videos
 from .rounds import machine
 from .tables import new_table, print_table

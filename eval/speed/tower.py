@@ -21,7 +21,8 @@ from llava.model.multimodal_encoder.vit import VisionConfig, VisionModel
 
 from ..results.files import prepare_json, write_json
 from ..results.terminal import stdout
-from .arguments import choose_device, require_at_least
+from ..run.flags import require_at_least
+from .arguments import choose_device
 from .rounds import in_turns, machine, with_mark
 from .tables import new_table, print_table
 

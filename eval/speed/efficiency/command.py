@@ -25,9 +25,10 @@ from ...models.random_weights import random_engine, random_model, require_source
 from ...results.files import prepare_directory, prepare_json, write_json, write_whole
 from ...results.provenance import provenance
 from ...results.terminal import stdout
+from ...run.flags import require_at_least
 from ...run.setup import loading
 from ...run.sweep import split_specs
-from ..arguments import choose_device, numbers, require_at_least
+from ..arguments import choose_device, numbers
 from . import table4
 from .measure import DEFINITIONS, Measured, Question, Setting, make_video, measure
 from .report import entry, figures, markdown, print_report
