@@ -33,7 +33,7 @@ from .flags import MAX_NEW_TOKENS
 from .streaming import Pieces, Stopped
 
 NO_MEMORY = "can't allocate memory"
-"""What torch says where a CPU has none left. It has no exception of its own for it."""
+"""What torch says, in a RuntimeError, where the CPU has no memory left."""
 OF_VIDEO = ("decode", "preprocess", "vision")
 """The stages that a video passes through once, for all of its questions."""
 
@@ -46,7 +46,16 @@ class Impossible(UserError):
 
 
 class NoMemory(Impossible):
-    """There is no memory for it."""
+    """A device has no memory for what was asked.
+
+    Args:
+        line: What happened, and what to do about it.
+        doing: What there is no memory for, such as "answering".
+    """
+
+    def __init__(self, line: str, doing: str):
+        super().__init__(line)
+        self.doing = doing
 
 
 @dataclass(frozen=True)
@@ -333,4 +342,4 @@ def room_for(doing: str, fix: str) -> Iterator[None]:
         said = f" ({first})" if (first := str(error).partition("\n")[0]) else ""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise NoMemory(f"the {device} has no memory for {doing}: {fix}{said}") from error
+        raise NoMemory(f"the {device} has no memory for {doing}: {fix}{said}", doing) from error

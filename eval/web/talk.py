@@ -18,8 +18,8 @@ from ..results.errors import UserError
 from .parts import Card, exchange, films_html, no_strip, strip_html
 from .uploads import Clip
 
-NO_MEMORY = "the server has no memory for it: take a shorter or smaller video, or a lower retention"
-"""What a guest is told, who can type no flags."""
+NO_MEMORY = "the server has no memory for {}: choose a shorter or smaller video, a lower retention, or another model"
+"""What a guest is told, who can type no flags. The session says for what."""
 FILMS = 4
 """Encoded videos that are held for further questions."""
 
@@ -216,7 +216,8 @@ class Talk:
 
     def _said(self, error: Exception, wanted: Wanted) -> str:
         """Say an error in one line, with what the user calls video and model instead of the server's paths."""
-        text = NO_MEMORY if isinstance(error, NoMemory) else str(error).replace(str(wanted.video), wanted.clip.name)
+        text = NO_MEMORY.format(error.doing) if isinstance(error, NoMemory) else str(error)
+        text = text.replace(str(wanted.video), wanted.clip.name)
         return " ".join(text.replace(f"--model {self._offers[wanted.model].name}", wanted.model).split())
 
 

@@ -48,7 +48,7 @@ def test_joined_videos_are_the_segments_in_turn(segments, tmp_path):
 def test_decode(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     file = tmp_path / "new" / "decode.json"
-    flags = ("--seconds", "20", "--size", "32x16", "--frames", "5", "--repeats", "2")
+    flags = ("--seconds", "10,20", "--size", "32x16", "--frames", "5", "--repeats", "2")
     assert prepare("decode", *flags, "--json", str(file))() == 0
     printed = capsys.readouterr().out
     assert "torchcodec: not measured. reading videos with torchcodec needs torchcodec" in printed
@@ -57,7 +57,7 @@ def test_decode(tmp_path: Path, capsys, monkeypatch):
     assert report["provenance"]["versions"]["decord"]
     assert (report["size"], report["frames"], report["repeats"]) == ("32x16", 5, 2)
     assert list(report["not_installed"]) == ["torchcodec"]
-    assert [video["seconds"] for video in report["videos"]] == [20]
+    assert [video["seconds"] for video in report["videos"]] == [10, 20]
     for video in report["videos"]:
         assert list(video["decoders"]) == ["exact", "decord"]
         for line in video["decoders"].values():

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from eval.web.talk import NO_MEMORY, Unclear, Wanted, methods
+from eval.web.talk import Unclear, Wanted, methods
 from eval.web.uploads import accept
 from tests.eval.web.conftest import LIMITS
 from tests.eval.web.test_parts import Reader
@@ -106,7 +106,8 @@ def test_no_memory(ask, server, monkeypatch, error):
 
     monkeypatch.setattr(server.talk.session(MODEL).engine, "answer", full)
     shown = ask("vidcom2@0.25")
-    assert errors(shown) == 2 * [NO_MEMORY]
+    fix = "choose a shorter or smaller video, a lower retention, or another model"
+    assert errors(shown) == 2 * [f"the server has no memory for answering: {fix}"]
     assert shown.turn.answers["none"] == ""
     monkeypatch.undo()
     assert errors(ask("vidcom2@0.25")) == [None, None]
