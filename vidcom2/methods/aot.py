@@ -245,16 +245,16 @@ class Aot(Ranking):
         return anchors
 
     def _anchors_at_once(self, x: Tensor, length: Tensor, places: Tensor, count: int, grid: tuple[int, int]) -> Tensor:
-        """Return `_anchors` where all frames have `count`. Their iterations end together, as in the authors' code."""
+        """Return `_anchors` [T, count, D]: all frames have `count`, and iterate together, as in the authors' code."""
         at, flat = places + x.shape[1] * torch.arange(len(x), device=x.device)[:, None], x.flatten(0, 1)
         first, rest, long = slice(count), slice(count, None), length.gather(1, places)
+        parts = [slice(i, i + CHUNK) for i in range(0, len(x), CHUNK)]
 
         def tokens(part: slice, columns: slice) -> Tensor:
             return flat[at[part, columns]].to(length.dtype)
 
         if count == x.shape[1]:
             return tokens(slice(None), first)
-        parts = [slice(i, i + CHUNK) for i in range(0, len(x), CHUNK)]
         with torch.no_grad():
             both = ((tokens(part, rest), tokens(part, first), long[part, rest], long[part, first]) for part in parts)
             cosine = torch.cat([cosines(*each) for each in both])
@@ -262,7 +262,7 @@ class Aot(Ranking):
         there = torch.ones_like(places, dtype=torch.bool)
         own, pull = self._within(cosine, cost, there[:, first], there[:, rest])
         anchors = length.new_empty(len(x), count, x.shape[2])
-        for part in parts:
+        for part in parts:  # gathered once more: all tokens at once would take the memory of the features
             anchors[part] = (own[part] * tokens(part, first)).baddbmm_(pull[part], tokens(part, rest))
         return anchors
 
